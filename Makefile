@@ -1,0 +1,48 @@
+# make lab     open the course in JupyterLab         make lab ARGS=--no-browser PORT=9000
+# make test    every test, notebooks included        make test PYTHON=python3.13
+# make lint    check and format the code and the notebooks
+# make clean   back to a fresh clone
+#
+# The first call creates .venv and downloads what pyproject.toml asks for; later calls work offline.
+
+PYTHON  ?= python3
+PORT    ?= 8888
+WORKERS ?= 2
+
+VENV      := .venv
+PY        := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+.PHONY: lab test lint clean
+
+# Jupyter refuses to run as root unless told, and root is who one is in many containers.
+lab: $(INSTALLED)
+	$(PY) -m jupyter lab notebooks --port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+# Tests run side by side, so each keeps to one thread; a notebook stays on one worker.
+test: export OMP_NUM_THREADS := 1
+test: $(INSTALLED)
+	$(PY) -m pytest -n $(WORKERS) tests
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env \
+		--nbval-cell-timeout=300 notebooks
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "minireformer needs Python 3.11 or newer, and '$(PYTHON)' is not one. Name one that is:" \
+			"make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON) -m venv' does not work here. On Debian and Ubuntu this helps:" \
+			"sudo apt install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV): once, and it takes a few minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --editable '.[notebooks,test]'
+	@touch $@

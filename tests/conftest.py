@@ -1,0 +1,53 @@
+"""What all tests share: the gradient check, and the line at the end that says how many were made.
+
+    def test_layer_norm_gradients(assert_gradients):
+        assert_gradients(LayerNorm(8), x)
+
+Every check is kept with its test's report, so that it also arrives when pytest-xdist runs the test in
+another process.
+"""
+
+import hypothesis
+import pytest
+
+from minireformer.gradcheck import TOLERANCE, gradcheck
+
+# The same examples in every run, and no time limit that a busy machine could miss.
+hypothesis.settings.register_profile("minireformer", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("minireformer")
+
+
+@pytest.fixture
+def assert_gradients(record_property):
+    """`assert_gradients(target, *inputs, name=None, **settings)`: `gradcheck` of these finds no error.
+
+    `name` is what the check counts as in the summary; it defaults to that of the layer or function.
+    """
+
+    def check(target, *inputs, name=None, **settings):
+        report = gradcheck(target, *inputs, **settings)
+        # Before the assert, for a failure counts too. A NumPy float would not survive pytest-xdist.
+        record_property("gradient", (name or report.target, float(report.worst)))
+        assert report.worst < TOLERANCE, str(report)
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many functions and layers were gradient-checked, and the largest error among them."""
+    checks = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"  # those of set-up and teardown repeat the properties
+        for key, value in report.user_properties
+        if key == "gradient"
+    ]
+    if checks:
+        n_checked = len({name for name, _ in checks})
+        name, worst = max(checks, key=lambda check: check[1])
+        terminalreporter.write_sep("-", "gradients")
+        terminalreporter.write_line(
+            f"{n_checked} functions and layers checked against finite differences in float64, "
+            f"{len(checks)} checks; largest relative error {worst:.1e} ({name})"
+        )

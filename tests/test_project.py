@@ -1,0 +1,181 @@
+"""What holds for the project as a whole: its dependencies, its layout, its form, and the Makefile."""
+
+import ast
+import graphlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+MODULES = {path.stem: path for path in sorted((ROOT / "minireformer").glob("*.py"))}
+READING_ORDER = "backend rng layer basic hashing chunked attention reversible model".split()
+
+
+def imports(path):
+    """Dotted names of all that a source file imports, in functions too: `from a import b` gives "a.b"."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules_imported_by(path):
+    """Names of the package's modules that one of its files imports."""
+    names = [name.split(".") for name in imports(path)]
+    return {name[1] for name in names if name[0] == "minireformer" and name[1] in MODULES}
+
+
+def packages_imported_by(path):
+    return {name.partition(".")[0] for name in imports(path)} - {"minireformer"}
+
+
+# The package
+
+
+@pytest.mark.parametrize("arguments", ["check", "format --check"])
+def test_ruff_finds_nothing_in_code_and_notebooks(arguments):
+    command = [sys.executable, "-m", "ruff", *arguments.split(), "--no-cache", "."]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
+def test_a_module_is_short_enough_to_hold_one_idea(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_imports_point_one_way():
+    graph = {name: modules_imported_by(path) for name, path in MODULES.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+    for place, name in enumerate(READING_ORDER):
+        later = graph.get(name, set()) & set(READING_ORDER[place:])
+        assert not later, f"{name}.py imports {later}, which a reader meets later"
+
+
+def test_nothing_but_notebooks_imports_the_plots():
+    assert [name for name, path in MODULES.items() if "plots" in modules_imported_by(path)] == []
+
+
+def test_the_package_imports_all_that_it_declares_and_nothing_else():
+    declared = {Requirement(text).name for text in PROJECT["dependencies"]}
+    imported = set().union(*(packages_imported_by(path) for path in MODULES.values()))
+    optional = {"cupy", "cupyx", "matplotlib"}
+    assert imported - sys.stdlib_module_names - optional == declared
+    assert "matplotlib" not in set().union(
+        *(packages_imported_by(path) for name, path in MODULES.items() if name != "plots")
+    )
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
+def test_the_package_never_unpickles_and_never_goes_to_the_network(path):
+    forbidden = {"pickle", "marshal", "shelve", "socket", "ssl", "http", "urllib", "ftplib", "subprocess"}
+    assert not packages_imported_by(path) & forbidden
+    assert not re.search(r"allow_pickle\s*=\s*True|\beval\(|\bexec\(", path.read_text())
+
+
+# Its dependencies
+
+
+def test_what_is_installed_is_what_pyproject_asks_for():
+    extras = PROJECT["optional-dependencies"]
+    for text in PROJECT["dependencies"] + extras["notebooks"] + extras["test"]:
+        requirement = Requirement(text)
+        installed = importlib.metadata.version(requirement.name)
+        assert installed in requirement.specifier, f"{requirement} asked for, {installed} installed"
+
+
+def test_the_conda_environment_installs_what_make_installs():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, from_pip = environment.pop("dependencies")
+    assert environment == {"name": PROJECT["name"], "channels": ["conda-forge"]}
+    assert python == "python" + PROJECT["requires-python"]
+    assert pip == "pip"
+    (made_by_pip,) = re.findall(r"pip install --quiet (.*)", MAKEFILE)
+    assert from_pip == {"pip": [made_by_pip.replace("'", "")]}
+    extras = re.fullmatch(r"--editable \.\[(.*)\]", from_pip["pip"][0]).group(1).split(",")
+    assert set(extras) <= PROJECT["optional-dependencies"].keys()
+
+
+def test_the_makefile_checks_for_the_python_that_pyproject_requires():
+    (major, minor) = re.search(r"sys\.version_info < \((\d+), (\d+)\)", MAKEFILE).groups()
+    assert PROJECT["requires-python"] == f">={major}.{minor}"
+
+
+# The Makefile, tried in an empty folder with a stand-in for Python
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """`make(*arguments, fails_on=...)` with a Python that refuses commands that hold the text `fails_on`."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+
+    def run(*arguments, fails_on="nothing"):
+        for name in "python", ".venv/bin/python":
+            script = f'#!/bin/sh\necho "$@" >> calls\ncase "$*" in *"{fails_on}"*) exit 1; esac\n'
+            (tmp_path / name).write_text(script)
+            (tmp_path / name).chmod(0o755)
+        (tmp_path / "calls").write_text("")
+        environment = {"PATH": os.environ["PATH"]}  # without what an outer make hands on
+        command = ["make", "--no-print-directory", "PYTHON=./python", *arguments]
+        made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return made.returncode, made.stderr, (tmp_path / "calls").read_text()
+
+    return run
+
+
+@needs_make
+def test_make_says_what_to_do_about_an_old_python(make):
+    code, message, calls = make("test", fails_on="version_info")
+    assert code != 0 and "needs Python 3.11 or newer" in message and "pytest" not in calls
+
+
+@needs_make
+def test_make_says_what_to_install_where_venv_is_missing(make):
+    code, message, calls = make("test", fails_on="ensurepip")
+    assert code != 0 and "sudo apt install python3-venv" in message and "pytest" not in calls
+
+
+@needs_make
+def test_make_installs_once_and_again_when_pyproject_changes(make, tmp_path):
+    assert "pip install" in make("test")[2]
+    code, _, calls = make("test")
+    assert code == 0 and "pip install" not in calls and calls.count("pytest") == 2
+    later = (tmp_path / ".venv" / "installed").stat().st_mtime + 10
+    os.utime(tmp_path / "pyproject.toml", (later, later))
+    assert "pip install" in make("test")[2]
+
+
+@needs_make
+def test_an_install_that_fails_is_tried_again(make):
+    assert make("test", fails_on="pip install")[0] != 0
+    assert "pip install" in make("test")[2]
+
+
+@needs_make
+@pytest.mark.parametrize("failing", ["-n 2 tests", "--nbval"])
+def test_make_test_fails_when_a_test_or_a_notebook_fails(make, failing):
+    assert make("test", fails_on=failing)[0] != 0
+
+
+@needs_make
+def test_make_lab_opens_the_notebooks_with_the_port_and_arguments_asked_for(make):
+    code, _, calls = make("lab", "PORT=9000", "ARGS=--no-browser")
+    assert code == 0 and "jupyter lab notebooks --port=9000" in calls and "--no-browser" in calls
+    assert ("--allow-root" in calls) == (os.geteuid() == 0)
