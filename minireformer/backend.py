@@ -1,0 +1,132 @@
+"""NumPy or CuPy: which one is in use, which one an array belongs to, and the few calls that differ.
+
+The package is written once, for both. A function that is given arrays asks them for their module
+(`xp = get_xp(x)`) and calls only what NumPy >= 2.0 and CuPy 13 and 14 share; a function that makes
+arrays from nothing (a new parameter, a position table) takes the module in use (`xp = active()`).
+
+Switch with `backend.use("cupy")`, or with the environment variable `MINIREFORMER_BACKEND=cupy` before
+the import. Read next: `rng.py`, then `layer.py`.
+"""
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy
+from threadpoolctl import ThreadpoolController
+
+_NAMES = ("numpy", "cupy")
+_active = numpy
+_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_asked_for = os.environ.get("OMP_NUM_THREADS", "")  # what BLAS goes by, too
+_n_threads = int(_asked_for) if _asked_for.isdecimal() else _cores
+
+
+def use(name):
+    """Make `name` ("numpy" or "cupy") the module that new arrays come from; return the module.
+
+    Arrays that exist already stay where they are: a model made before the switch keeps its backend.
+    Raises ValueError for another name, ImportError where CuPy or its GPU is missing.
+    """
+    global _active
+    if name not in _NAMES:
+        raise ValueError(f"backend: expected one of {', '.join(_NAMES)}; got {name!r}")
+    _active = numpy if name == "numpy" else _import_cupy()
+    return _active
+
+
+def active():
+    """The module that new arrays come from: `numpy` or `cupy`."""
+    return _active
+
+
+def get_xp(array):
+    """The module that `array` belongs to. Raises TypeError for anything but a NumPy or CuPy array."""
+    if isinstance(array, (numpy.ndarray, numpy.generic)):
+        return numpy
+    if type(array).__module__.partition(".")[0] == "cupy":
+        return _import_cupy()
+    raise TypeError(f"expected a NumPy or CuPy array; got {type(array).__name__}")
+
+
+def asarray(array, dtype=None):
+    """`array` (a list, a NumPy or a CuPy array) as an array of the module in use."""
+    if _active is numpy:
+        array = to_numpy(array)
+    return _active.asarray(array, dtype=dtype)
+
+
+def to_numpy(array):
+    """`array` in host memory, for a plot, a file or a print. NumPy arrays pass through uncopied."""
+    return array.get() if type(array).__module__.partition(".")[0] == "cupy" else numpy.asarray(array)
+
+
+def take_rows(table, rows, out):
+    """`out[...] = table[rows]`: rows of a 2-D `table` (L, d) picked by integers `rows` (...), no temporary.
+
+    `rows` must lie in range: NumPy's "clip" mode is used because it writes straight into `out`.
+    """
+    if get_xp(table) is numpy:
+        numpy.take(table, rows, axis=0, out=out, mode="clip")
+    else:
+        out[...] = table[rows]
+
+
+def set_threads(n):
+    """Share heads out over `n` threads on the CPU.
+
+    Until then it is OMP_NUM_THREADS where that is set, else the number of cores this process may use.
+    """
+    global _n_threads
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: expected a number of threads >= 1; got {n!r}")
+    _n_threads = n
+
+
+def n_threads():
+    """How many threads `share_out` uses."""
+    return _n_threads
+
+
+def share_out(work, n_items, xp):
+    """Call `work(items)` with the integers 0..n_items-1 shared out over threads; return when all are done.
+
+    NumPy lets go of Python's lock inside its loops and products, so plain threads keep every core busy;
+    BLAS is held to one thread meanwhile, or its threads would fight ours. Each item is computed by one
+    thread from start to end, so results do not depend on their number. On a GPU one call gets all items.
+    """
+    n = min(_n_threads, n_items)
+    if xp is not numpy or n <= 1:
+        work(range(n_items))
+        return
+    with _blas().limit(limits=1, user_api="blas"):
+        for done in [_pool(n).submit(work, range(start, n_items, n)) for start in range(n)]:
+            done.result()
+
+
+@functools.cache
+def _pool(n):
+    return ThreadPoolExecutor(n, thread_name_prefix="minireformer")
+
+
+@functools.cache
+def _blas():
+    return ThreadpoolController()
+
+
+def _import_cupy():
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            "backend: CuPy is not installed. For CUDA 12: pip install cupy-cuda12x; "
+            "for CUDA 13: pip install cupy-cuda13x (nvidia-smi shows the driver's CUDA version)"
+        ) from error
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise ImportError(f"backend: CuPy is installed but finds no GPU or driver ({error})") from error
+    return cupy
+
+
+use(os.environ.get("MINIREFORMER_BACKEND", "numpy"))

@@ -1,0 +1,256 @@
+"""Is this gradient right? A backward pass written by hand, held against finite differences.
+
+    print(gradcheck(LayerNorm(8), x))                        # a layer: gradients of x and its parameters
+    print(gradcheck((softmax, softmax_backward), logits))    # a pair of functions that keep the contract
+    assert gradcheck(layer, x).ok                            # in a test
+
+The output is made a single number, `loss = (out * dout).sum()` with a random `dout`, so that `backward`
+gives the gradient g of that loss. The input is then moved by a small step h along a random direction u.
+Calculus says how the loss must change, and two forward passes say how it does:
+
+    g . u   =   (loss(x + h u) - loss(x - h u)) / (2 h)   +   O(h^2)
+
+A direction checks every entry at once; entries are looked at singly only to say where a gradient is
+wrong. All of it runs in float64: in float32 the difference of two nearly equal numbers would be noise.
+Read next: `memory.py`, the other instrument.
+"""
+
+import copy
+import functools
+import inspect
+import math
+from typing import NamedTuple
+
+import numpy
+
+from minireformer import backend, rng
+from minireformer.layer import Layer
+
+TOLERANCE = 1e-6  # a right gradient comes out near 1e-9, a wrong one seldom below 1e-3
+N_ENTRIES = 256  # how many single entries are looked at when a gradient is wrong
+
+
+class WorstEntry(NamedTuple):
+    """Of the entries looked at, the one whose gradient is furthest off, and how many are off at all."""
+
+    index: tuple
+    exact: float  # what backward says
+    approximate: float  # what finite differences say
+    kink: bool  # the slopes to its left and right differ: there is no gradient at this point
+    n_wrong: int
+    n_seen: int
+
+
+class Gradient(NamedTuple):
+    """What was found about the gradient of one array."""
+
+    name: str
+    shape: tuple
+    error: float  # relative
+    entry: WorstEntry | None  # None where the gradient is right
+
+
+class Report(NamedTuple):
+    """What `gradcheck` returns. `print` it; assert `ok`, or that `worst` is small."""
+
+    target: str
+    gradients: list
+
+    @property
+    def worst(self):
+        """The largest relative error among the gradients."""
+        return max(gradient.error for gradient in self.gradients)
+
+    @property
+    def ok(self):
+        """True where every gradient agrees with finite differences."""
+        return self.worst < TOLERANCE
+
+    def __repr__(self):
+        rows = [("gradient of", "shape", "relative error", "")]
+        rows += [(g.name, str(g.shape), f"{g.error:.1e}", _verdict(g)) for g in self.gradients]
+        wide, wider = (max(len(row[column]) for row in rows) for column in (0, 1))
+        table = [f"  {n:{wide}}  {s:{wider}}  {e:>14}  {v}".rstrip() for n, s, e, v in rows]
+        summary = "every gradient is right" if self.ok else "not every gradient agrees"
+        return "\n".join([f"{self.target}: {summary}", *table])
+
+
+def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
+    """Compare hand-derived gradients with central differences; return a `Report`.
+
+    target    a `Layer`, with one input x: checks the gradients of x (if it is floats) and of every
+              parameter. Or a pair `(f, f_backward)` with `f(*inputs, **settings) -> out, cache` and
+              `f_backward(dout, cache) -> dinputs` in the order of the inputs; what has no gradient
+              (integers, booleans) goes into the settings.
+    seed      of the random `dout` and directions; a layer's `forward` gets it too. (The seed of a
+              function is bound beforehand: `functools.partial(f, seed=7)`.)
+    step      h. Entries of inputs and parameters are taken to be of size 1, give or take a factor of 100.
+    settings  handed on to `forward` or `f`.
+
+    Nothing that is passed in is changed: float arrays and the layer are checked as float64 copies. A
+    gradient's error is |exact - approximate| / max(|exact|, |approximate|, floor), with the slopes along
+    `n_directions` random directions as the two vectors. Raises ValueError where a gradient is missing or has
+    the wrong shape, and where `forward` gives NaN, float32, or another result the second time.
+    """
+    prepare = _prepare_layer if isinstance(target, Layer) else _prepare_functions
+    name, arrays, forward, backward = prepare(target, inputs, seed, settings)
+    out, cache = forward()
+    xp = backend.get_xp(next(iter(arrays.values())))
+    loss = _Loss(lambda: xp.array(forward()[0]), xp, rng.generator(seed, "gradcheck"), step)
+    _check_output(name, xp.array(out), loss.out)
+    gradients = backward(loss.dout.copy(), cache)
+    _check_gradients(name, arrays, gradients)
+
+    report = Report(name, [])
+    for label, array in arrays.items():
+        exact, approximate = zip(*(loss.slopes(array, gradients[label]) for _ in range(n_directions)))
+        error = _relative_error(exact, approximate, loss.floor)
+        entry = None if error < TOLERANCE else _worst_entry(loss, array, gradients[label])
+        report.gradients.append(Gradient(label, array.shape, error, entry))
+    return report
+
+
+class _Loss:
+    """`(out * dout).sum()`, and how it changes when one of the arrays that `forward` reads is moved."""
+
+    def __init__(self, forward, xp, draw, step):
+        self.forward, self.xp, self.draw, self.step = forward, xp, draw, step
+        self.out = forward()
+        self.dout = xp.asarray(draw.standard_normal(self.out.shape))
+        # Rounding makes the loss uncertain by about 10 eps |out dout|, and a slope by that over h. The
+        # floor is where this noise alone would be an error of TOLERANCE: without it, a gradient that is
+        # exactly zero would be compared with noise and found 100 % wrong.
+        size = math.sqrt(float(((self.out * self.dout) ** 2).sum()))
+        self.floor = max(10 * numpy.finfo("float64").eps * size / step / TOLERANCE, 1e-300)
+
+    def change(self, array, move):
+        """loss(array + move) - loss(array)."""
+        start = array.copy()
+        array += move
+        moved = self.forward()
+        array[...] = start
+        return float(((moved - self.out) * self.dout).sum())  # subtract first: the sums would swamp it
+
+    def slopes(self, array, gradient, entries=slice(None)):
+        """(exact, approximate) slope along a random direction that moves the flat `entries` of `array`."""
+        direction = numpy.zeros(array.size)
+        direction[entries] = self.draw.standard_normal(direction[entries].size)
+        direction = self.xp.asarray(direction.reshape(array.shape))
+        rise = self.change(array, self.step * direction) - self.change(array, -self.step * direction)
+        return float((gradient * direction).sum()), rise / (2 * self.step)
+
+    def slopes_of_entry(self, array, index):
+        """The slopes to the left and to the right of a single entry: equal up to O(h) on a smooth curve."""
+        move = self.xp.zeros(array.shape)
+        move[index] = self.step
+        return -self.change(array, -move) / self.step, self.change(array, move) / self.step
+
+
+def _worst_entry(loss, array, gradient):
+    """The entry of `gradient` that is furthest off, as a `WorstEntry`."""
+    entries = loss.draw.permutation(array.size)
+    while entries.size > N_ENTRIES:  # too many to look at: go on in the half with the larger error
+        entries = max(numpy.array_split(entries, 2), key=lambda half: _distance(*loss.slopes(array, gradient, half)))
+    worst, n_wrong = None, 0
+    for entry in sorted(entries):
+        index = tuple(int(i) for i in numpy.unravel_index(entry, array.shape))
+        left, right = loss.slopes_of_entry(array, index)
+        exact, approximate = float(gradient[index]), (left + right) / 2
+        n_wrong += _relative_error([exact], [approximate], loss.floor) >= TOLERANCE
+        if worst is None or _distance(exact, approximate) > _distance(worst.exact, worst.approximate):
+            kink = _relative_error([left], [right], loss.floor) > 1e-3
+            worst = WorstEntry(index, exact, approximate, kink, 0, entries.size)
+    return worst._replace(n_wrong=n_wrong)
+
+
+def _prepare_layer(layer, inputs, seed, settings):
+    if len(inputs) != 1:
+        raise TypeError(f"inputs: a layer is checked with one input x; got {len(inputs)}")
+    backend.get_xp(inputs[0])
+    doubles = {id(param): param.astype("float64") for param in layer.params.values()}
+    layer = copy.deepcopy(layer, doubles)  # wherever the copy holds a parameter, it is one of these
+    x, settings = _as_double(inputs[0]), {key: _as_double(value) for key, value in settings.items()}
+    arrays = {"x": x, **layer.params} if x.dtype.kind == "f" else layer.params
+    if not arrays:
+        raise TypeError(f"x: {type(layer).__name__} has no parameters, and {x.dtype} has no gradient")
+
+    def backward(dout, cache):
+        dx, gradients = layer.backward(dout, cache)
+        return {"x": dx, **gradients}
+
+    return type(layer).__name__, arrays, lambda: layer.forward(x, seed=seed, **settings), backward
+
+
+def _prepare_functions(functions, inputs, seed, settings):
+    if not isinstance(functions, tuple) or len(functions) != 2 or not all(map(callable, functions)):
+        raise TypeError(f"target: expected a Layer or a pair (f, f_backward); got {functions!r}")
+    function, function_backward = functions
+    name = getattr(function.func if isinstance(function, functools.partial) else function, "__name__", "f")
+    if not inputs:
+        raise TypeError(f"inputs: {name} needs at least one array whose gradient is to be checked")
+    inputs, settings = [_as_double(x) for x in inputs], {key: _as_double(v) for key, v in settings.items()}
+    parameters = list(inspect.signature(function).parameters)
+    labels = [parameters[i] if i < len(parameters) else f"input {i}" for i in range(len(inputs))]
+    for label, x in zip(labels, inputs):
+        if getattr(getattr(x, "dtype", None), "kind", None) != "f":
+            raise TypeError(f"{label}: only arrays of floats have gradients; pass it by name, as a setting")
+
+    def backward(dout, cache):
+        gradients = function_backward(dout, cache)
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        if len(gradients) < len(inputs):
+            raise ValueError(f"{name}: {len(inputs)} inputs, but backward returned {len(gradients)} gradients")
+        return dict(zip(labels, gradients))
+
+    return name, dict(zip(labels, inputs)), lambda: function(*inputs, **settings), backward
+
+
+def _as_double(value):
+    """A float64 copy of a float array; anything else as it is."""
+    is_float = hasattr(value, "astype") and value.dtype.kind == "f"
+    return value.astype("float64") if is_float else value
+
+
+def _check_output(name, out, again):
+    if out.dtype != "float64":
+        raise ValueError(f"{name}: forward turned float64 into {out.dtype}; differences would be noise")
+    if not math.isfinite(float(abs(out).max())):
+        raise ValueError(f"{name}: forward gave NaN or infinity")
+    if not bool((out == again).all()):
+        raise ValueError(f"{name}: forward gave two results for one input; fix its seed")
+
+
+def _check_gradients(name, arrays, gradients):
+    for label, array in arrays.items():
+        if gradients.get(label) is None:
+            raise ValueError(f"{name}: backward returned no gradient of {label}")
+        if gradients[label].shape != array.shape:
+            raise ValueError(f"{name}: {label} has shape {array.shape}, its gradient {gradients[label].shape}")
+
+
+def _distance(exact, approximate):
+    """|exact - approximate|, and infinity where one of them is NaN."""
+    difference = abs(exact - approximate)
+    return math.inf if math.isnan(difference) else difference
+
+
+def _relative_error(exact, approximate, floor):
+    """|exact - approximate| / max(|exact|, |approximate|, floor) for two sequences of numbers."""
+    difference = math.hypot(*map(_distance, exact, approximate))
+    if math.isinf(difference):
+        return math.inf
+    return difference / max(math.hypot(*exact), math.hypot(*approximate), floor)
+
+
+def _verdict(gradient):
+    """The last column of the table: right, or what is wrong where."""
+    entry = gradient.entry
+    if entry is None:
+        return "ok"
+    if entry.n_wrong == 0:
+        return "unsure: no single entry is off; a kink is close by, or the step is too large. Try another seed"
+    place = f"at {list(entry.index)}"
+    if entry.kink:
+        return f"unsure: the function has a kink {place}, and no gradient there. Move the input a little"
+    numbers = f"backward says {entry.exact:.6g}, differences say {entry.approximate:.6g}"
+    return f"WRONG: {place} {numbers}; {entry.n_wrong} of {entry.n_seen} entries looked at are off"

@@ -1,0 +1,178 @@
+"""How much memory? What a cache keeps, and the peak that a computation reaches.
+
+    memory.nbytes(cache)            # what training has to remember between forward and backward
+    with memory.peak() as m:        # the most that was alive at any moment inside the block
+        y, cache = layer.forward(x)
+    m.bytes
+    memory.predict(config, batch, length)   # the same, from the sizes alone, before anything is run
+
+The first two answer different questions: a reversible layer has a small cache, a chunked layer a small peak.
+They count arrays, so neither depends on what the operating system or a memory pool happens to hold.
+Read next: `reversible.py` and `feed_forward.py`, the two halves of the paper's section 3, measured.
+"""
+
+import contextlib
+import dataclasses
+import math
+import tracemalloc
+from typing import NamedTuple
+
+import numpy
+
+from minireformer import backend
+from minireformer.hashing import default_n_buckets, smallest_int
+
+
+def nbytes(values):
+    """Bytes of all arrays in `values`: an array, or dicts, lists, tuples, dataclasses of arrays (nested).
+
+    Memory that is reached twice counts once. A view counts as the whole array that it looks into, for
+    that is what it keeps alive. None, numbers and strings count 0. Raises TypeError for anything else.
+    """
+    owners = {}
+    _collect_owners(values, owners)
+    return sum(owner.nbytes for owner in owners.values())
+
+
+def _collect_owners(values, owners):
+    """Put every array that owns memory reached from `values` into the dict `owners`, under its id."""
+    if values is None or isinstance(values, (bool, int, float, complex, str, bytes, numpy.generic, numpy.dtype)):
+        return
+    if isinstance(values, dict):
+        parts = values.values()
+    elif isinstance(values, (list, tuple)):
+        parts = values
+    elif dataclasses.is_dataclass(values):
+        parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
+    else:
+        backend.get_xp(values)  # a TypeError unless it is an array
+        owner = _owner(values)
+        owners[id(owner)] = owner
+        return
+    for part in parts:
+        _collect_owners(part, owners)
+
+
+def _owner(array):
+    """The array whose memory `array` looks into: itself, unless it is a view."""
+    owner = array
+    while (array := getattr(array, "base", None)) is not None:
+        if hasattr(array, "nbytes"):  # not a memory map, or NumPy's stand-in below a strided view
+            owner = array
+    return owner
+
+
+class Peak:
+    """What `peak()` yields: `bytes` is known once the block has ended."""
+
+    bytes = None
+
+
+@contextlib.contextmanager
+def peak():
+    """`with peak() as m: ...`, then `m.bytes`: the most bytes alive in the block above those at its start.
+
+    Follows the backend in use when the block begins. NumPy: through `tracemalloc`, in every thread; a few
+    kilobytes of Python's own objects count too, and Python code that makes many of them runs slower.
+    CuPy: allocations of this thread, in the pool's steps of 512 bytes. What BLAS allocates for itself is
+    seen by neither. Blocks may be nested.
+    """
+    measured = Peak()
+    follow = _follow_host if backend.active() is numpy else _follow_device
+    with follow(measured):
+        yield measured
+
+
+_highest = {}  # of every host measurement under way, the most bytes that were traced during it
+
+
+@contextlib.contextmanager
+def _follow_host(measured):
+    starts_tracing = not tracemalloc.is_tracing()
+    if starts_tracing:
+        tracemalloc.start()
+    _note_highest()  # tracemalloc has only one peak: before it is reset, the outer blocks note it
+    tracemalloc.reset_peak()
+    start, _highest[measured] = tracemalloc.get_traced_memory()
+    try:
+        yield
+    finally:
+        _note_highest()
+        measured.bytes = _highest.pop(measured) - start
+        if starts_tracing:
+            tracemalloc.stop()
+
+
+def _note_highest():
+    now = tracemalloc.get_traced_memory()[1]
+    for measured, before in _highest.items():
+        _highest[measured] = max(before, now)
+
+
+@contextlib.contextmanager
+def _follow_device(measured):
+    from cupy.cuda import MemoryHook
+
+    class LiveBytes(MemoryHook):
+        name = f"minireformer {id(measured)}"  # hooks that are nested need different names
+        now = highest = 0
+
+        def malloc_postprocess(self, *, mem_size, **_):
+            self.now += mem_size
+            self.highest = max(self.highest, self.now)
+
+        def free_postprocess(self, *, mem_size, **_):
+            self.now -= mem_size
+
+    with LiveBytes() as live:
+        try:
+            yield
+        finally:
+            measured.bytes = live.highest
+
+
+class Prediction(NamedTuple):
+    """Bytes, from the sizes of a model alone: see `predict`."""
+
+    activation: int  # one (B, T, d_model) array
+    hidden: int  # one (B, T, d_ff) array: the inside of a feed-forward layer
+    attention_matrix: int  # one (T, T) matrix of attention weights: of one head, of one sequence
+    blocks: int  # what the blocks of the config keep for backward, stored layer by layer
+    buckets: int  # of all LSH layers: what a recompute must be told
+    stored: int  # what a training step keeps from forward to backward, with the config as it is
+
+
+def predict(config, batch, length, dtype="float32"):
+    """How much memory training remembers, for a `ReformerConfig`, `batch` sequences of `length` tokens.
+
+    `stored` is what `memory.nbytes` measures on the cache of `Reformer.forward`, less the parameters. With
+    `config.reversible` it is the last pair of streams and the buckets, however many blocks there are; without,
+    `blocks` as well. The attention matrices and hidden arrays are what a Transformer would keep besides: the
+    kernel and the chunked feed-forward layer here never do. Assumes no dropout and no key mask.
+    """
+    size = numpy.dtype(dtype).itemsize
+    tokens = batch * length
+    activation = tokens * config.d_model * size
+    heads = tokens * config.n_heads * config.d_head * size
+    statistics = 2 * tokens * size  # mean and scale of a LayerNorm
+    blocks = buckets = 0
+    for kind in config.attn_layers:
+        chunk_len = {"lsh": config.lsh_chunk_len, "local": config.local_chunk_len}.get(kind, min(128, length))
+        padded = math.ceil(length / chunk_len) * chunk_len if length > chunk_len else length
+        slots = batch * config.n_heads * padded
+        n_projections = 2 if kind in ("lsh", "shared_full") else 3
+        # the streams and their LayerNorms' outputs; the projections, the heads' output, twice; log-sum-exps
+        blocks += 4 * activation + 2 * statistics + (n_projections + 2) * heads + slots * size
+        if padded > length:
+            blocks += slots  # the mask of the padding
+        if kind == "lsh":
+            hashed = length > chunk_len
+            n_rounds = config.n_hashes if hashed else 1
+            n_buckets = config.n_buckets or default_n_buckets(length, chunk_len, config.max_len)
+            bucket_size = numpy.dtype(smallest_int(numpy.prod(n_buckets) if hashed else 1)).itemsize
+            buckets += batch * config.n_heads * n_rounds * length * bucket_size
+            blocks += slots * n_rounds * 4 if hashed else 8 * length  # the order of the slots
+        else:
+            blocks += 8 * padded
+    stored = tokens * 8 + 2 * activation + statistics + buckets + (0 if config.reversible else blocks)
+    return Prediction(activation, tokens * config.d_ff * size, length**2 * size, blocks, buckets, stored)

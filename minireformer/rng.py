@@ -1,0 +1,62 @@
+"""Random numbers as functions of an integer seed: no global state, the same bits on every backend.
+
+Two kinds are needed. Parameters and hash rotations are few, so NumPy draws them on the host and they
+are moved. Dropout masks are many and must be *replayable in any order*: a reversible layer recomputes
+them in its backward pass, and the attention kernel tile by tile. They come from a hash of a counter: the
+mask of an entry depends on the seed and on the entry's index, never on what was drawn before.
+"""
+
+import zlib
+
+import numpy
+
+_MASK64 = (1 << 64) - 1
+
+
+def fold(seed, *labels):
+    """A new 64-bit seed from `seed` (int) and `labels` (ints or strings): `fold(seed, "layer", 3)`.
+
+    Parts of a model get seeds of their own this way, so that none of them shares random numbers.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, numpy.integer)):
+        raise TypeError(f"seed: expected an integer; got {type(seed).__name__}")
+    state = int(seed) & _MASK64
+    for label in labels:
+        word = zlib.crc32(label.encode()) if isinstance(label, str) else int(label)
+        state = (state ^ word) + 0x9E3779B97F4A7C15 & _MASK64  # splitmix64
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK64
+        state ^= state >> 31
+    return state
+
+
+def generator(seed, *labels):
+    """NumPy's `Generator` for `fold(seed, *labels)`: for what is drawn on the host."""
+    return numpy.random.default_rng(fold(seed, *labels))
+
+
+def scramble(words):
+    """A hash of every uint32 in the array `words`, in place: each input bit flips half of the output bits."""
+    words ^= words >> 16
+    words *= words.dtype.type(0x7FEB352D)
+    words ^= words >> 15
+    words *= words.dtype.type(0x846CA68B)
+    words ^= words >> 16
+    return words
+
+
+def counter_bits(seed, start, n, xp):
+    """`n` random uint32 (1-D), the ones at places `start`, `start + 1`, ... of the stream of `seed`."""
+    low, high = fold(seed, "low") & 0xFFFFFFFF, fold(seed, "high") & 0xFFFFFFFF
+    words = xp.arange(start, start + n, dtype=xp.int64).astype(xp.uint32)  # wraps at 2^32 by design
+    words += words.dtype.type(low)
+    scramble(words)
+    words ^= words.dtype.type(high)
+    return scramble(words)
+
+
+def keep_threshold(rate):
+    """The uint32 below which a random word means "drop", for a dropout rate in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout: expected a rate in [0, 1); got {rate!r}")
+    return numpy.uint32(round(rate * 2**32))

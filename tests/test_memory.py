@@ -1,0 +1,147 @@
+import dataclasses
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy
+import pytest
+
+from minireformer import backend, memory
+
+MB = 1 << 20
+
+
+def megabytes(n):
+    return numpy.zeros(n * MB, dtype="uint8")
+
+
+def about(n):
+    """`n` megabytes, give or take Python's own objects, which tracemalloc counts too."""
+    return pytest.approx(n * MB, abs=64 << 10)
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+@dataclasses.dataclass
+class Box:
+    content: object
+    seed: int = 7
+
+
+def test_nbytes_finds_arrays_in_every_kind_of_container():
+    a, b, c, d = (numpy.zeros(n, dtype="float32") for n in (1, 10, 100, 1000))
+    cache = Pair([a, None, 3], {"deep": (Box(b), Box({"x": [c]})), "name": "text", "rate": 0.1, "d": d})
+    assert memory.nbytes(cache) == 4 * 1111
+
+
+@pytest.mark.parametrize("nothing", [None, 3, 0.5, True, "text", numpy.float32(2), (), {}, [None, [()]]])
+def test_nbytes_of_what_holds_no_array_is_zero(nothing):
+    assert memory.nbytes(nothing) == 0
+
+
+def test_an_array_reached_twice_counts_once():
+    a = numpy.zeros(100)
+    assert memory.nbytes([a, {"again": a}, Pair(a, a)]) == 800
+
+
+def test_views_count_the_array_that_they_keep_alive_once():
+    a = numpy.zeros((8, 100))
+    assert memory.nbytes(a[:1, :1]) == 6400
+    assert memory.nbytes([a.T, a.reshape(-1)[::2][::3], a[1], a.view("int64")]) == 6400
+    assert memory.nbytes(numpy.broadcast_to(a[0], (1000, 100))) == 6400
+    assert memory.nbytes(numpy.lib.stride_tricks.sliding_window_view(a, (4, 4))) == 6400
+    assert memory.nbytes([a[0], a[0].copy()]) == 6400 + 800
+
+
+def test_an_array_over_foreign_memory_counts_itself():
+    assert memory.nbytes(numpy.frombuffer(bytes(80), dtype="float64")[:2]) == 80
+
+
+def test_nbytes_refuses_what_it_cannot_see_into():
+    with pytest.raises(TypeError, match="got function"):
+        memory.nbytes([numpy.zeros(3), lambda: None])
+
+
+def test_peak_is_the_most_that_was_alive_not_the_sum():
+    with memory.peak() as m:
+        a = megabytes(8)
+        del a
+        b = megabytes(5)
+    assert m.bytes == about(8)
+    del b
+
+
+def test_peak_counts_above_what_was_alive_at_the_start():
+    tracemalloc.start()
+    try:
+        before = megabytes(8)
+        with memory.peak() as m:
+            del before
+            after = megabytes(11)
+        assert m.bytes == about(3)
+        assert tracemalloc.is_tracing()
+        del after
+    finally:
+        tracemalloc.stop()
+
+
+def test_peak_leaves_tracing_as_it_was_also_after_an_error():
+    with pytest.raises(ZeroDivisionError):
+        with memory.peak() as m:
+            megabytes(2)
+            raise ZeroDivisionError
+    assert m.bytes == about(2)
+    assert not tracemalloc.is_tracing()
+
+
+def test_peak_sees_allocations_of_other_threads():
+    with memory.peak() as m, ThreadPoolExecutor(3) as pool:
+        arrays = list(pool.map(megabytes, [2, 3, 4]))
+    assert m.bytes == about(9)
+    del arrays
+
+
+@pytest.mark.parametrize("before, inside, after", [(9, 2, 4), (3, 7, 4), (3, 2, 8), (0, 5, 0)])
+def test_nested_peaks_do_not_disturb_each_other(before, inside, after):
+    with memory.peak() as outer:
+        kept = megabytes(1)
+        megabytes(before)
+        with memory.peak() as first:
+            megabytes(inside)
+        with memory.peak() as second:
+            megabytes(1)
+        megabytes(after)
+    for m, expected in (first, inside), (second, 1), (outer, 1 + max(before, inside, after)):
+        assert m.bytes == about(expected)
+    del kept
+
+
+def test_an_array_that_an_inner_block_keeps_counts_in_the_outer_peak():
+    with memory.peak() as outer:
+        with memory.peak() as inner:
+            kept = megabytes(3)
+        megabytes(2)
+    assert inner.bytes == about(3)
+    assert outer.bytes == about(5)
+    del kept
+
+
+def test_peak_on_the_gpu_follows_live_arrays_not_the_pool():
+    try:
+        cupy = backend.use("cupy")
+    except ImportError as error:
+        pytest.skip(str(error))
+    try:
+        freed_inside = cupy.zeros(MB, dtype="uint8")
+        with memory.peak() as outer:
+            del freed_inside
+            kept = cupy.zeros(8 * MB, dtype="uint8")
+            with memory.peak() as inner:
+                cupy.zeros(2 * MB, dtype="uint8")
+        assert (inner.bytes, outer.bytes) == (2 * MB, 9 * MB)
+        assert memory.nbytes([kept, kept[3:]]) == 8 * MB
+    finally:
+        backend.use("numpy")
