@@ -1,0 +1,266 @@
+"""The layers that every Transformer is made of: linear, LayerNorm, embedding, dropout, residual.
+
+Nothing here is special to the Reformer. Each part comes as a pair of functions, `f` and `f_backward`, that
+hold the maths; the layers below them own the parameters. What goes into a cache is a choice: these keep
+what they were given and recompute the rest, so that a cache holds hardly more than arrays that are alive
+anyway. Read next: `activations.py`, then `feed_forward.py`, which takes the pieces chunk by chunk.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from minireformer import backend, rng
+from minireformer.layer import Layer, check_array, check_count, float_dtype
+
+
+class LinearCache(NamedTuple):
+    """What `linear_backward` needs."""
+
+    x: Any
+    weight: Any
+    has_bias: bool
+
+
+def linear(x, weight, bias=None):
+    """y = x W^T + b, for x (..., d_in), weight (d_out, d_in), bias (d_out,) or None -> y (..., d_out)."""
+    check_array("weight", weight, None, None)
+    d_out, d_in = weight.shape
+    check_array("x", x, ..., d_in)
+    y = x.reshape(-1, d_in) @ weight.T  # flat rows: one large product, on both backends
+    if bias is not None:
+        check_array("bias", bias, d_out)
+        y += bias
+    return y.reshape(*x.shape[:-1], d_out), LinearCache(x, weight, bias is not None)
+
+
+def linear_backward(dy, cache):
+    """-> dx = dy W, dweight = dy^T x, dbias = the sum of dy over all positions (None without a bias)."""
+    x, weight, has_bias = cache
+    dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    dx = (dy_rows @ weight).reshape(x.shape)
+    return dx, dy_rows.T @ x_rows, dy_rows.sum(axis=0) if has_bias else None
+
+
+class LayerNormCache(NamedTuple):
+    """What `layer_norm_backward` needs."""
+
+    x: Any
+    weight: Any
+    mean: Any  # (..., 1)
+    scale: Any  # (..., 1): 1 / standard deviation
+
+
+def layer_norm(x, weight, bias, eps=1e-12):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, over the last axis of x (..., d)."""
+    check_array("x", x, ..., None)
+    check_array("weight", weight, x.shape[-1])
+    check_array("bias", bias, x.shape[-1])
+    mean = x.mean(axis=-1, keepdims=True)
+    y = x - mean
+    scale = 1 / backend.get_xp(x).sqrt(_row_dot(y, y) / x.shape[-1] + eps)
+    y *= scale
+    y *= weight
+    y += bias
+    return y, LayerNormCache(x, weight, mean, scale)
+
+
+def layer_norm_backward(dy, cache):
+    """-> dx, dweight, dbias.
+
+    With n = (x - mean) * scale, the normalised x, and dn = dy * weight:
+    dx = scale * (dn - the mean of dn - n * the mean of dn * n): LayerNorm cannot see a shift or a
+    stretch of x, so dx has no part along either.
+    """
+    x, weight, mean, scale = cache
+    d = x.shape[-1]
+    normalised = x - mean
+    normalised *= scale
+    dbias = dy.reshape(-1, d).sum(axis=0)
+    dweight = backend.get_xp(x).einsum("ti,ti->i", dy.reshape(-1, d), normalised.reshape(-1, d))
+    dx = dy * weight
+    shift, stretch = dx.mean(axis=-1, keepdims=True), _row_dot(dx, normalised) / d
+    normalised *= stretch
+    dx -= normalised
+    dx -= shift
+    dx *= scale
+    return dx, dweight, dbias
+
+
+def _row_dot(a, b):
+    """The dot products of the rows of a and b (..., d) -> (..., 1), without the temporary a * b."""
+    return backend.get_xp(a).einsum("...i,...i->...", a, b)[..., None]
+
+
+class EmbeddingCache(NamedTuple):
+    """What `embedding_backward` needs."""
+
+    tokens: Any
+    n: int
+
+
+def embedding(tokens, weight):
+    """Row `tokens[...]` of weight (n, d), for integer tokens of any shape -> (..., d)."""
+    check_array("weight", weight, None, None)
+    check_tokens("tokens", tokens, len(weight))
+    return weight[tokens], EmbeddingCache(tokens, len(weight))
+
+
+def embedding_backward(dy, cache, chunk_len=1024):
+    """-> dweight (n, d): row i is the sum of dy over all positions that hold token i.
+
+    A scatter that adds is slow on a CPU and in no fixed order on a GPU. A matrix product is neither: in
+    a chunk of positions with u distinct tokens, dweight[those] += one_hot (u, chunk) @ dy (chunk, d).
+    """
+    xp = backend.get_xp(dy)
+    tokens, dy = cache.tokens.reshape(-1), dy.reshape(-1, dy.shape[-1])
+    dweight = xp.zeros((cache.n, dy.shape[-1]), dtype=dy.dtype)
+    for start in range(0, len(tokens), chunk_len):
+        rows = slice(start, start + chunk_len)
+        distinct = xp.unique(tokens[rows])
+        one_hot = (distinct[:, None] == tokens[rows]).astype(dy.dtype)  # u, chunk
+        dweight[distinct] += one_hot @ dy[rows]
+    return dweight
+
+
+def check_tokens(name, tokens, n):
+    """Raise unless `tokens` is an array of integers in 0..n-1."""
+    check_array(name, tokens, ..., kind="i")
+    if tokens.size and not (0 <= int(tokens.min()) and int(tokens.max()) < n):
+        raise ValueError(f"{name}: expected ids from 0 to {n - 1}; got {int(tokens.min())}..{int(tokens.max())}")
+
+
+class DropoutCache(NamedTuple):
+    """What `dropout_backward` needs: the mask is made again from these."""
+
+    rate: float
+    seed: int
+    start: int
+
+
+_DROPOUT_BLOCK = 1 << 16  # entries: the random words of one block stay in a CPU's cache
+
+
+def dropout(x, rate, seed, start=0, out=None):
+    """y = x * keep / (1 - rate), where each entry of `keep` is 0 with probability `rate`, else 1.
+
+    The mask is a function of the seed and of an entry's place in memory order, counted from `start`: a
+    part of an array, given the place of its first entry, is masked as it would be within the whole.
+    `out`: a contiguous array to write y into (x itself will do).
+    """
+    xp = backend.get_xp(x)
+    check_array("x", x, ...)
+    threshold = rng.keep_threshold(rate)
+    y = xp.empty(x.shape, dtype=x.dtype) if out is None else out
+    if y.shape != x.shape or not y.flags.c_contiguous:
+        raise ValueError(f"out: expected a contiguous array of shape {x.shape}; got {y.shape}, {y.strides}")
+    x_flat, y_flat = x.reshape(-1), y.reshape(-1)
+    for first in range(0, x.size, _DROPOUT_BLOCK):
+        block = slice(first, min(first + _DROPOUT_BLOCK, x.size))
+        keep = rng.counter_bits(seed, start + first, block.stop - first, xp) >= threshold
+        xp.multiply(x_flat[block], keep, out=y_flat[block])
+        y_flat[block] *= 1 / (1 - rate)
+    return y, DropoutCache(rate, seed, start)
+
+
+def dropout_backward(dy, cache, out=None):
+    """-> dx: the mask is linear, so backward is dropout again, with the same mask."""
+    return dropout(dy, *cache, out=out)[0]
+
+
+def normal_param(seed, shape, std, dtype="float32"):
+    """A new parameter, normally distributed; float32 values are the float64 ones rounded."""
+    return backend.asarray(std * rng.generator(seed).standard_normal(shape), float_dtype(dtype))
+
+
+class Linear(Layer):
+    """`linear` with its parameters: weight (d_out, d_in), and bias (d_out,) unless `bias=False`.
+
+    Weights start with a standard deviation of 1 / sqrt(d_in), which keeps the size of what passes
+    through whatever the width, and biases at 0.
+    """
+
+    def __init__(self, d_in, d_out, seed, bias=True, dtype="float32"):
+        super().__init__()
+        check_count("d_in", d_in)
+        check_count("d_out", d_out)
+        self.params["weight"] = normal_param(seed, (d_out, d_in), 1 / math.sqrt(d_in), dtype)
+        if bias:
+            self.params["bias"] = backend.active().zeros(d_out, dtype=float_dtype(dtype))
+
+    def forward(self, x, seed=0, training=True):
+        y, cache = linear(x, self.params["weight"], self.params.get("bias"))
+        return y, cache._replace(weight=None)  # the layer has it: a cache holds what would be lost
+
+    def backward(self, dy, cache):
+        dx, dweight, dbias = linear_backward(dy, cache._replace(weight=self.params["weight"]))
+        return dx, {"weight": dweight} if dbias is None else {"weight": dweight, "bias": dbias}
+
+
+class LayerNorm(Layer):
+    """`layer_norm` with its parameters: weight (d,), from 1, and bias (d,), from 0."""
+
+    def __init__(self, d, eps=1e-12, dtype="float32"):
+        super().__init__()
+        check_count("d", d)
+        self.eps = eps
+        self.params["weight"] = backend.active().ones(d, dtype=float_dtype(dtype))
+        self.params["bias"] = backend.active().zeros(d, dtype=float_dtype(dtype))
+
+    def forward(self, x, seed=0, training=True):
+        y, cache = layer_norm(x, self.params["weight"], self.params["bias"], self.eps)
+        return y, cache._replace(weight=None)
+
+    def backward(self, dy, cache):
+        dx, dweight, dbias = layer_norm_backward(dy, cache._replace(weight=self.params["weight"]))
+        return dx, {"weight": dweight, "bias": dbias}
+
+
+class Embedding(Layer):
+    """`embedding` with its parameter: weight (n, d), from a standard deviation of 0.02.
+
+    So small a start is usual: what the layers add to it on the residual stream is heard from the first
+    step on, and LayerNorm brings the input of every layer to size 1.
+    """
+
+    def __init__(self, n, d, seed, dtype="float32"):
+        super().__init__()
+        check_count("n", n)
+        check_count("d", d)
+        self.params["weight"] = normal_param(seed, (n, d), 0.02, dtype)
+
+    def forward(self, x, seed=0, training=True):
+        return embedding(x, self.params["weight"])
+
+    def backward(self, dy, cache):
+        return None, {"weight": embedding_backward(dy, cache)}  # integers have no gradient
+
+
+class Dropout(Layer):
+    """`dropout` while training, nothing otherwise."""
+
+    def __init__(self, rate):
+        super().__init__()
+        rng.keep_threshold(rate)  # refuses a bad rate here rather than in the first step
+        self.rate = rate
+
+    def forward(self, x, seed=0, training=True):
+        return dropout(x, self.rate, seed) if training and self.rate else (x, None)
+
+    def backward(self, dy, cache):
+        return dy if cache is None else dropout_backward(dy, cache), {}
+
+
+class Residual(Layer):
+    """y = x + part(x): the part only has to learn a change. It has the part's parameters, and its cache."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part, self.params = part, part.params
+
+    def forward(self, x, seed=0, training=True):
+        y, cache = self.part.forward(x, seed, training)
+        return x + y, cache
+
+    def backward(self, dy, cache):
+        dx, grads = self.part.backward(dy, cache)
+        return dy + dx, grads

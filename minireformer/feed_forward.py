@@ -1,0 +1,111 @@
+"""The feed-forward layer in chunks of positions, forward and backward (section 3, "Chunking").
+
+    y = dropout(activation(dropout(x W1^T + b1)) W2^T + b2)
+
+Every position is computed on its own, so the hidden layer, several times as wide as the model, never has
+to exist for all of them: one buffer of `chunk_len` positions is used again and again. Backward goes
+chunk by chunk too, and makes each hidden chunk anew from x, which is all that is kept. (Automatic
+differentiation would keep every hidden chunk until the end, and so save next to nothing in training.)
+Read next: `reversible.py`, which does away with keeping x.
+"""
+
+from typing import Any, NamedTuple
+
+from minireformer import backend, rng
+from minireformer.activations import gelu, gelu_backward, relu, relu_backward
+from minireformer.basic import Linear, dropout
+from minireformer.layer import Layer, check_array, check_count
+
+ACTIVATIONS = {"relu": (relu, relu_backward), "gelu": (gelu, gelu_backward)}
+
+
+class FeedForwardCache(NamedTuple):
+    """What backward needs: the input, and what the dropout masks are made from."""
+
+    x: Any  # (..., d_model)
+    seed: int
+    rate: float
+
+
+class FeedForward(Layer):
+    """Linear to d_ff, dropout, activation, linear back to d_model, dropout, for x (..., d_model).
+
+    chunk_len   positions of the flattened batch that are computed at a time; 0: all at once. Results are
+                the same up to rounding, and dropout masks to the bit.
+    activation  "relu" or "gelu".
+    """
+
+    def __init__(self, d_model, d_ff, seed, activation="relu", dropout=0.0, chunk_len=0, dtype="float32"):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+        check_count("d_model", d_model)
+        check_count("d_ff", d_ff)
+        check_count("chunk_len", chunk_len, at_least=0)
+        rng.keep_threshold(dropout)
+        self.d_model, self.d_ff, self.rate, self.chunk_len = d_model, d_ff, dropout, chunk_len
+        self.activation, self.activation_backward = ACTIVATIONS[activation]
+        self.add("dense", Linear(d_model, d_ff, rng.fold(seed, "dense"), dtype=dtype))
+        self.add("output", Linear(d_ff, d_model, rng.fold(seed, "output"), dtype=dtype))
+
+    def forward(self, x, seed=0, training=True):
+        check_array("x", x, ..., self.d_model)
+        cache = FeedForwardCache(x, seed, self.rate if training else 0.0)
+        xp, rows = backend.get_xp(x), x.reshape(-1, self.d_model)
+        y = xp.empty(rows.shape, dtype=rows.dtype)
+        (hidden,) = self._hidden_buffers(1, rows)
+        for chunk in self._chunks(rows):
+            h = self._hidden(rows, chunk, cache, out=hidden[: chunk.stop - chunk.start])
+            self.activation(h, out=h)
+            xp.matmul(h, self.params["output.weight"].T, out=y[chunk])
+            y[chunk] += self.params["output.bias"]
+            self._drop(y[chunk], chunk, cache, "output", out=y[chunk])
+        return y.reshape(x.shape), cache
+
+    def backward(self, dy, cache):
+        xp = backend.get_xp(dy)
+        rows, dy_rows = cache.x.reshape(-1, self.d_model), dy.reshape(-1, self.d_model)
+        dx = xp.empty(rows.shape, dtype=rows.dtype)
+        grads = {name: xp.zeros_like(param) for name, param in self.params.items()}
+        product = xp.empty(self.d_ff * self.d_model, dtype=rows.dtype)  # what a chunk adds to a gradient
+        of_output = product.reshape(self.d_model, self.d_ff)
+        of_dense = product.reshape(self.d_ff, self.d_model)
+        hidden, activated = self._hidden_buffers(2, rows)
+        for chunk in self._chunks(rows):
+            n = chunk.stop - chunk.start
+            h = self._hidden(rows, chunk, cache, out=hidden[:n])
+            a, activation_cache = self.activation(h, out=activated[:n])
+            do = self._drop(dy_rows[chunk], chunk, cache, "output")
+            grads["output.weight"] += xp.matmul(do.T, a, out=of_output)
+            grads["output.bias"] += do.sum(axis=0)
+
+            dh = xp.matmul(do, self.params["output.weight"], out=a)  # a has been used
+            self.activation_backward(dh, activation_cache, out=dh)
+            self._drop(dh, chunk, cache, "dense", out=dh)
+            grads["dense.weight"] += xp.matmul(dh.T, rows[chunk], out=of_dense)
+            grads["dense.bias"] += dh.sum(axis=0)
+            xp.matmul(dh, self.params["dense.weight"], out=dx[chunk])
+        return dx.reshape(cache.x.shape), grads
+
+    def _chunks(self, rows):
+        """Slices of at most `chunk_len` rows."""
+        step = self.chunk_len or len(rows) or 1
+        return [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
+
+    def _hidden_buffers(self, n, rows):
+        """`n` arrays, each with room for the hidden layer of one chunk."""
+        n_rows = min(self.chunk_len or len(rows), len(rows))
+        return [backend.get_xp(rows).empty((n_rows, self.d_ff), dtype=rows.dtype) for _ in range(n)]
+
+    def _hidden(self, rows, chunk, cache, out):
+        """The hidden layer of a chunk before its activation, (n, d_ff): the same in forward and backward."""
+        backend.get_xp(rows).matmul(rows[chunk], self.params["dense.weight"].T, out=out)
+        out += self.params["dense.bias"]
+        return self._drop(out, chunk, cache, "dense", out=out)
+
+    def _drop(self, values, chunk, cache, label, out=None):
+        """`values` (n, d) of a chunk after dropout: its mask is the chunk's part of the mask of all rows."""
+        if not cache.rate:
+            return values
+        start = chunk.start * values.shape[-1]
+        return dropout(values, cache.rate, rng.fold(cache.seed, label), start, out)[0]

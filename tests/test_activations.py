@@ -1,0 +1,63 @@
+"""ReLU and GELU against the standard library's `erfc` and finite differences."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minireformer import rng
+from minireformer.activations import gelu, gelu_backward, normal_cdf, relu, relu_backward
+
+draw = rng.generator(0, "test_activations")
+PAIRS = [(relu, relu_backward), (gelu, gelu_backward)]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("shape", [(1,), (3, 4), (2, 3, 50)])
+def test_gradients(assert_gradients, pair, shape):
+    assert_gradients(pair, 2 * draw.standard_normal(shape))
+
+
+def test_normal_cdf_is_exact_to_rounding_in_both_dtypes():
+    x = np.concatenate([np.linspace(-10, 10, 20_001), [-0.0, 1e-300, -1e-300, 1e30, -np.inf, np.inf]])
+    exact = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in x])
+    np.testing.assert_allclose(normal_cdf(x), exact, rtol=0, atol=1e-15)
+    single = normal_cdf(x.astype("float32"))
+    assert single.dtype == "float32"
+    np.testing.assert_allclose(single, exact, rtol=0, atol=4e-7)
+
+
+def test_the_lower_tail_of_the_normal_cdf_keeps_its_digits():
+    x = np.linspace(-8, 0, 801)
+    exact = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in x])
+    np.testing.assert_allclose(normal_cdf(x), exact, rtol=1e-13)
+
+
+def test_relu_has_slope_zero_at_zero():
+    x = np.array([-1.0, 0.0, 2.0])
+    y, cache = relu(x)
+    np.testing.assert_array_equal(y, [0, 0, 2])
+    np.testing.assert_array_equal(relu_backward(np.ones(3), cache), [0, 0, 1])
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_out_is_written_to_and_dtype_in_is_dtype_out(pair, dtype):
+    function, function_backward = pair
+    x = draw.standard_normal((3, 4)).astype(dtype)
+    expected, cache = function(x)
+    dx = function_backward(expected, cache)
+    assert expected.dtype == dx.dtype == dtype
+
+    out = np.empty_like(x)
+    y, cache = function(x, out=out)
+    assert y is out
+    np.testing.assert_array_equal(y, expected)
+    assert function_backward(y, cache, out=y) is out
+    np.testing.assert_array_equal(out, dx)
+    function(x, out=x)
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_nan_stays_nan():
+    assert np.isnan(gelu(np.array([np.nan]))[0]).all() and np.isnan(relu(np.array([np.nan]))[0]).all()
