@@ -1,0 +1,192 @@
+"""Full, local and LSH attention as functions over the chunked kernel, each with its backward; then the layers.
+
+The functions take heads, (B, H, T, D), and any T: they pad to whole chunks and mask the padding. The layers
+add the projections around them. Keys are scaled before the kernel, so that its logits are plain products:
+
+    separate q and k:  q . k / sqrt(D)          shared q and k (LSH):  q . k / |k| = |q| cos(angle)
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from minireformer import backend
+from minireformer.chunked import chunked_attention, chunked_attention_backward
+from minireformer.hashing import sort_by_bucket
+from minireformer.layer import check_array
+from minireformer.tiles import Pattern, Tokens
+
+_FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see every chunk of keys
+
+
+class AttentionCache(NamedTuple):
+    """What backward needs: the inputs, the output and its log-sum-exp; no logits, no probabilities."""
+
+    q: Any  # (B, H, T, D)
+    k: Any  # the same; None where keys are the queries at unit length
+    v: Any
+    out: Any
+    lse: Any  # (G, T'): G = B * H, T' = T rounded up to whole chunks
+    tokens: Tokens
+    pattern: Pattern
+
+
+def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
+    """Every query sees every key: softmax(q k' / sqrt(D)) v. q, k, v (B, H, T, D) floats -> out (B, H, T, D), cache.
+
+    `causal`: a query sees only its own position and those before. `key_mask` (B, T) booleans: False hides a key.
+    `dropout`: rate of attention weights set to zero, replayed from `seed`. A query that sees nothing returns 0.
+    With `k=None` keys are the queries at unit length and a token sees itself only when it sees nothing else:
+    the shared-QK attention of the paper's section 2, which LSH attention approaches.
+    """
+    _check_heads(q, k, v)
+    chunk_len = min(_FULL_CHUNK, q.shape[2])
+    pattern = Pattern(chunk_len, -(-q.shape[2] // chunk_len) - 1, 0, causal, exclude_self=k is None)
+    return _attention(q, k, v, None, pattern, key_mask, dropout, seed)
+
+
+def local_attention(q, k, v, *, chunk_len, n_before=1, n_after=0, causal=True, key_mask=None, dropout=0.0, seed=0):
+    """A query sees the keys of its own chunk, `n_before` chunks back and `n_after` ahead: (B, H, T, D) -> the same.
+
+    Chunks are of `chunk_len` tokens and stand in a circle, as in the original code: without `causal`, the first
+    looks back at the last. Logits, masks and dropout as in `full_attention`.
+    """
+    _check_heads(q, k, v)
+    return _attention(q, k, v, None, _pattern(q, chunk_len, n_before, n_after, causal), key_mask, dropout, seed)
+
+
+def lsh_attention(
+    qk,
+    v,
+    buckets,
+    *,
+    chunk_len,
+    n_before=1,
+    n_after=0,
+    causal=True,
+    key_mask=None,
+    dropout=0.0,
+    seed=0,
+    same_bucket=False,
+    count_once=False,
+):
+    """LSH attention with shared queries and keys: qk, v (B, H, T, D), buckets (B, H, R, T) ints -> out, cache.
+
+    In each of R rounds, tokens are sorted by bucket and cut into chunks; a query sees its own chunk, `n_before`
+    chunks back and `n_after` ahead (section 2, figure 2). Rounds are merged into one softmax. A token sees
+    itself only when it sees nothing else. Masks and dropout as in `full_attention`; hidden keys sort last.
+    Up to `chunk_len` tokens, nothing needs hashing: full attention with shared queries and keys.
+
+    The paper's equations differ from its code in two ways, both available: `same_bucket` lets a query see only
+    keys of its own bucket (eq. 3); `count_once` counts a key that is met in N rounds once and not N times
+    (the `-log N` of eq. 16). With either, a round's first chunk doesn't look back into the round before.
+    """
+    _check_heads(qk, None, v)
+    check_array("buckets", buckets, *qk.shape[:2], None, qk.shape[2], kind="i")
+    pattern = _pattern(qk, chunk_len, n_before, n_after, causal)
+    pattern = pattern._replace(exclude_self=True, same_bucket=same_bucket, count_once=count_once)
+    return _attention(qk, None, v, buckets, pattern, key_mask, dropout, seed)
+
+
+def full_attention_backward(dout, cache):
+    """Gradients (dq, dk, dv) of `full_attention`; (dqk, dv) where q and k are shared."""
+    check_array("dout", dout, *cache.out.shape)
+    length = cache.lse.shape[1]
+    padded = [_groups(x, length) for x in (dout, cache.q, _keys(cache.q, cache.k), cache.v, cache.out)]
+    gradients = chunked_attention_backward(*padded, cache.lse, cache.tokens, cache.pattern)
+    dq, dk, dv = (d[:, : dout.shape[2]].reshape(dout.shape) for d in gradients)
+    if cache.k is None:
+        dq += unit_length_backward(dk, cache.q)
+        return dq, dv
+    dk *= 1 / math.sqrt(dout.shape[-1])
+    return dq, dk, dv
+
+
+def local_attention_backward(dout, cache):
+    """Gradients (dq, dk, dv) of `local_attention`."""
+    return full_attention_backward(dout, cache)
+
+
+def lsh_attention_backward(dout, cache):
+    """Gradients (dqk, dv) of `lsh_attention`, with the buckets of the forward pass held fixed."""
+    return full_attention_backward(dout, cache)
+
+
+def unit_length(x):
+    """x (..., D) at length 1: x / sqrt(mean(x^2) + 1e-6) / sqrt(D)."""
+    xp = backend.get_xp(x)
+    mean_square = (x * x).mean(axis=-1, keepdims=True)
+    return x / (xp.sqrt(mean_square + 1e-6) * math.sqrt(x.shape[-1]))
+
+
+def unit_length_backward(dy, x):
+    """Gradient of `unit_length`: dx = s (dy - x (x . dy) s^2), with s the factor that x was scaled by."""
+    xp = backend.get_xp(x)
+    squared = 1 / ((x * x).sum(axis=-1, keepdims=True) + 1e-6 * x.shape[-1])
+    along = (x * dy).sum(axis=-1, keepdims=True) * squared
+    return (dy - x * along) * xp.sqrt(squared)
+
+
+def _check_heads(q, k, v):
+    check_array("qk" if k is None else "q", q, None, None, None, None)
+    for name, x in (("v", v),) if k is None else (("k", k), ("v", v)):
+        check_array(name, x, *q.shape)
+        if x.dtype != q.dtype:
+            raise TypeError(f"{name}: expected {q.dtype}, as the queries; got {x.dtype}")
+
+
+def _pattern(q, chunk_len, n_before, n_after, causal):
+    for name, value, least in (
+        ("chunk_len", chunk_len, 1),
+        ("n_before", n_before, 0),
+        ("n_after", n_after, 0),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: expected an integer >= {least}; got {value!r}")
+    if q.shape[2] <= chunk_len:  # one chunk: nothing before it or after it
+        return Pattern(q.shape[2], 0, 0, causal)
+    return Pattern(chunk_len, n_before, n_after, causal)
+
+
+def _attention(q, k, v, buckets, pattern, key_mask, dropout, seed):
+    """Pad, order the tokens, run the kernel."""
+    xp = backend.get_xp(q)
+    n_batch, n_heads, length, _ = q.shape
+    n_groups = n_batch * n_heads
+    padded_len = -(-length // pattern.chunk_len) * pattern.chunk_len
+    if key_mask is not None:
+        check_array("key_mask", key_mask, n_batch, length, kind="b")
+    if key_mask is not None or padded_len > length:
+        full_mask = xp.zeros((n_batch, n_heads, padded_len), bool)
+        full_mask[..., :length] = True if key_mask is None else key_mask[:, None]
+        key_mask = full_mask.reshape(n_groups, padded_len)
+    if buckets is None or padded_len == pattern.chunk_len:
+        order = xp.broadcast_to(xp.arange(padded_len), (n_groups, 1, padded_len))
+        padded_buckets, pattern = None, pattern._replace(same_bucket=False, count_once=False)
+    else:
+        n_hashes = buckets.shape[2]
+        last = xp.iinfo(buckets.dtype).max  # padding and hidden keys sort behind every bucket
+        padded_buckets = xp.full((n_groups, n_hashes, padded_len), last, buckets.dtype)
+        padded_buckets[..., :length] = buckets.reshape(n_groups, n_hashes, length)
+        if key_mask is not None:
+            padded_buckets = xp.where(key_mask[:, None], padded_buckets, last)
+        order = sort_by_bucket(padded_buckets).astype("int32")
+        if not pattern.same_bucket:
+            padded_buckets = None
+    tokens = Tokens(order, key_mask, padded_buckets, dropout, seed)
+    out, lse = chunked_attention(*(_groups(x, padded_len) for x in (q, _keys(q, k), v)), tokens, pattern)
+    out = out[:, :length].reshape(v.shape)
+    return out, AttentionCache(q, k, v, out, lse, tokens, pattern)
+
+
+def _keys(q, k):
+    return unit_length(q) if k is None else k * (1 / math.sqrt(k.shape[-1]))
+
+
+def _groups(x, length):
+    """x (B, H, T, D) as (B * H, length, D), with zeros behind the last token."""
+    n_batch, n_heads, n_tokens, d_head = x.shape
+    if n_tokens == length:
+        return x.reshape(n_batch * n_heads, length, d_head)
+    out = backend.get_xp(x).zeros((n_batch * n_heads, length, d_head), x.dtype)
+    out[:, :n_tokens] = x.reshape(n_batch * n_heads, n_tokens, d_head)
+    return out

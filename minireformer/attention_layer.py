@@ -1,0 +1,186 @@
+"""Attention layers: project to heads, attend, put the heads together, project back. No biases.
+
+    heads = x Wq', x Wk', x Wv'     mixed = attend(heads)     y = dropout(mixed Wo')
+
+`LSHAttention` projects queries and keys with one matrix (section 2, "shared-QK"), draws its hash rotations
+from the seed, and keeps the buckets in its cache: a recompute gets them back through `replay`, because
+inputs that differ in the last bit may hash differently, and the gradient would silently be of another function.
+"""
+
+from typing import Any, NamedTuple
+
+from minireformer import rng
+from minireformer.attention import (
+    full_attention,
+    full_attention_backward,
+    local_attention,
+    local_attention_backward,
+    lsh_attention,
+    lsh_attention_backward,
+)
+from minireformer.basic import Dropout, Linear
+from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
+from minireformer.layer import Layer, check_array, prefixed
+
+
+class SelfAttentionCache(NamedTuple):
+    """The caches of a layer's parts, in the order of `forward`."""
+
+    projections: list  # of the linear layers, in order
+    attention: Any  # of the attention function
+    output: Any
+    dropout: Any
+    buckets: Any = None  # (B, H, R, T), LSH only
+
+
+class SelfAttention(Layer):
+    """What the three kinds share. `projections` names the matrices from d_model to H * D."""
+
+    projections = ("query", "key", "value")
+
+    def __init__(self, d_model, n_heads, d_head, *, causal=True, dropout=0.0, attention_dropout=0.0, seed=0, dtype):
+        super().__init__()
+        self.d_model, self.n_heads, self.d_head, self.causal = d_model, n_heads, d_head, causal
+        self.attention_dropout = attention_dropout
+        width = n_heads * d_head
+        self.parts = {
+            name: self.add(name, Linear(d_model, width, rng.fold(seed, name), bias=False, dtype=dtype))
+            for name in self.projections
+        }
+        self.output = self.add("output", Linear(width, d_model, rng.fold(seed, "output"), bias=False, dtype=dtype))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x, seed=0, training=True, key_mask=None, **given):
+        """x (B, T, d_model) -> y (B, T, d_model), cache. `key_mask` (B, T) booleans hides keys from everybody.
+
+        LSH layers also take `buckets` (B, H, R, T), or `rotations` to hash with instead of ones drawn from `seed`.
+        """
+        check_array("x", x, None, None, self.d_model)
+        heads, projections = [], []
+        for part in self.parts.values():
+            y, cache = part.forward(x)
+            heads.append(self._split(y))
+            projections.append(cache)
+        options = {
+            "causal": self.causal,
+            "key_mask": key_mask,
+            "dropout": self.attention_dropout if training else 0.0,
+            "seed": rng.fold(seed, "attention"),
+        }
+        mixed, attention, buckets = self.attend(heads, seed, options, **given)
+        y, output = self.output.forward(self._join(mixed))
+        y, dropout = self.dropout.forward(y, seed=rng.fold(seed, "output"), training=training)
+        return y, SelfAttentionCache(projections, attention, output, dropout, buckets)
+
+    def backward(self, dy, cache):
+        """dy (B, T, d_model) -> dx, grads."""
+        dy, _ = self.dropout.backward(dy, cache.dropout)
+        dmixed, grads = self.output.backward(dy, cache.output)
+        grads = prefixed("output", grads)
+        dheads = self.attend_backward(self._split(dmixed), cache.attention)
+        dx = 0
+        for (name, part), dhead, part_cache in zip(self.parts.items(), dheads, cache.projections):
+            dpart, part_grads = part.backward(self._join(dhead), part_cache)
+            dx = dx + dpart
+            grads.update(prefixed(name, part_grads))
+        return dx, grads
+
+    def replay(self, cache):
+        """What `forward` must be given, beside the seed, to do the same again."""
+        return {} if cache.buckets is None else {"buckets": cache.buckets}
+
+    def _split(self, x):
+        """(B, T, H D) -> (B, H, T, D)"""
+        return x.reshape(*x.shape[:2], self.n_heads, self.d_head).swapaxes(1, 2)
+
+    def _join(self, x):
+        """(B, H, T, D) -> (B, T, H D)"""
+        return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+class FullAttention(SelfAttention):
+    """Every token sees every token (causal: those before it). The Transformer's attention, for comparison."""
+
+    def attend(self, heads, seed, options):
+        return *full_attention(*heads, **options), None
+
+    def attend_backward(self, dmixed, cache):
+        return full_attention_backward(dmixed, cache)
+
+
+class SharedFullAttention(SelfAttention):
+    """Full attention with shared queries and keys: what LSH attention approaches (section 5, figure 3)."""
+
+    projections = ("query_key", "value")
+
+    def attend(self, heads, seed, options):
+        return *full_attention(heads[0], None, heads[1], **options), None
+
+    def attend_backward(self, dmixed, cache):
+        return full_attention_backward(dmixed, cache)
+
+
+class LocalAttention(SelfAttention):
+    """Tokens see their own chunk, `n_before` chunks back and `n_after` ahead."""
+
+    def __init__(self, *args, chunk_len, n_before=1, n_after=0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
+
+    def attend(self, heads, seed, options):
+        return *local_attention(*heads, **self.window, **options), None
+
+    def attend_backward(self, dmixed, cache):
+        return local_attention_backward(dmixed, cache)
+
+
+class LSHAttention(SelfAttention):
+    """Tokens see those that hash alike, in `n_hashes` rounds (section 2). Parameters as `SharedFullAttention`.
+
+    `n_buckets`: an even int, a list of factors, or None for about two buckets a chunk (`default_n_buckets`).
+    `same_bucket` and `count_once` choose the paper's own equations: see `attention.lsh_attention`.
+    """
+
+    projections = ("query_key", "value")
+
+    def __init__(
+        self,
+        *args,
+        chunk_len,
+        n_before=1,
+        n_after=0,
+        n_hashes=1,
+        n_buckets=None,
+        max_len=None,
+        same_bucket=False,
+        count_once=False,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        if n_buckets is not None:
+            bucket_factors(n_buckets)
+        self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
+        self.paper = {"same_bucket": same_bucket, "count_once": count_once}
+        self.n_hashes, self.n_buckets, self.max_len = n_hashes, n_buckets, max_len
+
+    def attend(self, heads, seed, options, buckets=None, rotations=None):
+        query_key, value = heads
+        if buckets is None:
+            buckets = self.hash(query_key, seed, rotations)
+        mixed, cache = lsh_attention(query_key, value, buckets, **self.window, **self.paper, **options)
+        return mixed, cache, buckets
+
+    def attend_backward(self, dmixed, cache):
+        return lsh_attention_backward(dmixed, cache)
+
+    def hash(self, query_key, seed, rotations=None):
+        """Buckets of query_key (B, H, T, D): (B, H, R, T). One bucket where a chunk holds all tokens."""
+        length, chunk_len = query_key.shape[2], self.window["chunk_len"]
+        if length <= chunk_len:
+            return query_key[..., 0].astype("int16")[:, :, None] * 0
+        n_buckets = self.n_buckets or default_n_buckets(length, chunk_len, self.max_len)
+        if rotations is None:
+            rotations = random_rotations(
+                rng.fold(seed, "hash"), self.n_heads, self.d_head, self.n_hashes, n_buckets, query_key.dtype
+            )
+        return hash_vectors(query_key, rotations, n_buckets)

@@ -1,0 +1,166 @@
+"""Locality-sensitive hashing by random rotations (section 2 of the paper, "LSH attention").
+
+    h(x) = argmax([xR; -xR])          R a random (D, n_buckets / 2) matrix
+
+Vectors that point in similar directions get the same bucket with a probability that depends on their
+angle alone; `collision_probability` computes it, and notebook 03 draws it beside a measurement. Attention
+then sorts tokens by bucket and looks only at near neighbours in that order: see `chunked.py` next.
+"""
+
+import math
+
+import numpy
+
+from minireformer import backend, rng
+from minireformer.layer import check_array, float_dtype
+
+_BLOCK = 4096  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
+
+
+def default_n_buckets(length, chunk_len, max_len=None):
+    """How many buckets a sequence of `length` tokens gets when nobody says: about two for every chunk.
+
+    `2 * (length // chunk_len)` rounded down to a power of two, so that a bucket holds half a chunk on
+    average; split into two factors `[a, b]` where it exceeds `2 * max(sqrt(max_len // chunk_len), chunk_len)`,
+    because one hash with that many buckets would cost more than the attention.
+    Returns an int, or a list of two ints whose product is that power of two.
+    """
+    power = max(1, (2 * (length // chunk_len)).bit_length() - 1)
+    limit = 2 * max(math.isqrt((max_len or length) // chunk_len), chunk_len)
+    return 2**power if 2**power <= limit else [2 ** (power // 2), 2 ** (power - power // 2)]
+
+
+def bucket_factors(n_buckets):
+    """`n_buckets` (an even int, or a list of even ints: factors) as a list. ValueError for odd numbers."""
+    factors = list(n_buckets) if isinstance(n_buckets, (list, tuple)) else [n_buckets]
+    if not factors or any(not isinstance(f, (int, numpy.integer)) or f < 2 or f % 2 for f in factors):
+        raise ValueError(
+            f"n_buckets: expected an even number >= 2, or a list of them; got {n_buckets!r} "
+            "(a bucket is a direction or its opposite, so they come in pairs)"
+        )
+    return factors
+
+
+def random_rotations(seed, n_heads, d_head, n_hashes, n_buckets, dtype="float32"):
+    """Random matrices for `hash_vectors`: (H, D, R, n_buckets / 2), standard normal, shared over the batch.
+
+    With `n_buckets=[a, b]` there are (a + b) / 2 columns: the first a/2 choose one of a, the rest one of b.
+    """
+    columns = sum(bucket_factors(n_buckets)) // 2
+    shape = (n_heads, d_head, n_hashes, columns)
+    draws = rng.generator(seed, "rotations").standard_normal(shape, dtype=float_dtype(dtype).type)
+    return backend.asarray(draws)
+
+
+def hash_vectors(x, rotations, n_buckets=None):
+    """Buckets of the vectors `x` (B, H, T, D) under `rotations` (H, D, R, columns): (B, H, R, T) ints.
+
+    The bucket is `argmax([xR; -xR])`, found as the column of the largest |xR| and the sign there. `n_buckets`
+    is needed only when the buckets are a product of factors (default: 2 * columns): then
+    `bucket = h_1 + a * h_2 + ...`. The result has the smallest of int16, int32, int64 that fits: buckets are
+    kept for the backward pass, and small integers sort faster.
+    """
+    xp = backend.get_xp(x)
+    check_array("x", x, None, None, None, None)
+    n_batch, n_heads, length, d_head = x.shape
+    check_array("rotations", rotations, n_heads, d_head, None, None)
+    n_hashes, columns = rotations.shape[2:]
+    factors = bucket_factors(2 * columns if n_buckets is None else n_buckets)
+    if sum(factors) != 2 * columns:
+        raise ValueError(f"n_buckets: factors {factors} need {sum(factors) // 2} columns; rotations have {columns}")
+    if rotations.dtype != x.dtype:
+        rotations = rotations.astype(x.dtype)
+    buckets = xp.empty((n_batch, n_heads, n_hashes, length), smallest_int(math.prod(factors)))
+
+    def work(heads):
+        for b, h in (divmod(item, n_heads) for item in heads):
+            matrix = rotations[h].reshape(d_head, n_hashes * columns)
+            for start in range(0, length, _BLOCK):
+                projected = (x[b, h, start : start + _BLOCK] @ matrix).reshape(-1, n_hashes, columns)
+                buckets[b, h, :, start : start + _BLOCK] = _largest(projected, factors, xp).T
+
+    backend.share_out(work, n_batch * n_heads, xp)
+    return buckets
+
+
+def _largest(projected, factors, xp):
+    """Buckets (tokens, R) from projections (tokens, R, columns)."""
+    bucket, scale, column = 0, 1, 0
+    for factor in factors:
+        part = projected[..., column : column + factor // 2]
+        best = xp.abs(part).argmax(axis=-1)
+        sign = xp.take_along_axis(part, best[..., None], axis=-1)[..., 0] < 0
+        bucket = bucket + scale * (best + sign * (factor // 2))
+        scale, column = scale * factor, column + factor // 2
+    return bucket
+
+
+def sort_by_bucket(buckets):
+    """The order of slots that a sort by (round, bucket, position) gives: (..., R, T) -> (..., R, T) ints.
+
+    `order[..., r, s]` is the token in slot s of round r. Each round is sorted on its own and the sort is
+    stable, so equal buckets keep their tokens in sequence; no combined key such as
+    `bucket * T + position` is formed, which would overflow 32 bits in long sequences.
+    """
+    xp = backend.get_xp(buckets)
+    return xp.argsort(buckets, axis=-1, kind="stable")
+
+
+def smallest_int(n):
+    """The smallest of int16, int32 and int64 that holds 0..n."""
+    return next(t for t in (numpy.int16, numpy.int32, numpy.int64) if n <= numpy.iinfo(t).max)
+
+
+def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
+    """Chance that two vectors at `angle` (radians, scalar or array) share a bucket in one of the rounds.
+
+    Exact for 2 buckets, `1 - angle / pi`, and for 4, its square; otherwise by quadrature of
+
+        p = 2m * integral over u, v > 0 of  phi(u, v) * P(|U| < u and |V| < v)^(m - 1),      m = n_buckets / 2
+
+    where (U, V) are the projections of the two vectors on one random direction: standard normal with
+    correlation cos(angle). The winning direction has projections u and v; the other m - 1 must stay below.
+    Factors multiply; R rounds give `1 - (1 - p)^R`. The result does not depend on `d_head`, because only
+    the plane through the two vectors matters: the argument is there so that nobody has to remember that.
+    """
+    if d_head < 2:
+        raise ValueError(f"d_head: vectors need at least 2 dimensions to have an angle; got {d_head}")
+    angles = numpy.asarray(angle, dtype=numpy.float64)
+    if (angles < 0).any() or (angles > math.pi).any():
+        raise ValueError("angle: expected radians between 0 and pi")
+    factors = bucket_factors(n_buckets)
+    p = numpy.array([math.prod(_one_hash(a, f) for f in factors) for a in angles.ravel()])
+    return (1 - (1 - p) ** n_hashes).reshape(angles.shape)[()]
+
+
+def _one_hash(angle, n_buckets):
+    if n_buckets <= 4:
+        return (1 - angle / math.pi) ** (n_buckets // 2)
+    rho, sigma = math.cos(angle), math.sin(angle)
+    if sigma < 1e-3:
+        return float(rho > 0)
+    return _quadrature(rho, sigma, n_buckets // 2)
+
+
+def _quadrature(rho, sigma, m, n_nodes=96):
+    nodes, weights = numpy.polynomial.legendre.leggauss(n_nodes)
+    u = 4 * (nodes + 1)[:, None]  # (n, 1): the first projection, 0..8 standard deviations
+    low = numpy.maximum(-8, -rho * u / sigma)  # v = rho u + sigma t must stay positive
+    t = low + (8 - low) * (nodes + 1) / 2  # (n, n)
+    v = numpy.maximum(rho * u + sigma * t, 0)
+    s = u[..., None] * nodes  # (n, 1, n): another direction's first projection, between -u and u
+    between = _normal_cdf((v[..., None] - rho * s) / sigma) - _normal_cdf((-v[..., None] - rho * s) / sigma)
+    below = (between * _normal_density(s) * weights).sum(-1) * u  # (n, n): P(|U| < u and |V| < v)
+    inner = (_normal_density(t) * below ** (m - 1) * weights).sum(-1) * ((8 - low) / 2)[:, 0]
+    return float(2 * m * (_normal_density(u[:, 0]) * inner * weights).sum() * 4)
+
+
+def _normal_density(x):
+    return numpy.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _normal_cdf(x):
+    """The normal distribution function, from a table fine enough for 1e-7."""
+    grid = numpy.linspace(-8, 8, 16001)
+    density = _normal_density(grid)
+    return numpy.interp(x, grid, numpy.cumsum((density + numpy.roll(density, 1)) / 2) * (grid[1] - grid[0]))

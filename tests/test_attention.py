@@ -1,0 +1,238 @@
+"""The kernel equals the dense equations, in every option, and its gradients equal finite differences."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minireformer as mr
+from minireformer import attention, backend, dense, tiles
+from minireformer.chunked import LONELY
+
+FULL = (mr.full_attention, mr.full_attention_backward)
+LOCAL = (mr.local_attention, mr.local_attention_backward)
+LSH = (mr.lsh_attention, mr.lsh_attention_backward)
+
+
+def heads(*shape, n=3, seed=0, dtype="float64"):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(dtype) for _ in range(n)]
+
+
+def buckets_for(qk, n_hashes, n_buckets=4, seed=1):
+    _, n_heads, _, d_head = qk.shape
+    rotations = mr.random_rotations(seed, n_heads=n_heads, d_head=d_head, n_hashes=n_hashes, n_buckets=n_buckets)
+    return mr.hash_vectors(qk, rotations, n_buckets)
+
+
+def some_keys(n_batch, length, seed=0):
+    mask = np.random.default_rng(seed).random((n_batch, length)) > 0.3
+    mask[:, 0] = True
+    return mask
+
+
+def local_pairs(length, chunk_len, n_before, n_after):
+    chunk, n_chunks = np.arange(length) // chunk_len, length // chunk_len
+    return (chunk[None, :] - chunk[:, None] + n_before) % n_chunks <= n_before + n_after
+
+
+@pytest.mark.parametrize("length", [1, 5, 127, 300])
+@pytest.mark.parametrize("causal, masked", list(itertools.product([True, False], repeat=2)))
+def test_full_attention_is_the_dense_softmax(length, causal, masked):
+    q, k, v = heads(2, 2, length, 8)
+    key_mask = some_keys(2, length) if masked else None
+    allowed = dense.causal_mask(length, np) if causal else np.ones((length, length), bool)
+    if masked:
+        allowed = allowed & key_mask[:, None, None, :]
+    out, _ = mr.full_attention(q, k, v, causal=causal, key_mask=key_mask)
+    np.testing.assert_allclose(out, dense.dense_attention(q / np.sqrt(8), k, v, allowed)[0], atol=1e-13)
+    out, _ = mr.full_attention(q, None, v, causal=causal, key_mask=key_mask)
+    expected = dense.dense_attention(q, dense.unit_length(q), v, allowed, exclude_self=True)[0]
+    np.testing.assert_allclose(out, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("length, chunk_len", [(64, 16), (48, 4)])
+@pytest.mark.parametrize("n_before, n_after", [(1, 0), (0, 0), (1, 1), (2, 1)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_local_attention_is_the_dense_softmax_over_a_window(length, chunk_len, n_before, n_after, causal):
+    q, k, v = heads(1, 2, length, 8)
+    allowed = local_pairs(length, chunk_len, n_before, n_after)
+    if causal:
+        allowed = allowed & dense.causal_mask(length, np)
+    window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
+    out, _ = mr.local_attention(q, k, v, **window, causal=causal)
+    np.testing.assert_allclose(out, dense.dense_attention(q / np.sqrt(8), k, v, allowed)[0], atol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1, 400])  # 400: logits so large that only their true maximum is safe
+@pytest.mark.parametrize("n_before, n_after", [(1, 0), (1, 1), (0, 0), (2, 1)])
+@pytest.mark.parametrize("causal, same_bucket, count_once", list(itertools.product([True, False], repeat=3)))
+def test_rounds_merge_into_one_softmax(n_before, n_after, causal, same_bucket, count_once, scale):
+    qk, v = heads(2, 2, 48, 8, n=2)
+    buckets, key_mask = buckets_for(qk, n_hashes=3), some_keys(2, 48)
+    options = {"n_before": n_before, "n_after": n_after, "causal": causal, "chunk_len": 8}
+    options |= {"same_bucket": same_bucket, "count_once": count_once}
+    out, cache = mr.lsh_attention(qk * scale, v, buckets, **options)
+    expected, lse = dense.dense_lsh_attention(qk * scale, v, buckets, **options)
+    np.testing.assert_allclose(out, expected, atol=1e-11)
+    seen = cache.lse < LONELY  # the rest sees nothing but itself
+    np.testing.assert_allclose(cache.lse[seen], lse.reshape(seen.shape)[seen], rtol=1e-11)
+    out, _ = mr.lsh_attention(qk * scale, v, buckets, **options, key_mask=key_mask)
+    sorted_last = np.where(key_mask[:, None, None], buckets, 1000)
+    expected, _ = dense.dense_lsh_attention(qk * scale, v, sorted_last, **options, key_mask=key_mask)
+    np.testing.assert_allclose(out, expected, atol=1e-11)
+
+
+def test_float32_stays_float32_and_close():
+    qk, v = heads(1, 2, 256, 16, n=2, dtype="float32")
+    buckets = buckets_for(qk, n_hashes=4, n_buckets=8)
+    for scale in (1, 1000):
+        out, cache = mr.lsh_attention(qk * scale, v, buckets, chunk_len=16)
+        expected, _ = dense.dense_lsh_attention((qk * scale).astype(float), v.astype(float), buckets, 16)
+        assert out.dtype == np.float32
+        assert all(d.dtype == np.float32 for d in mr.lsh_attention_backward(out, cache))
+        # a float32 logit of size |q| is known to |q| * 2^-24, and that is the relative error of a weight
+        np.testing.assert_allclose(out, expected, atol=1e-6 * max(1, 10 * scale * 2**-4))
+
+
+def test_one_round_with_one_chunk_is_full_shared_attention():
+    qk, v = heads(1, 2, 40, 8, n=2)
+    out, _ = mr.lsh_attention(qk, v, buckets_for(qk, n_hashes=2), chunk_len=64)
+    np.testing.assert_array_equal(out, mr.full_attention(qk, None, v)[0])
+
+
+def test_every_token_in_one_bucket_and_wide_windows_is_full_shared_attention():
+    qk, v = heads(1, 2, 64, 8, n=2)
+    buckets = np.zeros((1, 2, 1, 64), int)
+    out, _ = mr.lsh_attention(qk, v, buckets, chunk_len=16, n_before=3)
+    np.testing.assert_allclose(out, mr.full_attention(qk, None, v)[0], atol=1e-13)
+
+
+def test_a_token_alone_sees_itself():
+    qk, v = heads(1, 1, 32, 8, n=2)
+    out, cache = mr.lsh_attention(qk, v, buckets_for(qk, n_hashes=2), chunk_len=8)
+    np.testing.assert_array_equal(out[:, :, 0], v[:, :, 0])  # causal: the first token has nothing else
+    dout = heads(1, 1, 32, 8, n=1, seed=2)[0]
+    _, dv = mr.lsh_attention_backward(np.where(np.arange(32)[:, None] == 0, dout, 0), cache)
+    np.testing.assert_array_equal(dv[:, :, 0], dout[:, :, 0])
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 70), st.integers(2, 20), st.booleans())
+def test_any_length_equals_explicit_padding(length, chunk_len, causal):
+    qk, v = heads(1, 2, length, 4, n=2)
+    padded_len = -(-length // chunk_len) * chunk_len
+    pad = ((0, 0), (0, 0), (0, padded_len - length), (0, 0))
+    key_mask = np.arange(padded_len)[None] < length
+    buckets = buckets_for(qk, n_hashes=2)
+    long_buckets = np.pad(buckets, ((0, 0), (0, 0), (0, 0), (0, padded_len - length)))
+    out, _ = mr.lsh_attention(qk, v, buckets, chunk_len=chunk_len, causal=causal)
+    arguments = (np.pad(qk, pad), np.pad(v, pad), long_buckets)
+    expected, _ = mr.lsh_attention(*arguments, chunk_len=chunk_len, causal=causal, key_mask=key_mask)
+    np.testing.assert_allclose(out, expected[:, :, :length], atol=1e-13)
+
+
+@pytest.mark.parametrize("seed, length, chunk_len", [(0, 24, 8), (1, 50, 8), (2, 21, 4), (3, 9, 16)])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("extra", [{}, {"dropout": 0.3}, {"masked": True}])
+def test_gradients(assert_gradients, seed, length, chunk_len, causal, extra):
+    q, k, v = heads(2, 2, length, 6, seed=seed)
+    options = {"causal": causal, "dropout": extra.get("dropout", 0.0), "seed": seed}
+    if extra.get("masked"):
+        options["key_mask"] = some_keys(2, length, seed)
+    assert_gradients(FULL, q, k, v, **options)
+    shared = (lambda qk, v, **o: mr.full_attention(qk, None, v, **o), mr.full_attention_backward)
+    assert_gradients(shared, q, v, name="full_attention, shared", **options)
+    window = {"chunk_len": chunk_len, "n_before": 1, "n_after": 0 if causal else 1}
+    assert_gradients(LOCAL, q, k, v, **window, **options)
+    buckets = buckets_for(q, n_hashes=3)
+    assert_gradients(LSH, q, v, buckets=buckets, **window, **options)
+    assert_gradients(LSH, q * 200, v, buckets=buckets, name="lsh_attention, steep", **window, **options)
+    paper = {"same_bucket": True, "count_once": True}
+    assert_gradients(LSH, q, v, buckets=buckets, name="lsh_attention, paper", **window, **options, **paper)
+
+
+def test_unit_length_gradient(assert_gradients):
+    pair = (lambda x: (attention.unit_length(x), x), attention.unit_length_backward)
+    for scale in (1e-2, 1, 100):  # small vectors feel the epsilon
+        assert_gradients(pair, heads(2, 3, 5, 7, n=1)[0] * scale, name="unit_length")
+
+
+@pytest.mark.parametrize("n_before, n_after, causal", [(1, 0, True), (1, 1, False), (0, 0, True)])
+def test_tiles_of_one_chunk_and_of_many_agree(monkeypatch, n_before, n_after, causal):
+    qk, v, dout = heads(1, 2, 96, 8)
+    buckets = buckets_for(qk, n_hashes=3)
+    options = {"chunk_len": 8, "n_before": n_before, "n_after": n_after, "causal": causal, "dropout": 0.2}
+
+    def run():
+        out, cache = mr.lsh_attention(qk, v, buckets, **options)
+        return out, *mr.lsh_attention_backward(dout, cache)
+
+    whole = run()
+    for logits in (1, 2 * 64 * 3, 5 * 64 * 3):
+        monkeypatch.setattr(tiles, "_TILE_LOGITS", logits)
+        for one, other in zip(whole, run()):
+            np.testing.assert_allclose(one, other, atol=1e-13)
+
+
+def test_threads_change_no_bit():
+    qk, v, dout = heads(2, 3, 200, 16, dtype="float32")
+    buckets = buckets_for(qk, n_hashes=2)
+    results, before = [], backend.n_threads()
+    try:
+        for n_threads in (1, 2, 3):
+            backend.set_threads(n_threads)
+            out, cache = mr.lsh_attention(qk, v, buckets, chunk_len=16)
+            results.append((out, *mr.lsh_attention_backward(dout, cache)))
+    finally:
+        backend.set_threads(before)
+    for other in results[1:]:
+        for one, two in zip(results[0], other):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_dropout_keeps_the_expectation_and_is_replayed():
+    q, k, _ = heads(1, 1, 64, 8)
+    v = np.ones((1, 1, 64, 8))
+    outs = [mr.full_attention(q, k, v, causal=False, dropout=0.25, seed=s)[0] for s in range(200)]
+    assert abs(np.mean(outs) - 1) < 0.01
+    assert np.std(outs) > 0.02
+    np.testing.assert_array_equal(outs[3], mr.full_attention(q, k, v, causal=False, dropout=0.25, seed=3)[0])
+
+
+def test_memory_does_not_grow_with_the_square_of_the_length():
+    peaks = []
+    for length in (2048, 4096):
+        qk, v = heads(1, 1, length, 16, n=2, dtype="float32")
+        buckets = buckets_for(qk, n_hashes=2, n_buckets=64)
+        with mr.memory.peak() as m:
+            out, cache = mr.lsh_attention(qk, v, buckets, chunk_len=64)
+            mr.lsh_attention_backward(out, cache)
+        peaks.append(m.bytes)
+    assert peaks[1] < 2 * peaks[0]
+    assert peaks[1] < 4096 * 4096 * 4 / 4  # a quarter of one attention matrix
+
+
+@pytest.mark.parametrize(
+    "change, error, name",
+    [
+        ({"v": np.ones((1, 2, 9, 4))}, ValueError, "v: expected shape"),
+        ({"v": np.ones((1, 2, 8, 4), "float32")}, TypeError, "v: expected float64"),
+        ({"qk": np.ones((2, 8, 4))}, ValueError, "qk: expected shape"),
+        ({"qk": np.ones((1, 2, 8, 4), int)}, TypeError, "qk: expected floats"),
+        ({"buckets": np.zeros((1, 2, 1, 9), int)}, ValueError, "buckets"),
+        ({"buckets": np.zeros((1, 2, 1, 8))}, TypeError, "buckets: expected integers"),
+        ({"chunk_len": 0}, ValueError, "chunk_len"),
+        ({"chunk_len": 2.0}, ValueError, "chunk_len"),
+        ({"n_before": -1}, ValueError, "n_before"),
+        ({"key_mask": np.ones((1, 9), bool)}, ValueError, "key_mask"),
+        ({"key_mask": np.ones((1, 8))}, TypeError, "key_mask: expected booleans"),
+        ({"dropout": 1.0}, ValueError, "dropout"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, name):
+    given = {"qk": np.ones((1, 2, 8, 4)), "v": np.ones((1, 2, 8, 4)), "buckets": np.zeros((1, 2, 1, 8), int)}
+    with pytest.raises(error, match=name):
+        mr.lsh_attention(**(given | {"chunk_len": 4} | change))

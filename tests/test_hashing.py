@@ -1,0 +1,132 @@
+"""Hashing: equal directions collide, the theory is what is measured, the sort is stable and never overflows."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minireformer as mr
+from minireformer import hashing
+
+
+def buckets_of(x, n_hashes=2, n_buckets=8, seed=0):
+    rotations = mr.random_rotations(seed, n_heads=x.shape[1], d_head=x.shape[3], n_hashes=n_hashes, n_buckets=n_buckets)
+    return mr.hash_vectors(x, rotations, n_buckets)
+
+
+@pytest.mark.parametrize("n_buckets", [2, 8, [4, 6], [2, 4, 8]])
+def test_bucket_is_argmax_of_projections_and_their_negatives(n_buckets):
+    x = np.random.default_rng(0).standard_normal((2, 3, 50, 16)).astype("float32")
+    factors = n_buckets if isinstance(n_buckets, list) else [n_buckets]
+    rotations = mr.random_rotations(1, n_heads=3, d_head=16, n_hashes=4, n_buckets=n_buckets)
+    assert rotations.shape == (3, 16, 4, sum(factors) // 2)
+    projected = np.einsum("bhtd,hdrc->bhrtc", x, rotations)
+    expected, scale, start = 0, 1, 0
+    for factor in factors:
+        part = projected[..., start : start + factor // 2]
+        expected = expected + scale * np.concatenate([part, -part], axis=-1).argmax(-1)
+        scale, start = scale * factor, start + factor // 2
+    buckets = mr.hash_vectors(x, rotations, n_buckets)
+    np.testing.assert_array_equal(buckets, expected)
+    assert buckets.dtype == np.int16
+    assert set(np.unique(buckets)) <= set(range(math.prod(factors)))
+
+
+def test_length_of_a_vector_does_not_matter_and_its_opposite_has_the_opposite_bucket():
+    x = np.random.default_rng(0).standard_normal((1, 2, 40, 8)).astype("float32")
+    buckets = buckets_of(x)
+    np.testing.assert_array_equal(buckets, buckets_of(x * 7))
+    np.testing.assert_array_equal((buckets + 4) % 8, buckets_of(-x))
+
+
+def test_hashing_in_blocks_equals_hashing_at_once(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((1, 2, 100, 8))
+    whole = buckets_of(x)
+    monkeypatch.setattr(hashing, "_BLOCK", 7)
+    np.testing.assert_array_equal(buckets_of(x), whole)
+
+
+@pytest.mark.parametrize("n_buckets, n_hashes", [(2, 1), (4, 1), (8, 1), (32, 1), (8, 4), ([4, 6], 2)])
+def test_collision_probability_is_what_a_monte_carlo_measures(n_buckets, n_hashes):
+    n_trials = 20000
+    for angle in (0.1, 0.6, 1.4, 2.5):
+        x = np.zeros((1, 1, 2, 16), "float32")
+        x[..., 0, 0] = 1
+        x[..., 1, :2] = math.cos(angle), math.sin(angle)
+        buckets = buckets_of(x, n_hashes * n_trials, n_buckets, seed=3)[0, 0].reshape(n_hashes, n_trials, 2)
+        measured = (buckets[..., 0] == buckets[..., 1]).any(axis=0).mean()
+        p = mr.collision_probability(angle, n_buckets, n_hashes)
+        assert abs(measured - p) < 4.5 * math.sqrt(max(p * (1 - p), 1e-4) / n_trials)
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_quadrature_agrees_with_the_exact_cases(m):
+    for angle in np.linspace(0.02, 3.1, 30):
+        exact = (1 - angle / math.pi) ** m
+        assert abs(hashing._quadrature(math.cos(angle), math.sin(angle), m) - exact) < 1e-5
+
+
+def test_collision_probability_takes_arrays_and_falls_from_one_to_zero():
+    p = mr.collision_probability(np.linspace(0, math.pi, 20), 16)
+    assert p.shape == (20,) and p[0] == 1 and p[-1] == 0 and (np.diff(p) < 0).all()
+    assert isinstance(float(mr.collision_probability(0.5, 16)), float)
+
+
+@given(
+    st.integers(1, 3),
+    st.lists(st.integers(0, 5), min_size=1, max_size=40),
+)
+def test_sort_is_by_round_bucket_position(n_rounds, row):
+    buckets = np.stack([np.roll(row, r) for r in range(n_rounds)])[None]
+    order = hashing.sort_by_bucket(buckets)
+    for r in range(n_rounds):
+        expected = sorted(range(len(row)), key=lambda t: (buckets[0, r, t], t))
+        assert order[0, r].tolist() == expected
+
+
+def test_sort_holds_where_bucket_times_length_passes_32_bits():
+    buckets = np.array([[2**31 - 1, 2**31 - 2, 2**31 - 1, 0]], dtype=np.int32)
+    assert hashing.sort_by_bucket(buckets).tolist() == [[3, 1, 0, 2]]
+    huge = np.array([[2**40 + 1, 2**40, 1]], dtype=np.int64)
+    assert hashing.sort_by_bucket(huge).tolist() == [[2, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "length, chunk_len, max_len, expected",
+    [
+        (1024, 64, 1024, 32),
+        (4096, 64, 4096, 128),
+        (1000, 64, 1024, 16),
+        (16384, 64, 16384, [16, 32]),
+        (128, 64, 128, 4),
+    ],
+)
+def test_default_number_of_buckets(length, chunk_len, max_len, expected):
+    assert hashing.default_n_buckets(length, chunk_len, max_len) == expected
+
+
+def test_rotations_are_a_function_of_the_seed():
+    draw = lambda seed: mr.random_rotations(seed, n_heads=2, d_head=4, n_hashes=2, n_buckets=6)  # noqa: E731
+    np.testing.assert_array_equal(draw(5), draw(5))
+    assert (draw(5) != draw(6)).all()
+
+
+@pytest.mark.parametrize("n_buckets", [3, 0, [4, 5], [], 2.0])
+def test_bad_bucket_counts_are_named(n_buckets):
+    with pytest.raises(ValueError, match="n_buckets"):
+        mr.random_rotations(0, n_heads=1, d_head=4, n_hashes=1, n_buckets=n_buckets)
+
+
+def test_bad_shapes_are_named():
+    rotations = mr.random_rotations(0, n_heads=2, d_head=4, n_hashes=1, n_buckets=6)
+    x = np.ones((1, 2, 5, 4), "float32")
+    with pytest.raises(ValueError, match="rotations"):
+        mr.hash_vectors(x[..., :3], rotations)
+    with pytest.raises(ValueError, match="n_buckets"):
+        mr.hash_vectors(x, rotations, [4, 4])
+    with pytest.raises(TypeError, match="x: expected floats"):
+        mr.hash_vectors(x.astype(int), rotations)
+    with pytest.raises(ValueError, match="angle"):
+        mr.collision_probability(4.0, 8)
