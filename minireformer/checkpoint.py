@@ -1,0 +1,118 @@
+"""Models and training runs in one safetensors file: arrays and a line of JSON, nothing that runs when read.
+
+A file holds the arrays `params.<name>` and, if training wrote it, `optimizer.<name>`; its metadata is one
+JSON text with the model's config and dtype and what training has to remember besides arrays. A model can be
+loaded from either kind. A file is written beside its place and renamed into it, so that whoever is killed
+half-way leaves the previous one whole.
+
+Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another config,
+or holds an infinity or NaN. Read next: `training.py`.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy
+import safetensors
+import safetensors.numpy
+
+from minireformer import backend
+from minireformer.layer import prefixed
+
+_FORMAT = "minireformer 1"
+
+
+def save_model(model, path, opt=None, progress=None):
+    """Write the parameters and config of `model`, the state of optimiser `opt`, and `progress` (JSON-able).
+
+    The file at `path` is replaced in one step, after the new one has reached the disk.
+    """
+    path = Path(path)
+    arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
+    arrays = {name: numpy.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
+    dtype = numpy.dtype(model.dtype).name
+    about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
+    folder = path.with_name(path.name + ".part")  # what a killed run leaves in it, the next save clears away
+    temporary = folder / path.name
+    try:
+        folder.mkdir(exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what this user gives new files; safetensors makes them private
+        # One metadata entry, not several: safetensors writes them in no fixed order.
+        safetensors.numpy.save_file(arrays, temporary, metadata={"minireformer": json.dumps(about)})
+        temporary.chmod(mode)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # else a power cut could keep the new name and lose the bytes
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load_model(model_class, config_class, path):
+    """`model_class(config_class(**config), dtype=...)` with the parameters of the file at `path`."""
+    about, arrays = _read(path, "params.")
+    try:
+        config = config_class(**about["config"])
+        model = model_class(config, dtype=about["dtype"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its config is not a {config_class.__name__}: {error}") from error
+    _copy(path, arrays, prefixed("params", model.params))
+    return model
+
+
+def resume(model, opt, path):
+    """Put the file's parameters into `model` and its optimiser state into `opt`; -> the saved `progress`.
+
+    Nothing changes unless everything in the file fits.
+    """
+    about, arrays = _read(path, "")
+    old, new = about["config"], _config(model)
+    differ = [
+        f"{name} {old.get(name)!r}, here {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if differ:
+        raise ValueError(f"{path}: saved from a model of another config: {'; '.join(differ)}")
+    _copy(path, arrays, prefixed("params", model.params) | prefixed("optimizer", opt.state))
+    return about["progress"]
+
+
+def _config(model):
+    """The model's config as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(model.config)))
+
+
+def _read(path, prefix):
+    """-> (the metadata, the arrays whose names begin with `prefix`), all checked but for their shapes."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get("minireformer", "null"))
+            if not isinstance(about, dict) or about.get("format") != _FORMAT:
+                raise ValueError(f"{path}: a safetensors file, but not one that minireformer wrote")
+            names = [name for name in file.keys() if name.startswith(prefix)]
+            arrays = {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not numpy.isfinite(array).all():
+            raise ValueError(f"{path}: {name} holds NaN or infinity")
+    return about, arrays
+
+
+def _copy(path, arrays, targets):
+    """Copy `arrays` into `targets`, dicts with the same names and shapes, once it is sure that all fit."""
+    missing, unknown = sorted(targets.keys() - arrays.keys()), sorted(arrays.keys() - targets.keys())
+    if missing or unknown:
+        raise ValueError(f"{path}: missing {missing[:5]}, unknown {unknown[:5]}")
+    for name, target in targets.items():
+        found, expected = (arrays[name].shape, arrays[name].dtype), (target.shape, target.dtype)
+        if found != expected:
+            raise ValueError(f"{path}: expected {name} with shape and dtype {expected}; got {found}")
+    for name, target in targets.items():
+        target[...] = backend.get_xp(target).asarray(arrays[name])

@@ -1,0 +1,134 @@
+"""What to train on, without a download: the paper's duplicate task, and files read as bytes.
+
+The duplicate task (section 5) is a sequence `0 w 0 w`: a random word w, then the same word again. Whoever
+predicts the second w has found, for every symbol, the place half a sequence back where it stood before.
+The default corpus is the source code of the running Python's own standard library: 12 MB that are always
+there, with names that return thousands of bytes later.
+
+Everything is a function of a seed: training calls a batch by the number of its step, so that a run which
+is interrupted and resumed sees the same data. Read next: `training.py`.
+"""
+
+import sysconfig
+import zlib
+from pathlib import Path
+
+import numpy
+
+from minireformer import backend, rng
+from minireformer.layer import check_count
+
+_NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+def duplicate_task(seed, batch, length, n_symbols=127):
+    """`batch` sequences `0 w 0 w` of `length` tokens, each with a random w of symbols 1..n_symbols.
+
+    -> tokens (B, T) ints; targets (B, T), the tokens one place on (0 after the last); mask (B, T), true
+    where the target belongs to the second w, the only part that can be known. T = length = 2 |w| + 2.
+    Raises ValueError unless `length` is even and >= 4.
+    """
+    check_count("batch", batch)
+    check_count("length", length, at_least=4)
+    check_count("n_symbols", n_symbols)
+    if length % 2:
+        raise ValueError(f"length: expected an even number, for the two halves 0w; got {length}")
+    word = rng.generator(seed, "duplicate").integers(1, n_symbols + 1, (batch, length // 2 - 1))  # B, |w|
+    half = numpy.pad(word, ((0, 0), (1, 0)))  # B, T/2: 0w
+    tokens = numpy.concatenate([half, half], axis=1)
+    targets = numpy.pad(tokens[:, 1:], ((0, 0), (0, 1)))
+    mask = numpy.zeros(tokens.shape, dtype=bool)
+    mask[:, length // 2 : -1] = True  # the second 0 predicts the word's first symbol
+    return backend.asarray(tokens), backend.asarray(targets), backend.asarray(mask)
+
+
+class ByteCorpus:
+    """Files joined into two long strings of bytes, one to train on and one held out.
+
+    `files` is a dict from name to bytes. A tenth of them (`held_out`), at least one, is held out: those whose
+    names have the lowest checksums, so that the choice looks random but is the same everywhere. A corpus of
+    one file is cut instead, its end held out. A zero byte after each file marks where it ends.
+
+    `train` and `held_out` are uint8 arrays, `names` the files' names by split.
+    """
+
+    def __init__(self, files, held_out=0.1):
+        for name, data in files.items():
+            if not isinstance(data, bytes):
+                raise TypeError(f"files[{name!r}]: expected bytes; got {type(data).__name__}")
+        files = {name: data for name, data in files.items() if data}
+        if not files:
+            raise ValueError("files: expected at least one that is not empty; got none")
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out: expected a fraction between 0 and 1; got {held_out!r}")
+        if len(files) == 1:
+            ((name, data),) = files.items()
+            cut = len(data) - round(len(data) * held_out)
+            files = {f"{name} (beginning)": data[:cut], f"{name} (end)": data[cut:]}
+            train_names, held_out_names = list(files)[:1], list(files)[1:]
+        else:
+            ranked = sorted(files, key=lambda name: (zlib.crc32(name.encode(errors="replace")), name))
+            n_held_out = min(max(1, round(len(files) * held_out)), len(files) - 1)
+            train_names, held_out_names = sorted(ranked[n_held_out:]), sorted(ranked[:n_held_out])
+        self.names = {"train": train_names, "held_out": held_out_names}
+        self.train, self.held_out = (
+            numpy.frombuffer(b"".join(files[name] + b"\0" for name in names), dtype="uint8")
+            for names in (train_names, held_out_names)
+        )
+
+    def batch(self, split, seed, batch, length):
+        """`batch` random pieces of the "train" or "held_out" split; `seed` decides which.
+
+        -> tokens (B, T), targets (B, T): ints 0..255, the targets one byte further on. T = length.
+        Raises ValueError where the split is too short for one piece.
+        """
+        if split not in self.names:
+            raise ValueError(f"split: expected 'train' or 'held_out'; got {split!r}")
+        check_count("batch", batch)
+        check_count("length", length)
+        data = getattr(self, split)
+        if len(data) < length + 1:
+            raise ValueError(
+                f"length: expected at most {len(data) - 1}, as the corpus's {split} split "
+                f"holds {len(data)} bytes; got {length}"
+            )
+        pieces = numpy.lib.stride_tricks.sliding_window_view(data, length + 1)  # a view: starts, T + 1
+        starts = rng.generator(seed, split).integers(0, len(pieces), batch)
+        chosen = pieces[starts].astype("int64")  # B, T + 1
+        return backend.asarray(chosen[:, :-1]), backend.asarray(chosen[:, 1:])
+
+
+def standard_library():
+    """The source code of the running Python's standard library, without its tests, as a `ByteCorpus`."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    paths = [path for path in folder.rglob("*.py") if not _NOT_LIBRARY & set(path.relative_to(folder).parts)]
+    if not paths:
+        raise ValueError(f"standard_library: found no .py files under {folder}; use text_files(folder) instead")
+    return ByteCorpus(_read(folder, paths))
+
+
+def text_files(path):
+    """A text file, or every text file of a folder and the folders in it, as a `ByteCorpus`.
+
+    Hidden files are left out, and so are binary ones (those with a zero byte).
+    Raises ValueError where `path` does not exist or no text is left.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"path: expected a file or a folder; {path} does not exist")
+    folder, paths = (path, path.rglob("*")) if path.is_dir() else (path.parent, [path])
+    files = _read(folder, [p for p in paths if p.is_file() and not _hidden(p.relative_to(folder))])
+    files = {name: data for name, data in files.items() if data and b"\0" not in data}
+    if not files:
+        raise ValueError(f"path: expected text; {path} holds no file that is neither empty nor binary")
+    return ByteCorpus(files)
+
+
+def _read(folder, paths):
+    """Files by their names below `folder`, in an order that does not depend on the operating system."""
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: names[name].read_bytes() for name in sorted(names)}
+
+
+def _hidden(path):
+    return any(part.startswith(".") for part in path.parts)

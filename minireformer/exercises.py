@@ -1,0 +1,22 @@
+"""Checks for the exercises of the course: they say what is wrong, and not what is right."""
+
+
+def check(exercise, test):
+    """Run `test()`, which asserts what a solution must do, and print how it went; -> whether it passed.
+
+    A stub that raises NotImplementedError counts as not solved yet, so a notebook runs to its
+    end before anybody has solved anything. Write the asserts' messages for a learner: what was expected, what
+    came, where to look.
+    """
+    try:
+        test()
+    except NotImplementedError:
+        print(f"{exercise}: not solved yet")
+    except AssertionError as error:
+        print(f"{exercise}: not right yet. {error}")
+    except Exception as error:
+        print(f"{exercise}: your code stopped with {type(error).__name__}: {error}")
+    else:
+        print(f"{exercise}: right")
+        return True
+    return False

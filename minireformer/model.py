@@ -1,0 +1,253 @@
+"""The Reformer: embeddings and positions, reversible blocks, a head that predicts the next token.
+
+    x = embedding[tokens] + positions          both streams start as x
+    y = reversible blocks (x)                  see `reversible.py`
+    logits = LayerNorm([y1, y2]) W' + b        over the two streams side by side
+
+Pre-LayerNorm blocks and the shapes of all parameters follow the original code, so that its checkpoints fit.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from minireformer import checkpoint, rng
+from minireformer.attention_layer import FullAttention, LocalAttention, LSHAttention, SharedFullAttention
+from minireformer.basic import Dropout, Embedding, LayerNorm, Linear
+from minireformer.feed_forward import FeedForward
+from minireformer.hashing import bucket_factors
+from minireformer.layer import Layer, check_array, float_dtype, prefixed
+from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_backward
+from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
+from minireformer.reversible import PreNorm, ReversibleStack
+
+ATTENTION = {
+    "lsh": LSHAttention,
+    "local": LocalAttention,
+    "full": FullAttention,
+    "shared_full": SharedFullAttention,
+}
+
+
+@dataclass(frozen=True)
+class ReformerConfig:
+    """The shape of a model. Checked when made: a ValueError names the field that doesn't fit."""
+
+    vocab_size: int = 256
+    d_model: int = 256
+    n_heads: int = 4
+    d_head: int = 64
+    d_ff: int = 1024
+    attn_layers: tuple = ("local", "lsh")  # one block each, of "lsh", "local", "full" or "shared_full"
+    lsh_chunk_len: int = 64
+    local_chunk_len: int = 64
+    lsh_n_before: int = 1  # chunks that a chunk sees before itself,
+    lsh_n_after: int = 0  # and after
+    local_n_before: int = 1
+    local_n_after: int = 0
+    n_hashes: int = 4  # hash rounds
+    n_buckets: int | tuple | None = None  # even, or even factors; None: about two a chunk, by the length
+    same_bucket: bool = False  # the paper's own equations: see `lsh_attention`
+    count_once: bool = False
+    positions: str = "axial"  # "axial", "learned" or "sinusoidal"
+    axial_shape: tuple = (128, 128)  # its product is at least max_len
+    axial_dims: tuple | None = None  # sizes that add up to d_model; None: equal parts
+    max_len: int = 16384  # the longest sequence
+    causal: bool = True
+    dropout: float = 0.0  # of embeddings and of every block's two outputs
+    attention_dropout: float = 0.0
+    ff_chunk_len: int = 0  # positions that pass the feed-forward layer together; 0: all
+    loss_chunk_len: int = 1024  # positions whose logits exist together in training
+    activation: str = "relu"  # or "gelu"
+    layer_norm_eps: float = 1e-12
+    reversible: bool = True  # False stores every activation, to compare
+
+    def __post_init__(self):
+        for name in ("attn_layers", "axial_shape", "axial_dims", "n_buckets"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in (
+            "vocab_size",
+            "d_model",
+            "n_heads",
+            "d_head",
+            "d_ff",
+            "lsh_chunk_len",
+            "local_chunk_len",
+        ):
+            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer >= 1")
+        for name in ("n_hashes", "max_len", "loss_chunk_len"):
+            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer >= 1")
+        for name in ("lsh_n_before", "lsh_n_after", "local_n_before", "local_n_after", "ff_chunk_len"):
+            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 0, "an integer >= 0")
+        for name in ("dropout", "attention_dropout"):
+            self._check(name, 0 <= getattr(self, name) < 1, "a rate in [0, 1)")
+        known = set(self.attn_layers) <= ATTENTION.keys() and len(self.attn_layers) > 0
+        self._check("attn_layers", known, f"one or more of {', '.join(ATTENTION)}")
+        self._check("activation", self.activation in ("relu", "gelu"), "relu or gelu")
+        if self.n_buckets is not None:
+            bucket_factors(self.n_buckets)
+        kinds = ("axial", "learned", "sinusoidal")
+        self._check("positions", self.positions in kinds, f"one of {', '.join(kinds)}")
+        if self.positions == "axial":
+            self._check_axial()
+
+    def _check(self, name, fits, expected):
+        if not fits:
+            raise ValueError(f"{name}: expected {expected}; got {getattr(self, name)!r}")
+
+    def _check_axial(self):
+        if self.axial_dims is None:
+            part = self.d_model // len(self.axial_shape)
+            first = self.d_model - part * (len(self.axial_shape) - 1)
+            object.__setattr__(self, "axial_dims", (first, *[part] * (len(self.axial_shape) - 1)))
+        n_axes = len(self.axial_shape)
+        self._check("axial_dims", len(self.axial_dims) == n_axes, f"{n_axes} sizes, one an axis of axial_shape")
+        self._check("axial_dims", sum(self.axial_dims) == self.d_model, f"sizes that add up to d_model {self.d_model}")
+        grid = math.prod(self.axial_shape)
+        self._check("axial_shape", grid >= self.max_len, f"a product of at least max_len {self.max_len}")
+
+
+class ReformerCache(NamedTuple):
+    """The caches of a model's parts, in the order of `forward`."""
+
+    embedding: Any
+    positions: Any
+    embedding_dropout: Any
+    layers: Any
+    layer_norm: Any
+    output_dropout: Any
+
+
+class Reformer(Layer):
+    """A language model (or, with `causal=False`, an encoder with a head for every position).
+
+    `seed` draws the parameters, `dtype` is "float32" or "float64". Parameters: `embedding.weight`,
+    `positions.*`, `layers.{i}.attention.*`, `layers.{i}.feed_forward.*`, `layer_norm.*`, `head.*`.
+    """
+
+    def __init__(self, config, seed=0, dtype="float32"):
+        super().__init__()
+        if not isinstance(config, ReformerConfig):
+            raise TypeError(f"config: expected a ReformerConfig; got {type(config).__name__}")
+        self.config, self.dtype = config, float_dtype(dtype)
+        d_model, eps = config.d_model, config.layer_norm_eps
+        self.embedding = self.add(
+            "embedding", Embedding(config.vocab_size, d_model, seed=rng.fold(seed, "embedding"), dtype=dtype)
+        )
+        self.positions = self.add("positions", _positions(config, rng.fold(seed, "positions"), dtype))
+        blocks = []
+        for i, kind in enumerate(config.attn_layers):
+            attention = _attention(config, kind, rng.fold(seed, i, "attention"), dtype)
+            feed_forward = FeedForward(
+                d_model,
+                config.d_ff,
+                seed=rng.fold(seed, i, "feed_forward"),
+                activation=config.activation,
+                dropout=config.dropout,
+                chunk_len=config.ff_chunk_len,
+                dtype=dtype,
+            )
+            blocks.append((PreNorm(attention, d_model, eps, dtype), PreNorm(feed_forward, d_model, eps, dtype)))
+        self.layers = self.add("layers", ReversibleStack(blocks, config.reversible))
+        self.layer_norm = self.add("layer_norm", LayerNorm(2 * d_model, eps=eps, dtype=dtype))
+        self.head = self.add("head", Linear(2 * d_model, config.vocab_size, rng.fold(seed, "head"), dtype=dtype))
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, tokens, seed=0, training=True, key_mask=None, rotations=None):
+        """tokens (B, T) ints -> features (B, T, 2 d_model), what the head reads; cache.
+
+        `key_mask` (B, T) booleans hides padding tokens. `rotations`: explicit hash rotations instead of ones
+        drawn from `seed`: one array for every LSH layer, or a list with one for each.
+        """
+        check_array("tokens", tokens, None, None, kind="i")
+        if not 1 <= tokens.shape[1] <= self.config.max_len:
+            raise ValueError(f"tokens: expected 1 to {self.config.max_len} a sequence (max_len); got {tokens.shape[1]}")
+        x, embedding = self.embedding.forward(tokens)
+        x, positions = self.positions.forward(x)
+        x, embedding_dropout = self.dropout.forward(x, rng.fold(seed, "embedding"), training)
+        given = {"key_mask": key_mask, "rotations": self._rotations(rotations)}
+        y, layers = self.layers.forward(x, rng.fold(seed, "layers"), training, **given)
+        features, layer_norm = self.layer_norm.forward(y)
+        features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
+        return features, ReformerCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
+
+    def backward(self, dfeatures, cache):
+        """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), grads of everything but the head."""
+        dy, _ = self.dropout.backward(dfeatures, cache.output_dropout)
+        dy, norm_grads = self.layer_norm.backward(dy, cache.layer_norm)
+        dx, layer_grads = self.layers.backward(dy, cache.layers)
+        del dy
+        dx, _ = self.dropout.backward(dx, cache.embedding_dropout)
+        dx, position_grads = self.positions.backward(dx, cache.positions)
+        _, embedding_grads = self.embedding.backward(dx, cache.embedding)
+        grads = prefixed("embedding", embedding_grads) | prefixed("positions", position_grads)
+        return None, grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
+
+    def __call__(self, tokens, seed=0, key_mask=None, rotations=None):
+        """Logits (B, T, V) of tokens (B, T), without dropout. `seed` draws the hash rotations."""
+        features, _ = self.forward(tokens, seed, training=False, key_mask=key_mask, rotations=rotations)
+        return self.head(features)
+
+    def loss_and_grads(self, tokens, targets, seed=1, mask=None, key_mask=None, rotations=None):
+        """Mean cross-entropy (nats, a float) of `targets` (B, T) ints where `mask` (B, T) is true, and its gradients.
+
+        Training mode: `seed` draws dropout and hash rotations; another seed each step. The logits of all
+        positions never exist together: head and loss go through `loss_chunk_len` positions at a time.
+        """
+        check_array("tokens", tokens, None, None, kind="i")
+        check_array("targets", targets, *tokens.shape, kind="i")
+        features, cache = self.forward(tokens, seed, key_mask=key_mask, rotations=rotations)
+        head = self.head.params
+        loss, loss_cache = chunked_cross_entropy(
+            features, head["weight"], head["bias"], targets, mask, chunk_len=self.config.loss_chunk_len
+        )
+        del features
+        dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, loss_cache)
+        del loss_cache
+        _, grads = self.backward(dfeatures, cache)
+        grads |= {"head.weight": dweight, "head.bias": dbias}
+        return float(loss), {name: grads[name] for name in self.params}
+
+    def save(self, path):
+        """Write configuration and parameters to one safetensors file, whole or not at all."""
+        checkpoint.save_model(self, path)
+
+    @classmethod
+    def load(cls, path):
+        """The model that `save` wrote. ValueError names the file and what is wrong with it."""
+        return checkpoint.load_model(cls, ReformerConfig, path)
+
+    def _rotations(self, rotations):
+        """One entry a block: an array for LSH blocks, None for others."""
+        kinds = self.config.attn_layers
+        if rotations is None:
+            return None
+        n_lsh = kinds.count("lsh")
+        given = list(rotations) if isinstance(rotations, (list, tuple)) else [rotations] * n_lsh
+        if len(given) != n_lsh:
+            raise ValueError(f"rotations: expected one array, or {n_lsh} (LSH layers); got {len(given)}")
+        rest = iter(given)
+        return [next(rest) if kind == "lsh" else None for kind in kinds]
+
+
+def _positions(config, seed, dtype):
+    if config.positions == "axial":
+        return AxialPositions(config.axial_shape, config.axial_dims, seed=seed, dtype=dtype)
+    if config.positions == "learned":
+        return LearnedPositions(config.max_len, config.d_model, seed=seed, dtype=dtype)
+    return SinusoidalPositions(config.max_len, config.d_model, dtype=dtype)
+
+
+def _attention(config, kind, seed, dtype):
+    given = {
+        "causal": config.causal,
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+    }
+    if kind in ("lsh", "local"):
+        given |= {name: getattr(config, f"{kind}_{name}") for name in ("chunk_len", "n_before", "n_after")}
+    if kind == "lsh":
+        names = ("n_hashes", "n_buckets", "max_len", "same_bucket", "count_once")
+        given |= {name: getattr(config, name) for name in names}
+    return ATTENTION[kind](config.d_model, config.n_heads, config.d_head, seed=seed, dtype=dtype, **given)

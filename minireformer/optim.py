@@ -1,0 +1,197 @@
+"""Adam and Adafactor, learning-rate schedules and gradient clipping.
+
+Adam (Kingma & Ba 2015, algorithm 1) remembers two numbers for every parameter: running means of the
+gradient and of its square. Adafactor (Shazeer & Stern 2018, algorithms 4 and 5), with which the Reformer
+was trained, keeps no mean gradient, and of the squares of a matrix only row and column means: n + m numbers
+instead of 2 n m, in the spirit of a model that cannot afford to remember.
+
+    opt = Adam(model.params, lr=1e-3)
+    opt.step(grads)                      # in place: model.params[name] are the arrays that change
+
+Read next: `training.py`, the loop around `step`.
+"""
+
+import math
+
+import numpy
+
+from minireformer import backend
+
+
+class Optimizer:
+    """Base of both: holds the parameters, the learning rate, and `state`, all that a checkpoint must keep.
+
+    `state` is a flat dict of arrays: `n_steps` (0-d, on the host) and the subclass's running means. A
+    subclass defines `update(name, param, grad, lr, t)`, which changes `param` in place at step t = 1, 2, ...
+    """
+
+    def __init__(self, params, lr):
+        if lr is not None and not lr > 0:
+            raise ValueError(f"lr: expected a learning rate > 0; got {lr!r}")
+        self.params = params
+        self.lr = lr
+        self.state = {"n_steps": numpy.zeros((), dtype="int64")}
+
+    def step(self, grads, lr=None):
+        """Move every parameter against its gradient in `grads`; `lr` replaces the optimiser's own this once.
+
+        Raises ValueError, before anything changes, unless names and shapes are those of the parameters.
+        """
+        missing, unknown = self.params.keys() - grads.keys(), grads.keys() - self.params.keys()
+        if missing or unknown:
+            raise ValueError(f"grads: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
+        for name, param in self.params.items():
+            if grads[name].shape != param.shape:
+                raise ValueError(f"grads[{name!r}]: expected shape {param.shape}; got {grads[name].shape}")
+        self.state["n_steps"] += 1
+        t = int(self.state["n_steps"])
+        lr = self.lr if lr is None else float(lr)  # a NumPy float64 would send float32 products through float64
+        for name, param in self.params.items():
+            self.update(name, param, grads[name], lr, t)
+
+    def update(self, name, param, grad, lr, t):
+        """Change `param` in place."""
+        raise NotImplementedError
+
+
+class Adam(Optimizer):
+    """m = b1 m + (1 - b1) g,  s = b2 s + (1 - b2) g²,  p -= lr m̂ / (√ŝ + eps), with m̂ = m / (1 - b1^t) etc.
+
+    m and s begin at zero and are too small at first; dividing by 1 - b^t, the sum of the weights that they
+    have received so far, makes them means. `betas` = (b1, b2). State: `mean.<name>`, `square.<name>`.
+    """
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+        super().__init__(params, lr)
+        if lr is None:
+            raise ValueError("lr: expected a learning rate > 0; got None")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas: expected two numbers in [0, 1); got {betas!r}")
+        self.betas = betas
+        self.eps = eps
+        for name, param in params.items():
+            xp = backend.get_xp(param)
+            self.state[f"mean.{name}"] = xp.zeros_like(param)
+            self.state[f"square.{name}"] = xp.zeros_like(param)
+
+    def update(self, name, param, grad, lr, t):
+        xp = backend.get_xp(param)
+        mean, square = self.state[f"mean.{name}"], self.state[f"square.{name}"]
+        b1, b2 = self.betas
+        scratch = grad * (1 - b1)  # the only temporary
+        mean *= b1
+        mean += scratch
+        xp.multiply(grad, grad, out=scratch)
+        scratch *= 1 - b2
+        square *= b2
+        square += scratch
+        xp.sqrt(square, out=scratch)
+        scratch *= 1 / math.sqrt(1 - b2**t)
+        scratch += self.eps
+        xp.divide(mean, scratch, out=scratch)
+        scratch *= lr / (1 - b1**t)
+        param -= scratch
+
+
+class Adafactor(Optimizer):
+    """p -= ρ max(ε₂, rms(p)) u / max(1, rms(u)), where u = g / √ŝ and ŝ estimates the running mean of g².
+
+    Of a matrix's squares only the means over rows r and over columns c are kept; ŝ = r cᵀ / mean(r) is the
+    non-negative matrix of rank one with these means that comes closest (in Kullback-Leibler divergence).
+    Other shapes keep the whole ŝ. The running means' memory grows, β = 1 - t^-0.8, so that no bias is left
+    to correct; the step is relative to the parameter's own size, and an update larger than usual is clipped.
+
+    `lr` is the paper's relative step ρ; None stands for its min(10⁻², 1/√t).
+    State: `rows.<name>`, `columns.<name>` for matrices, `square.<name>` for the rest.
+    """
+
+    EPS_SQUARE = 1e-30  # ε₁: keeps 1/√ŝ finite where a gradient has always been zero
+    EPS_SCALE = 1e-3  # ε₂: lets parameters that are zero move
+
+    def __init__(self, params, lr=None):
+        super().__init__(params, lr)
+        for name, param in params.items():
+            xp = backend.get_xp(param)
+            if param.ndim == 2:
+                self.state[f"rows.{name}"] = xp.zeros(param.shape[0], dtype=param.dtype)
+                self.state[f"columns.{name}"] = xp.zeros(param.shape[1], dtype=param.dtype)
+            else:
+                self.state[f"square.{name}"] = xp.zeros_like(param)
+
+    def update(self, name, param, grad, lr, t):
+        xp = backend.get_xp(param)
+        beta = 1 - t**-0.8
+        lr = min(1e-2, 1 / math.sqrt(t)) if lr is None else lr
+        update = grad * grad  # the only temporary: the squares first, then u
+        update += self.EPS_SQUARE
+        if param.ndim == 2:
+            rows = _running_mean(self.state[f"rows.{name}"], update.mean(axis=1), beta)  # n
+            columns = _running_mean(self.state[f"columns.{name}"], update.mean(axis=0), beta)  # m
+            xp.divide(grad, xp.sqrt(rows / rows.mean())[:, None], out=update)  # n, m
+            update /= xp.sqrt(columns)
+        else:
+            square = _running_mean(self.state[f"square.{name}"], update, beta)
+            xp.sqrt(square, out=update)
+            xp.divide(grad, update, out=update)
+        update *= lr * xp.maximum(self.EPS_SCALE, _rms(param)) / xp.maximum(1.0, _rms(update))
+        param -= update
+
+
+def warmup_inverse_sqrt(peak, warmup):
+    """The Transformer's schedule: up in a line to `peak` over `warmup` steps, then down as 1/√step."""
+    _check_schedule(peak, warmup)
+    return lambda step: peak * min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
+
+
+def warmup_cosine(peak, warmup, steps):
+    """Up in a line to `peak` over `warmup` steps, then half a cosine down to 0 at step `steps`.
+
+    For runs whose length is known: the last steps, small, average out the noise of the batches.
+    """
+    _check_schedule(peak, warmup)
+    if steps <= warmup:
+        raise ValueError(f"steps: expected more than warmup ({warmup}); got {steps!r}")
+
+    def schedule(step):
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        return peak * (1 + math.cos(math.pi * min(1, (step - warmup) / (steps - warmup)))) / 2
+
+    return schedule
+
+
+def clip_by_global_norm(grads, max_norm):
+    """Scale all of `grads`, in place, so that the norm of all entries together is at most `max_norm`.
+
+    -> the norm before clipping, a float. `math.inf` clips nothing. Gradients that are not finite are left
+    alone, so that the caller sees a norm that is not finite and can stop.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm: expected a number > 0; got {max_norm!r}")
+    xp = backend.get_xp(next(iter(grads.values())))
+    norm = math.sqrt(float(sum(xp.vdot(grad, grad) for grad in grads.values())))  # the one wait for a GPU
+    if max_norm < norm < math.inf:
+        for grad in grads.values():
+            grad *= max_norm / norm
+    return norm
+
+
+def _running_mean(mean, new, beta):
+    """mean = beta mean + (1 - beta) new, in place; -> mean. Changes `new` too."""
+    new *= 1 - beta
+    mean *= beta
+    mean += new
+    return mean
+
+
+def _rms(array):
+    """Root mean square, a 0-d array that stays on its device."""
+    xp = backend.get_xp(array)
+    return xp.sqrt(xp.vdot(array, array) / array.size)
+
+
+def _check_schedule(peak, warmup):
+    if not peak > 0:
+        raise ValueError(f"peak: expected a learning rate > 0; got {peak!r}")
+    if not warmup >= 1:
+        raise ValueError(f"warmup: expected a number of steps >= 1; got {warmup!r}")

@@ -1,0 +1,166 @@
+"""The training loop: progress bar, log, checkpoints, and runs that may be killed and resumed at any moment.
+
+Everything random is a function of the seed and of the step's number: `batches(step)` gives the data, and
+`fold(seed, "step", step)` the dropout masks and hash rotations. So a checkpoint holds no random state, and
+a run that was killed and resumed ends with the same parameters, bit for bit, as one that never was.
+
+Read next: `generation.py`, to see what a trained model says.
+"""
+
+import json
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minireformer import checkpoint as checkpoints
+from minireformer import memory, rng
+from minireformer.layer import check_count
+from minireformer.losses import softmax_cross_entropy
+from minireformer.optim import clip_by_global_norm
+
+
+def train(
+    model,
+    batches,
+    opt,
+    steps,
+    *,
+    schedule=None,
+    clip=None,
+    seed=0,
+    log_every=10,
+    evaluate=None,
+    checkpoint=None,
+    checkpoint_every=None,
+    resume=True,
+    progress=True,
+):
+    """Train `model` in place for `steps` steps in all, counted from 0; -> the log, a list of rows (dicts).
+
+    batches(step) -> (tokens, targets) or (tokens, targets, mask), arrays of the model's backend, (B, T) each.
+    opt           an optimiser over model.params.
+    schedule      step -> learning rate (None: the optimiser's own).
+    clip          the largest global norm of the gradients, to which larger ones are scaled down (None: any).
+    seed          of dropout and hashing.
+    log_every     steps between rows of the log.
+    evaluate      model -> dict of numbers, added to every row.
+    checkpoint    path of a .safetensors file, written every `checkpoint_every` steps and at the end. The log
+                  lies beside it as JSON lines (.jsonl). If the file is there and `resume` is true, training
+                  goes on from it; a run that was finished returns its log at once.
+    progress      whether to draw a progress bar.
+
+    A row holds `step` (how many have been made), `loss` and `grad_norm` (means over the steps since the last
+    row; the norm before clipping), `bits_per_token` (loss / ln 2: bits per byte, where tokens are bytes),
+    `learning_rate` (None: the optimiser's own), `tokens_per_s` (evaluation and checkpoints not counted), and
+    `peak_memory`: the most bytes that the first step since the call to `train` held at a time, beyond
+    parameters and optimiser state. To follow memory slows Python down, so that step is measured alone
+    and is not counted in `tokens_per_s` (None in a row without another step).
+
+    Raises FloatingPointError, naming the step, when the loss or a gradient is NaN or infinite; parameters
+    and checkpoint are then as they were before that step.
+    """
+    _check_arguments(model, batches, opt, steps, clip, log_every, checkpoint, checkpoint_every)
+    start, log, recent = 0, [], []  # recent: (loss, gradient norm) of every step since the last row
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        if resume and checkpoint.exists():
+            saved = checkpoints.resume(model, opt, checkpoint)
+            if saved["seed"] != seed:
+                raise ValueError(f"seed: {checkpoint} was trained with seed {saved['seed']}; got {seed}")
+            start, log, recent = saved["step"], saved["log"], saved["recent"]
+        # A killed run may have logged steps that no checkpoint holds: they are made, and logged, again.
+        checkpoint.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+
+    measured, n_tokens, seconds = None, 0, 0.0
+    with tqdm(total=steps, initial=start, disable=not progress, unit="step") as bar:
+        for step in range(start, steps):
+            learning_rate = None if schedule is None else float(schedule(step))
+            began = time.perf_counter()
+            with memory.peak() if step == start else nullcontext(measured) as measured:
+                tokens, loss, grad_norm = _step(model, batches, opt, step, learning_rate, clip, seed)
+            if step > start:
+                n_tokens += tokens
+                seconds += time.perf_counter() - began
+            recent.append((loss, grad_norm))
+
+            done = step + 1
+            if done % log_every == 0 or done == steps:
+                loss, grad_norm = (sum(values) / len(recent) for values in zip(*recent))
+                row = {
+                    "step": done,
+                    "loss": loss,
+                    "bits_per_token": loss / math.log(2),
+                    "grad_norm": grad_norm,
+                    "learning_rate": learning_rate,
+                    "tokens_per_s": n_tokens / seconds if n_tokens else None,
+                    "peak_memory": measured.bytes,
+                }
+                if evaluate is not None:
+                    row |= {name: float(value) for name, value in evaluate(model).items()}
+                log.append(row)
+                recent, n_tokens, seconds = [], 0, 0.0
+                if checkpoint is not None:
+                    with open(checkpoint.with_suffix(".jsonl"), "a") as file:
+                        file.write(json.dumps(row) + "\n")
+                bar.set_postfix(loss=f"{loss:.3f}", bits=f"{loss / math.log(2):.3f}", refresh=False)
+            if checkpoint is not None and (done == steps or done % (checkpoint_every or steps) == 0):
+                state = {"step": done, "seed": int(seed), "log": log, "recent": recent}
+                checkpoints.save_model(model, checkpoint, opt, state)
+            bar.update()
+    return log
+
+
+def accuracy(model, tokens, targets, mask=None, seed=0):
+    """The fraction of `targets` (B, T), where `mask` is true, that `model` finds likeliest; a float."""
+    hits = model(tokens, seed=seed).argmax(axis=-1) == targets  # B, T
+    return float((hits if mask is None else hits[mask]).mean())
+
+
+def bits_per_token(model, tokens, targets, mask=None, seed=0):
+    """Mean -log2 p(target) over `targets` (B, T) where `mask` is true: for bytes, the bits per byte."""
+    logits = model(tokens, seed=seed)  # B, T, V
+    if mask is None:
+        logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    else:
+        logits, targets = logits[mask], targets[mask]  # n, V and n
+    loss, _ = softmax_cross_entropy(logits, targets, scale=1 / len(targets), out=logits)
+    return float(loss) / math.log(2)
+
+
+def _step(model, batches, opt, step, learning_rate, clip, seed):
+    """One step of training, in place; -> (number of tokens, loss, gradient norm before clipping)."""
+    tokens, targets, mask = (*batches(step), None)[:3]
+    loss, grads = model.loss_and_grads(tokens, targets, seed=rng.fold(seed, "step", step), mask=mask)
+    norm = clip_by_global_norm(grads, math.inf if clip is None else clip)
+    for name, value in (("loss", loss), ("norm of the gradients", norm)):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"step {step}: the {name} is {value}. Parameters are as they were before this step; a lower "
+                f"learning rate, a longer warm-up or clip=1.0 may help"
+            )
+    opt.step(grads, lr=learning_rate)
+    return tokens.size, float(loss), norm
+
+
+def _check_arguments(model, batches, opt, steps, clip, log_every, checkpoint, checkpoint_every):
+    if not callable(batches):
+        raise TypeError(
+            f"batches: expected a function of the step, so that a resumed run sees the same data; "
+            f"got {type(batches).__name__}"
+        )
+    if any(opt.params.get(name) is not param for name, param in model.params.items()):
+        raise ValueError("opt: expected an optimiser over model.params; got one over other arrays")
+    check_count("steps", steps)
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip: expected a norm > 0; got {clip!r}")
+    check_count("log_every", log_every)
+    if checkpoint is not None and Path(checkpoint).suffix != ".safetensors":
+        raise ValueError(f"checkpoint: expected a path that ends in .safetensors; got {str(checkpoint)!r}")
+    if checkpoint_every is not None:
+        check_count("checkpoint_every", checkpoint_every)
+        if checkpoint is None:
+            raise ValueError("checkpoint_every: expected a path in checkpoint as well; got None")

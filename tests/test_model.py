@@ -1,0 +1,203 @@
+"""The whole model: gradients of every parameter, any length, nothing stored per layer, saved and loaded."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import minireformer as mr
+
+SMALL = mr.ReformerConfig(
+    vocab_size=11,
+    d_model=12,
+    n_heads=2,
+    d_head=5,
+    d_ff=16,
+    attn_layers=("lsh", "local", "full", "shared_full", "lsh"),
+    lsh_chunk_len=4,
+    local_chunk_len=6,
+    n_hashes=2,
+    n_buckets=4,
+    axial_shape=(4, 8),
+    axial_dims=(4, 8),
+    max_len=32,
+    dropout=0.1,
+    attention_dropout=0.1,
+    ff_chunk_len=7,
+    loss_chunk_len=5,
+)
+
+
+def model_of(dtype="float64", seed=0, **changes):
+    model = mr.Reformer(replace(SMALL, **changes), seed=seed, dtype=dtype)
+    rng = np.random.default_rng(seed)
+    for param in model.params.values():
+        param += 0.1 * rng.standard_normal(param.shape)  # no zeros that hide errors
+    return model
+
+
+def tokens_and_targets(length=22, seed=0):
+    return np.random.default_rng(seed).integers(0, 11, (2, 2, length))
+
+
+def slopes(model, names, directions, tokens, targets, mask, seed, step=1e-6):
+    """(exact, by finite differences): the slope of the loss along `directions` of the parameters `names`."""
+    _, grads = model.loss_and_grads(tokens, targets, seed=seed, mask=mask)
+    before = {name: model.params[name].copy() for name in names}
+    losses = []
+    for sign in (1, -1):
+        for name in names:
+            model.params[name][...] = before[name] + sign * step * directions[name]
+        features, _ = model.forward(tokens, seed=seed)
+        logits = model.head(features)[mask]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        losses.append(-np.take_along_axis(log_p, targets[mask][:, None], -1).mean())
+    for name in names:
+        model.params[name][...] = before[name]
+    exact = sum((grads[name] * directions[name]).sum() for name in names)
+    return exact, (losses[0] - losses[1]) / (2 * step)
+
+
+@pytest.mark.parametrize("positions", ["axial", "learned", "sinusoidal"])
+@pytest.mark.parametrize("seed, length", [(0, 22), (1, 32), (2, 3)])
+def test_gradient_is_that_of_finite_differences(positions, seed, length):
+    """Of all parameters together and, once, of each alone. The steps are too small to change a bucket."""
+    model = model_of(seed=seed, positions=positions, activation="gelu")  # relu would put kinks in the way
+    tokens, targets = tokens_and_targets(length, seed)
+    rng = np.random.default_rng(seed)
+    mask = rng.random(tokens.shape) > 0.3
+    mask[:, 0] = True
+    assert list(model.loss_and_grads(tokens, targets, mask=mask)[1]) == list(model.params)
+    directions = {name: rng.standard_normal(param.shape) for name, param in model.params.items()}
+    alone = [[name] for name in model.params] if (positions, seed) == ("axial", 0) else []
+    for names in [list(model.params), *alone]:
+        exact, slope = slopes(model, names, directions, tokens, targets, mask, seed)
+        assert abs(exact - slope) < 1e-6 * max(abs(exact), abs(slope), 1e-3), names
+
+
+def test_reversible_equals_stored():
+    tokens, targets = tokens_and_targets()
+    one, two = model_of(), model_of(reversible=False)
+    (loss, grads), (stored_loss, stored_grads) = (m.loss_and_grads(tokens, targets, seed=3) for m in (one, two))
+    assert loss == stored_loss
+    for name in grads:
+        np.testing.assert_allclose(grads[name], stored_grads[name], atol=1e-10, err_msg=name)
+
+
+def test_loss_is_the_cross_entropy_of_the_logits():
+    model = model_of(dropout=0.0, attention_dropout=0.0)
+    tokens, targets = tokens_and_targets()
+    mask = np.arange(22)[None] % 3 != np.array([[0], [1]])
+    logits = model(tokens, seed=1)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0][mask].mean()
+    assert abs(model.loss_and_grads(tokens, targets, seed=1, mask=mask)[0] - expected) < 1e-12
+
+
+@pytest.mark.parametrize("length", range(1, 33))
+def test_any_length_up_to_max_len(length):
+    model = model_of("float32")
+    tokens, targets = tokens_and_targets(length)
+    logits = model(tokens)
+    assert logits.shape == (2, length, 11) and logits.dtype == np.float32
+    loss, grads = model.loss_and_grads(tokens, targets)
+    assert np.isfinite(loss) and all(np.isfinite(g).all() and g.dtype == np.float32 for g in grads.values())
+
+
+def test_causal_model_without_hashing_does_not_see_the_future():
+    model = model_of(attn_layers=("local", "full", "shared_full"))
+    tokens, other = tokens_and_targets()
+    logits = model(tokens)
+    np.testing.assert_allclose(model(np.where(np.arange(22) < 15, tokens, other))[:, :15], logits[:, :15], atol=1e-12)
+
+
+def test_hidden_tokens_change_nothing():
+    model = model_of(causal=False, lsh_n_after=1, local_n_after=1, dropout=0.0)
+    tokens, other = tokens_and_targets()
+    key_mask = np.arange(22)[None] < np.array([[22], [13]])
+    logits = model(tokens, key_mask=key_mask)
+    changed = model(np.where(key_mask, tokens, other), key_mask=key_mask)
+    np.testing.assert_allclose(changed[key_mask], logits[key_mask], atol=1e-12)
+
+
+def test_explicit_rotations_replace_the_seeded_ones():
+    model = model_of(dropout=0.0, attention_dropout=0.0)
+    tokens, targets = tokens_and_targets()
+    rotations = mr.random_rotations(5, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
+    one = model(tokens, rotations=rotations, seed=1)
+    np.testing.assert_array_equal(one, model(tokens, rotations=[rotations, rotations], seed=2))
+    assert (one != model(tokens, seed=1)).any()
+    losses = [model.loss_and_grads(tokens, targets, rotations=rotations, seed=s)[0] for s in (1, 2)]
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="rotations: expected one array, or 2"):
+        model(tokens, rotations=[rotations])
+
+
+def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch):
+    monkeypatch.setattr(mr.backend, "_n_threads", 1)
+    peaks = {}
+    for depth in (2, 8):
+        config = replace(SMALL, attn_layers=("local", "lsh") * (depth // 2), axial_shape=(32, 32), max_len=1024)
+        config = replace(config, d_model=64, axial_dims=(32, 32), dropout=0.0, attention_dropout=0.0)
+        model = mr.Reformer(config)
+        tokens = np.zeros((2, 1024), int)
+        with mr.memory.peak() as m:
+            _, grads = model.loss_and_grads(tokens, tokens)
+        bucket_bytes = depth // 2 * 2 * 2 * 2 * 1024 * 2
+        peaks[depth] = m.bytes - mr.memory.nbytes(grads) - bucket_bytes
+    activation = 2 * 1024 * 64 * 4
+    assert peaks[8] - peaks[2] < 0.1 * activation
+
+
+def test_save_and_load(tmp_path):
+    model = model_of("float32")
+    model.save(tmp_path / "model.safetensors")
+    loaded = mr.Reformer.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config and loaded.dtype == model.dtype
+    tokens, _ = tokens_and_targets()
+    np.testing.assert_array_equal(loaded(tokens), model(tokens))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n_buckets": 3}, "n_buckets: expected an even number"),
+        ({"axial_dims": (4, 4)}, "axial_dims: expected sizes that add up to d_model 12"),
+        ({"axial_dims": (12,)}, "axial_dims: expected 2 sizes"),
+        ({"axial_shape": (4, 4)}, "axial_shape: expected a product of at least max_len 32"),
+        ({"attn_layers": ("lsh", "sparse")}, "attn_layers: expected one or more of lsh"),
+        ({"attn_layers": ()}, "attn_layers"),
+        ({"d_model": 0}, "d_model: expected an integer >= 1"),
+        ({"n_hashes": 1.5}, "n_hashes: expected an integer"),
+        ({"lsh_n_before": -1}, "lsh_n_before: expected an integer >= 0"),
+        ({"dropout": 1.0}, "dropout: expected a rate"),
+        ({"positions": "rotary"}, "positions: expected one of axial"),
+        ({"activation": "tanh"}, "activation: expected relu or gelu"),
+    ],
+)
+def test_bad_configurations_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+def test_bad_inputs_are_named():
+    model = model_of()
+    tokens, targets = tokens_and_targets()
+    with pytest.raises(ValueError, match="tokens: expected ids from 0 to 10"):
+        model(tokens + 1)
+    with pytest.raises(ValueError, match="tokens: expected 1 to 32 a sequence"):
+        model(np.zeros((1, 33), int))
+    with pytest.raises(TypeError, match="tokens: expected integers"):
+        model(tokens.astype(float))
+    with pytest.raises(ValueError, match="tokens: expected shape"):
+        model(tokens[0])
+    with pytest.raises(ValueError, match="targets: expected shape"):
+        model.loss_and_grads(tokens, targets[:, 1:])
+    with pytest.raises(ValueError, match="targets: expected ids"):
+        model.loss_and_grads(tokens, targets - 1)
+    with pytest.raises(ValueError, match="mask"):
+        model.loss_and_grads(tokens, targets, mask=np.zeros(tokens.shape, bool))
+    with pytest.raises(TypeError, match="config"):
+        mr.Reformer({"d_model": 12})
+    with pytest.raises(ValueError, match="dtype"):
+        mr.Reformer(SMALL, dtype="float16")
