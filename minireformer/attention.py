@@ -1,12 +1,11 @@
-"""Full, local and LSH attention as functions over the chunked kernel, each with its backward; then the layers.
+"""Full, local and LSH attention as functions over the chunked kernel, each with its backward.
 
-The functions take heads, (B, H, T, D), and any T: they pad to whole chunks and mask the padding. The layers
-add the projections around them. Keys are scaled before the kernel, so that its logits are plain products:
+They take heads, (B, H, T, D), and any T: they pad to whole chunks and mask the padding. `attention_layer.py` puts
+projections around them. A logit is
 
     separate q and k:  q . k / sqrt(D)          shared q and k (LSH):  q . k / |k| = |q| cos(angle)
 """
 
-import math
 from typing import Any, NamedTuple
 
 from minireformer import backend
@@ -91,14 +90,9 @@ def full_attention_backward(dout, cache):
     """Gradients (dq, dk, dv) of `full_attention`; (dqk, dv) where q and k are shared."""
     check_array("dout", dout, *cache.out.shape)
     length = cache.lse.shape[1]
-    padded = [_groups(x, length) for x in (dout, cache.q, _keys(cache.q, cache.k), cache.v, cache.out)]
+    padded = [_groups(x, length) for x in (dout, cache.q, cache.k, cache.v, cache.out)]
     gradients = chunked_attention_backward(*padded, cache.lse, cache.tokens, cache.pattern)
-    dq, dk, dv = (d[:, : dout.shape[2]].reshape(dout.shape) for d in gradients)
-    if cache.k is None:
-        dq += unit_length_backward(dk, cache.q)
-        return dq, dv
-    dk *= 1 / math.sqrt(dout.shape[-1])
-    return dq, dk, dv
+    return tuple(d[:, : dout.shape[2]].reshape(dout.shape) for d in gradients if d is not None)
 
 
 def local_attention_backward(dout, cache):
@@ -109,21 +103,6 @@ def local_attention_backward(dout, cache):
 def lsh_attention_backward(dout, cache):
     """Gradients (dqk, dv) of `lsh_attention`, with the buckets of the forward pass held fixed."""
     return full_attention_backward(dout, cache)
-
-
-def unit_length(x):
-    """x (..., D) at length 1: x / sqrt(mean(x^2) + 1e-6) / sqrt(D)."""
-    xp = backend.get_xp(x)
-    mean_square = (x * x).mean(axis=-1, keepdims=True)
-    return x / (xp.sqrt(mean_square + 1e-6) * math.sqrt(x.shape[-1]))
-
-
-def unit_length_backward(dy, x):
-    """Gradient of `unit_length`: dx = s (dy - x (x . dy) s^2), with s the factor that x was scaled by."""
-    xp = backend.get_xp(x)
-    squared = 1 / ((x * x).sum(axis=-1, keepdims=True) + 1e-6 * x.shape[-1])
-    along = (x * dy).sum(axis=-1, keepdims=True) * squared
-    return (dy - x * along) * xp.sqrt(squared)
 
 
 def _check_heads(q, k, v):
@@ -173,17 +152,15 @@ def _attention(q, k, v, buckets, pattern, key_mask, dropout, seed):
         if not pattern.same_bucket:
             padded_buckets = None
     tokens = Tokens(order, key_mask, padded_buckets, dropout, seed)
-    out, lse = chunked_attention(*(_groups(x, padded_len) for x in (q, _keys(q, k), v)), tokens, pattern)
+    out, lse = chunked_attention(*(_groups(x, padded_len) for x in (q, k, v)), tokens, pattern)
     out = out[:, :length].reshape(v.shape)
     return out, AttentionCache(q, k, v, out, lse, tokens, pattern)
 
 
-def _keys(q, k):
-    return unit_length(q) if k is None else k * (1 / math.sqrt(k.shape[-1]))
-
-
 def _groups(x, length):
-    """x (B, H, T, D) as (B * H, length, D), with zeros behind the last token."""
+    """x (B, H, T, D) as (B * H, length, D), with zeros behind the last token; None as None."""
+    if x is None:
+        return None
     n_batch, n_heads, n_tokens, d_head = x.shape
     if n_tokens == length:
         return x.reshape(n_batch * n_heads, length, d_head)

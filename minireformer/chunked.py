@@ -1,11 +1,8 @@
 """The one attention kernel: chunks of queries attend to their own and to neighbouring chunks of keys.
 
-Full, local and LSH attention are this kernel on differently ordered tokens. Tokens stand in *slots*
-(`order`: LSH sorts them by bucket, the others leave them in sequence), C slots make a chunk, and the kernel
-walks over tiles of a few chunks, so that the logits of a tile fit in the CPU's cache and nothing of size
-T * T or T * R * C ever exists.
-
-Rounds of LSH are merged by their log-sum-exp, which makes the output **one** softmax over (round, key) pairs:
+Full, local and LSH attention are this kernel on differently ordered tokens. The kernel walks over rounds and tiles
+(`tiles.py`), so that nothing of size T * T or T * R * C ever exists. Rounds of LSH are merged by their log-sum-exp,
+which makes the output **one** softmax over all (round, key) pairs:
 
     o_i = sum_r sum_j exp(q_i . k_j - L_i) v_j          L_i = log sum_r sum_j exp(q_i . k_j)
 
@@ -18,45 +15,53 @@ One more column does the bookkeeping inside the products: [Q, -L] [K, 1]' is Q K
 dO V' - D, and exp(S) [V, 1] holds the denominators. Read next: `attention.py`.
 """
 
+import math
+
 from minireformer import backend
 from minireformer.tiles import Walk, blocks
 
 _SAFE_BOUND = {"float32": 40.0, "float64": 340.0}  # exp(-2 * bound) is still a normal number
 LONELY = 1e9  # the log-sum-exp of a query that sees nothing: exp(q . k - 1e9) is 0 for every key
+_ROWS = 1024  # rows that are put back from slots to tokens at a time: few enough to stay in the cache
 
 
 def chunked_attention(q, k, v, tokens, pattern):
     """q, k, v (G, T, D), T a multiple of `chunk_len` -> out (G, T, D), lse (G, T).
 
-    Logits are q . k as they come (scale or normalise before). `lse` is the log-sum-exp over everything a query
-    sees, `LONELY` for one that sees nothing: its output is 0, or its own value with `exclude_self`.
+    Logits are q . k / sqrt(D); with `k=None` the keys are the queries at unit length, and logits q . k. `lse` is
+    the log-sum-exp over everything a query sees, `LONELY` for one that sees nothing: its output is 0, or its own
+    value with `exclude_self`.
     """
     xp = backend.get_xp(q)
     n_groups, length, d_head = q.shape
     out, lse = xp.empty_like(v), xp.empty((n_groups, length), q.dtype)
 
     def work(groups):
+        walk = Walk(q.dtype, tokens, pattern, xp)
         for block in blocks(groups, xp):
-            walk = Walk(q.dtype, tokens, pattern, block, length, d_head, xp)
-            keys, values = _with_column(k[block], 1), _with_column(v[block], 1)
-            reference, steep = _reference(q[block], k[block], walk, xp)
-            queries = _with_column(q[block], -reference)
-            total = xp.zeros((values.shape[0], d_head + 1), q.dtype)  # numerators and, last, denominators
-            for tile in walk:
-                scores = _scores(walk, tile, queries, keys, steep)
-                seen = walk.windows(walk.take(tile.keys, values, "values"))
-                if tokens.dropout:
-                    part = xp.empty((*scores.shape[:-1], d_head + 1), q.dtype)
-                    part[..., -1] = scores.sum(axis=-1)
-                    scores *= walk.keep(tile)
-                    part[..., :-1] = scores @ seen[..., :-1]
-                else:
-                    part = xp.matmul(scores, seen, out=walk.buffer("part", (*scores.shape[:-1], d_head + 1)))
-                total[tile.queries] += part.reshape(*tile.queries.shape, -1)
-            total = total.reshape(-1, length, d_head + 1)
+            walk.enter(block)
+            keys = _keys(q, k, block)
+            reference, steep = _reference(walk, q[block], keys)
+            keys_values = _table(walk, "keys and values", keys, 1, v[block], 1)
+            queries = _table(walk, "queries", q[block], -reference)
+            total = walk.buffer("total", *q[block].shape[:2], d_head + 1)  # numerators and, last, denominators
+            total[...] = 0
+            for of_round in walk.rounds():
+                sums = walk.buffer("sums", *of_round.rows.shape, d_head + 1)
+                for tile in walk.tiles(of_round):
+                    tile_k, tile_v = _halves(_keys_of(walk, tile, keys_values))
+                    scores = _scores(walk, tile, _queries_of(walk, tile, queries), tile_k, steep)
+                    tile_sums = walk.chunks(sums[:, tile.queries])
+                    if tokens.dropout:
+                        tile_sums[..., -1] = scores.sum(axis=-1)
+                        scores *= walk.keep(tile)
+                        tile_sums[..., :-1] = scores @ tile_v[..., :-1]
+                    else:
+                        xp.matmul(scores, tile_v, out=tile_sums)
+                _add_tokens(walk, of_round, sums, [total])
             lonely = total[..., -1] == 0
             total[..., -1] += lonely
-            out[block] = total[..., :-1] / total[..., -1:]
+            xp.divide(total[..., :-1], total[..., -1:], out=out[block])
             lse[block] = xp.where(lonely, LONELY, reference + xp.log(total[..., -1]))
             if pattern.exclude_self:
                 out[block] += v[block] * lonely[..., None]
@@ -66,53 +71,63 @@ def chunked_attention(q, k, v, tokens, pattern):
 
 
 def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
-    """Gradients (dq, dk, dv), each (G, T, D), from what `chunked_attention` was given and gave."""
+    """Gradients (dq, dk, dv), each (G, T, D), from what `chunked_attention` was given and gave.
+
+    With `k=None`, dq holds the gradient through the keys as well, and dk is None.
+    """
     xp = backend.get_xp(q)
-    n_groups, length, d_head = q.shape
-    dq, dk, dv = xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
+    d_head = q.shape[-1]
+    dq, dk, dv = xp.zeros_like(q), None if k is None else xp.zeros_like(k), xp.zeros_like(v)
 
     def work(groups):
+        walk = Walk(q.dtype, tokens, pattern, xp)
         for block in blocks(groups, xp):
-            walk = Walk(q.dtype, tokens, pattern, block, length, d_head, xp)
-            keys, values = _with_column(k[block], 1), _with_column(v[block], 1)
-            delta = (dout[block] * out[block]).sum(axis=-1)
-            queries = _with_column(q[block], -lse[block])
-            douts = _with_column(dout[block], xp.zeros_like(delta) if tokens.dropout else -delta)
-            steep = _reference(q[block], k[block], walk, xp, only_bound=True)[1]
-            sums = [gradient[block].reshape(-1, d_head) for gradient in (dq, dk, dv)]
-            for tile in walk:
-                p = _scores(walk, tile, queries, keys, steep)  # (g, n, C, W C)
-                tile_q = walk.take(tile.queries, queries, "queries").reshape(*p.shape[:-1], -1)
-                tile_do = walk.take(tile.queries, douts, "douts").reshape(*p.shape[:-1], -1)
-                tile_k = walk.windows(walk.take(tile.keys, keys, "keys"))
-                tile_v = walk.windows(walk.take(tile.keys, values, "values"))
-                ds = xp.matmul(tile_do, tile_v.swapaxes(-1, -2), out=walk.buffer("ds", p.shape))
-                if tokens.dropout:
-                    keep = walk.keep(tile)
-                    ds *= keep
-                    ds -= delta.reshape(-1)[tile.queries].reshape(*p.shape[:-1], 1)
+            walk.enter(block)
+            keys = _keys(q, k, block)
+            steep = _is_steep(_bound(q[block], keys))
+            keys_values = _table(walk, "keys and values", keys, 1, v[block], 1)
+            delta = _row_dot(dout[block], out[block])
+            delta_column = 0 if tokens.dropout else -delta
+            queries_douts = _table(walk, "queries and douts", q[block], -lse[block], dout[block], delta_column)
+            dkeys = xp.zeros_like(keys) if k is None else dk[block]
+            del keys
+            for of_round in walk.rounds():
+                sums = walk.buffer("sums", *of_round.rows.shape, 3 * d_head)  # of dq, dk, dv
+                sums[...] = 0
+                for tile in walk.tiles(of_round):
+                    tile_q, tile_do = _halves(_queries_of(walk, tile, queries_douts))
+                    tile_k, tile_v = _halves(_keys_of(walk, tile, keys_values))
+                    p = _scores(walk, tile, tile_q, tile_k, steep)  # (g, n, C, W C)
+                    ds = xp.matmul(tile_do, tile_v.swapaxes(-1, -2), out=walk.buffer("ds", *p.shape))
+                    if tokens.dropout:
+                        keep = walk.keep(tile)
+                        ds *= keep
+                        ds -= walk.chunks(delta.reshape(-1)[of_round.rows[:, tile.queries]])[..., None]
                     ds *= p
-                    p *= keep
-                else:
-                    ds *= p
-                part = xp.matmul(ds, tile_k[..., :-1], out=walk.buffer("part", (*p.shape[:-1], d_head)))
-                sums[0][tile.queries] += part.reshape(*tile.queries.shape, -1)
-                _scatter(walk, tile, sums[1], ds, tile_q[..., :-1])
-                _scatter(walk, tile, sums[2], p, tile_do[..., :-1])
+                    if tokens.dropout:
+                        p *= keep
+                    xp.matmul(ds, tile_k[..., :-1], out=walk.chunks(sums[:, tile.queries])[..., :d_head])
+                    tile_sums = walk.chunks(sums[:, tile.keys])
+                    _add_windows(walk, ds, tile_q[..., :-1], tile_sums[..., d_head : 2 * d_head])
+                    _add_windows(walk, p, tile_do[..., :-1], tile_sums[..., 2 * d_head :])
+                _add_tokens(walk, of_round, sums, [dq[block], dkeys, dv[block]])
+                _add_neighbours(of_round, sums[..., d_head:], [dkeys, dv[block]])
+            if k is None:
+                dq[block] += unit_length_backward(dkeys, q[block])
+            else:
+                dkeys *= 1 / math.sqrt(d_head)
             if pattern.exclude_self:
                 dv[block] += dout[block] * (lse[block] == LONELY)[..., None]
 
-    backend.share_out(work, n_groups, xp)
+    backend.share_out(work, len(q), xp)
     return dq, dk, dv
 
 
-def _scores(walk, tile, queries, keys, steep):
+def _scores(walk, tile, tile_q, tile_k, steep):
     """exp(q . k + column), weighted: (g, n, C, W C). Over all tiles it sums to the softmax's denominator."""
     xp = walk.xp
-    tile_k = walk.windows(walk.take(tile.keys, keys, "keys"))
-    shape = (walk.n_groups, tile_k.shape[1], walk.pattern.chunk_len, tile_k.shape[2])
-    tile_q = walk.take(tile.queries, queries, "queries").reshape(*shape[:-1], -1)
-    scores = xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=walk.buffer("scores", shape))
+    scores = walk.buffer("scores", *tile_q.shape[:3], tile_k.shape[2])
+    xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=scores)
     if steep:  # what may not be seen can exceed the reference by far
         xp.minimum(scores, 0, out=scores)
     xp.exp(scores, out=scores)
@@ -121,48 +136,114 @@ def _scores(walk, tile, queries, keys, steep):
     return scores
 
 
-def _scatter(walk, tile, total, left, right):
-    """total[keys] += left' right, window by window: left (g, n, C, W C), right (g, n, C, d)."""
-    chunk_len, width = walk.pattern.chunk_len, walk.pattern.width
-    n, d = left.shape[1], right.shape[-1]
-    product = walk.buffer("product", (walk.n_groups, n, width * chunk_len, d))
+def _add_windows(walk, left, right, sums):
+    """sums += left' right, window by window: left (g, n, C, W C), right (g, n, C, d), sums (g, n + W - 1, C, d)."""
+    n, chunk_len = right.shape[1:3]
+    product = walk.buffer("product", *left.shape[:2], left.shape[3], right.shape[3])
     walk.xp.matmul(left.swapaxes(-1, -2), right, out=product)
-    part = walk.buffer("overlap", (walk.n_groups, n + width - 1, chunk_len, d))
-    part[...] = 0
-    for w in range(width):
-        part[:, w : w + n] += product[:, :, w * chunk_len : (w + 1) * chunk_len]
-    part = part.reshape(walk.n_groups, -1, d)
-    for run in tile.runs:
-        total[tile.keys[:, run]] += part[:, run]
+    for w in range(walk.pattern.width):
+        sums[:, w : w + n] += product[:, :, w * chunk_len : (w + 1) * chunk_len]
 
 
-def _with_column(x, column):
-    """x (g, T, D) and a column -> (g T, D + 1)."""
+def _add_tokens(walk, of_round, sums, totals):
+    """totals += sums put back from slots to tokens: the gradient of a permutation is a gather by its inverse."""
+    by_slot = sums.reshape(-1, sums.shape[-1])
+    for start in range(0, walk.length, _ROWS):
+        rows = slice(start, start + _ROWS)
+        by_token, column = walk.take(by_slot, of_round.inverse[:, rows], "by token"), 0
+        for total in totals:
+            total[:, rows] += by_token[..., column : column + total.shape[-1]]
+            column += total.shape[-1]
+
+
+def _add_neighbours(of_round, sums, totals):
+    """totals += what the chunks of neighbouring rounds got: few, and a token comes once in each."""
+    for slots in of_round.neighbours:
+        column = 0
+        for total in totals:
+            d = total.shape[-1]
+            total.reshape(-1, d)[of_round.rows[:, slots]] += sums[:, slots, column : column + d]
+            column += d
+
+
+def unit_length(x):
+    """x (..., D) at length 1: x / sqrt(mean(x^2) + 1e-6) / sqrt(D)."""
     xp = backend.get_xp(x)
-    out = xp.empty((*x.shape[:2], x.shape[2] + 1), x.dtype)
-    out[..., :-1] = x
-    out[..., -1] = column
-    return out.reshape(-1, out.shape[-1])
+    return x / xp.sqrt(_row_dot(x, x) + 1e-6 * x.shape[-1])[..., None]
 
 
-def _reference(q, k, walk, xp, only_bound=False):
+def unit_length_backward(dy, x):
+    """Gradient of `unit_length`: dx = s (dy - x (x . dy) s^2), with s the factor that x was scaled by."""
+    xp = backend.get_xp(x)
+    squared = 1 / (_row_dot(x, x) + 1e-6 * x.shape[-1])
+    dx = dy - x * (_row_dot(x, dy) * squared)[..., None]
+    dx *= xp.sqrt(squared)[..., None]
+    return dx
+
+
+def _keys(q, k, block):
+    return unit_length(q[block]) if k is None else k[block] * (1 / math.sqrt(k.shape[-1]))
+
+
+def _queries_of(walk, tile, table):
+    """The queries' rows of a table: (g, n, C, d)."""
+    return walk.chunks(walk.take(table, tile.round.rows[:, tile.queries], "tile's queries"))
+
+
+def _keys_of(walk, tile, table):
+    """The rows of a table that each chunk of queries sees: (g, n, W C, d), overlapping."""
+    return walk.windows(walk.take(table, tile.round.rows[:, tile.keys], "tile's keys"))
+
+
+def _table(walk, name, *parts):
+    """Arrays (g, T, d) and columns (g, T), or numbers, side by side: one row a token, so that one gather gets all."""
+    arrays, columns = parts[::2], parts[1::2]
+    table, place = walk.buffer(name, *arrays[0].shape[:2], sum(a.shape[2] + 1 for a in arrays)), 0
+    for array, column in zip(arrays, columns):
+        table[..., place : place + array.shape[2]] = array
+        place += array.shape[2]
+        table[..., place] = column
+        place += 1
+    return table.reshape(-1, place)
+
+
+def _halves(table):
+    """The two parts of rows (..., 2 (D + 1)), each with its column."""
+    half = table.shape[-1] // 2
+    return table[..., :half], table[..., half:]
+
+
+def _row_dot(a, b):
+    """The dot products of rows: (..., D), (..., D) -> (...)."""
+    return backend.get_xp(a).einsum("...d,...d->...", a, b)
+
+
+def _bound(q, keys):
+    """What no logit exceeds: |q| max|k|, for each query (g, T)."""
+    xp = backend.get_xp(q)
+    return xp.sqrt(_row_dot(q, q)) * xp.sqrt(_row_dot(keys, keys).max())
+
+
+def _is_steep(bound):
+    return float(bound.max()) > _SAFE_BOUND[bound.dtype.name]
+
+
+def _reference(walk, q, keys):
     """What to subtract from a query's logits before the exponential: (g, T), and whether logits are `steep`.
 
-    No logit exceeds |q| max|k|, and while that bound is small, subtracting it loses nothing: there is no need to
-    look for a maximum. Where it is so large that everything might underflow, the true maximum is found first.
+    While the bound |q| max|k| is small, subtracting it loses nothing: there is no need to look for a maximum.
+    Where it is so large that everything might underflow, the true maximum is found first.
     """
-    bound = xp.sqrt((q * q).sum(axis=-1)) * xp.sqrt((k * k).sum(axis=-1).max())
-    steep = float(bound.max()) > _SAFE_BOUND[q.dtype.name]
-    if not steep or only_bound:
-        return bound, steep
+    xp, bound = walk.xp, _bound(q, keys)
+    if not _is_steep(bound):
+        return bound, False
     top = xp.full(bound.size, -xp.inf, q.dtype)
-    queries, keys = _with_column(q, 0), _with_column(k, 1)
-    for tile in walk:
-        tile_k = walk.windows(walk.take(tile.keys, keys, "keys"))
-        tile_q = walk.take(tile.queries, queries, "queries").reshape(walk.n_groups, tile_k.shape[1], -1, keys.shape[-1])
-        scores = xp.matmul(tile_q, tile_k.swapaxes(-1, -2))
-        for weight in walk.weights(tile):
-            scores = xp.where(weight > 0, scores, -xp.inf)
-        best = scores.max(axis=-1).reshape(tile.queries.shape)
-        top[tile.queries] = xp.maximum(top[tile.queries], best)
+    for of_round in walk.rounds():
+        for tile in walk.tiles(of_round):
+            tile_q = _queries_of(walk, tile, q.reshape(-1, q.shape[-1]))
+            scores = tile_q @ _keys_of(walk, tile, keys.reshape(-1, q.shape[-1])).swapaxes(-1, -2)
+            for weight in walk.weights(tile):
+                scores = xp.where(weight > 0, scores, -xp.inf)
+            rows = of_round.rows[:, tile.queries]
+            top[rows] = xp.maximum(top[rows], scores.max(axis=-1).reshape(rows.shape))
     return xp.where(xp.isinf(top), 0, top).reshape(bound.shape), True

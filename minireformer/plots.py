@@ -4,8 +4,12 @@ Colours are Okabe and Ito's, which stay apart for colour-blind eyes, and never s
 their dashes and dots in their shapes. Nothing in the package imports this module; it needs matplotlib.
 """
 
+import math
+
 import matplotlib.pyplot as plt
+import numpy
 from cycler import cycler
+from matplotlib.patches import Wedge
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -38,6 +42,61 @@ def theory_and_dots(ax, x, theory, measured_x, measured, label, index=0):
     colour = COLOURS[index % len(COLOURS)]
     ax.plot(x, theory, color=colour, linestyle=DASHES[index % len(DASHES)], label=label)
     ax.plot(measured_x, measured, MARKERS[index % len(MARKERS)], color=colour, markersize=6)
+
+
+def bucket_circle(ax, angles, buckets, n_buckets):
+    """The circle cut into sectors: the bucket of the direction at each of `angles` (T,), increasing, 0..2 pi.
+
+    A sector carries the colour of its bucket; outside stands the bucket's number.
+    """
+    borders = [i for i in range(1, len(buckets)) if buckets[i] != buckets[i - 1]]
+    sectors = [(buckets[a], angles[a], angles[b]) for a, b in zip(borders, borders[1:])]
+    if borders:  # the last sector goes on past angle 0
+        sectors.append((buckets[0], angles[borders[-1]], angles[borders[0]] + 2 * math.pi))
+    for bucket, start, end in sectors:
+        colour = bucket_colour(bucket, n_buckets)
+        ax.add_patch(Wedge((0, 0), 1, math.degrees(start), math.degrees(end), facecolor=colour, edgecolor="white"))
+        x, y = math.cos((start + end) / 2), math.sin((start + end) / 2)
+        ax.text(1.13 * x, 1.13 * y, str(bucket), ha="center", va="center", fontsize=10)
+    ax.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
+    ax.axis("off")
+
+
+def bucket_map(ax, longitudes, latitudes, buckets, n_buckets):
+    """The sphere's directions as a map: buckets (latitudes, longitudes) on a grid given in radians.
+
+    `ax` has the projection "mollweide", which keeps areas true. Each region is outlined and carries its number.
+    """
+    ax.grid(False)
+    ax.pcolormesh(longitudes, latitudes, buckets, vmin=0, vmax=n_buckets - 1, cmap="viridis", rasterized=True)
+    lon, lat = numpy.meshgrid(longitudes, latitudes)
+    points = numpy.stack([numpy.cos(lat) * numpy.cos(lon), numpy.cos(lat) * numpy.sin(lon), numpy.sin(lat)])
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
+    for bucket in numpy.unique(buckets):
+        inside = buckets == bucket
+        ax.contour(longitudes, latitudes, inside, levels=[0.5], colors="white", linewidths=1.5, linestyles="-")
+        x, y, z = (points * (inside * numpy.cos(lat))).sum(axis=(1, 2))  # regions are convex: inside its own
+        longitude = min(max(math.atan2(y, x), -2.8), 2.8)  # not across the map's edge
+        at = (longitude, math.atan2(z, math.hypot(x, y)))
+        ax.text(*at, str(bucket), ha="center", va="center", bbox=box)
+    ax.set(xticklabels=[], yticklabels=[])
+
+
+def bucket_colour(bucket, n_buckets):
+    """The colour of a bucket, from dark violet for number 0 to yellow for the last."""
+    return plt.get_cmap("viridis")(bucket / max(1, n_buckets - 1))
+
+
+def memory_against_depth(ax, depths, measured, predicted):
+    """Peak memory of a training step against depth: a curve from a formula with measured dots, for each model.
+
+    `measured` and `predicted` are dicts from a label to the bytes at each of the `depths`.
+    """
+    for index, (label, peaks) in enumerate(measured.items()):
+        curve, dots = ([n / 2**20 for n in values] for values in (predicted[label], peaks))
+        theory_and_dots(ax, depths, curve, depths, dots, label, index)
+    ax.set(xlabel="layers", ylabel="peak of one training step, MiB", xticks=depths, ylim=(0, None))
+    ax.legend(title="lines: predicted; dots: measured", alignment="left")
 
 
 def human_bytes(n):

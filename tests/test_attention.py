@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minireformer as mr
-from minireformer import attention, backend, dense, tiles
+from minireformer import backend, chunked, dense, tiles
 from minireformer.chunked import LONELY
 
 FULL = (mr.full_attention, mr.full_attention_backward)
@@ -155,7 +155,7 @@ def test_gradients(assert_gradients, seed, length, chunk_len, causal, extra):
 
 
 def test_unit_length_gradient(assert_gradients):
-    pair = (lambda x: (attention.unit_length(x), x), attention.unit_length_backward)
+    pair = (lambda x: (chunked.unit_length(x), x), chunked.unit_length_backward)
     for scale in (1e-2, 1, 100):  # small vectors feel the epsilon
         assert_gradients(pair, heads(2, 3, 5, 7, n=1)[0] * scale, name="unit_length")
 
