@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from minireformer import backend
 from minireformer.chunked import chunked_attention, chunked_attention_backward
 from minireformer.hashing import sort_by_bucket
-from minireformer.layer import check_array
+from minireformer.layer import check_array, check_count
 from minireformer.tiles import Pattern, Tokens
 
 _FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see every chunk of keys
@@ -114,13 +114,9 @@ def _check_heads(q, k, v):
 
 
 def _pattern(q, chunk_len, n_before, n_after, causal):
-    for name, value, least in (
-        ("chunk_len", chunk_len, 1),
-        ("n_before", n_before, 0),
-        ("n_after", n_after, 0),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer >= {least}; got {value!r}")
+    check_count("chunk_len", chunk_len)
+    check_count("n_before", n_before, at_least=0)
+    check_count("n_after", n_after, at_least=0)
     if q.shape[2] <= chunk_len:  # one chunk: nothing before it or after it
         return Pattern(q.shape[2], 0, 0, causal)
     return Pattern(chunk_len, n_before, n_after, causal)

@@ -16,7 +16,7 @@ from minireformer.attention_layer import FullAttention, LocalAttention, LSHAtten
 from minireformer.basic import Dropout, Embedding, LayerNorm, Linear
 from minireformer.feed_forward import FeedForward
 from minireformer.hashing import bucket_factors
-from minireformer.layer import Layer, check_array, float_dtype, prefixed
+from minireformer.layer import Layer, check_array, check_count, float_dtype, prefixed
 from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_backward
 from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 from minireformer.reversible import PreNorm, ReversibleStack
@@ -66,20 +66,11 @@ class ReformerConfig:
         for name in ("attn_layers", "axial_shape", "axial_dims", "n_buckets"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in (
-            "vocab_size",
-            "d_model",
-            "n_heads",
-            "d_head",
-            "d_ff",
-            "lsh_chunk_len",
-            "local_chunk_len",
-        ):
-            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer >= 1")
-        for name in ("n_hashes", "max_len", "loss_chunk_len"):
-            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer >= 1")
+        sizes = ("vocab_size", "d_model", "n_heads", "d_head", "d_ff", "lsh_chunk_len", "local_chunk_len")
+        for name in (*sizes, "n_hashes", "max_len", "loss_chunk_len"):
+            check_count(name, getattr(self, name))
         for name in ("lsh_n_before", "lsh_n_after", "local_n_before", "local_n_after", "ff_chunk_len"):
-            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 0, "an integer >= 0")
+            check_count(name, getattr(self, name), at_least=0)
         for name in ("dropout", "attention_dropout"):
             self._check(name, 0 <= getattr(self, name) < 1, "a rate in [0, 1)")
         known = set(self.attn_layers) <= ATTENTION.keys() and len(self.attn_layers) > 0
@@ -175,9 +166,11 @@ class Reformer(Layer):
     def backward(self, dfeatures, cache):
         """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), grads of everything but the head."""
         dy, _ = self.dropout.backward(dfeatures, cache.output_dropout)
+        del dfeatures  # here and below, what has been used is let go: it would count in the peak
         dy, norm_grads = self.layer_norm.backward(dy, cache.layer_norm)
-        dx, layer_grads = self.layers.backward(dy, cache.layers)
+        streams = [dy]
         del dy
+        dx, layer_grads = self.layers.backward(streams.pop(), cache.layers)
         dx, _ = self.dropout.backward(dx, cache.embedding_dropout)
         dx, position_grads = self.positions.backward(dx, cache.positions)
         _, embedding_grads = self.embedding.backward(dx, cache.embedding)
@@ -203,9 +196,9 @@ class Reformer(Layer):
             features, head["weight"], head["bias"], targets, mask, chunk_len=self.config.loss_chunk_len
         )
         del features
-        dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, loss_cache)
+        *dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, loss_cache)
         del loss_cache
-        _, grads = self.backward(dfeatures, cache)
+        _, grads = self.backward(dfeatures.pop(), cache)
         grads |= {"head.weight": dweight, "head.bias": dbias}
         return float(loss), {name: grads[name] for name in self.params}
 

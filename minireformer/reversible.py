@@ -105,6 +105,7 @@ class ReversibleStack(Layer):
         """dy (B, T, 2 d_model) -> dx (B, T, d_model), grads."""
         check_array("dy", dy, *cache.y.shape)
         dx1, dx2 = _streams(dy)
+        del dy
         x1, x2 = (None, None) if cache.stored else _streams(cache.y)
         grads = {}
         for i, (attention, feed_forward) in reversed(list(enumerate(self.blocks))):

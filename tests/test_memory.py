@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy
 import pytest
 
-from minireformer import backend, memory
+from minireformer import Reformer, ReformerConfig, backend, memory
 
 MB = 1 << 20
 
@@ -145,3 +145,35 @@ def test_peak_on_the_gpu_follows_live_arrays_not_the_pool():
         assert memory.nbytes([kept, kept[3:]]) == 8 * MB
     finally:
         backend.use("numpy")
+
+
+CONFIG = ReformerConfig(
+    vocab_size=100, d_model=64, n_heads=4, d_head=16, d_ff=128, n_hashes=2, max_len=4096, axial_shape=(64, 64)
+)
+
+
+@pytest.mark.parametrize("layers", [("lsh",), ("local",), ("full", "shared_full"), ("lsh", "local") * 3])
+@pytest.mark.parametrize("length", [60, 1000, 1024])
+@pytest.mark.parametrize("reversible", [True, False])
+def test_prediction_is_what_a_forward_pass_keeps(layers, length, reversible):
+    config = dataclasses.replace(CONFIG, attn_layers=layers, reversible=reversible)
+    model = Reformer(config)
+    _, cache = model.forward(numpy.zeros((2, length), int))
+    kept = memory.nbytes((cache, model.params)) - memory.nbytes(model.params)
+    assert memory.predict(config, 2, length).stored == pytest.approx(kept, rel=0.01)
+
+
+def test_prediction_gives_the_sums_that_motivate_the_reformer():
+    """64K tokens, d_model 1024, batch 8: 2 GB a layer, 24 GB over 12; a 64K x 64K attention matrix is 16 GB."""
+    config = dataclasses.replace(CONFIG, d_model=1024, max_len=65536, axial_shape=(256, 256), axial_dims=None)
+    prediction = memory.predict(config, 8, 65536)
+    gigabyte = 2**30
+    assert prediction.activation == 2 * gigabyte
+    assert 12 * prediction.activation == 24 * gigabyte
+    assert prediction.attention_matrix == 16 * gigabyte
+
+
+def test_prediction_does_not_grow_with_depth_but_for_buckets():
+    kept = [memory.predict(dataclasses.replace(CONFIG, attn_layers=("lsh",) * n), 1, 4096) for n in (2, 12)]
+    assert kept[1].stored - kept[1].buckets == kept[0].stored - kept[0].buckets
+    assert kept[1].buckets == 6 * kept[0].buckets

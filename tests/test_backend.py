@@ -1,0 +1,130 @@
+"""Backends and random numbers: what is asked for, or an error that says what to install."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from minireformer import backend, rng
+from minireformer.layer import Layer, check_array
+
+
+def test_numpy_is_the_default_and_an_unknown_backend_is_refused():
+    assert backend.use("numpy") is np and backend.active() is np
+    with pytest.raises(ValueError, match="backend: expected one of numpy, cupy; got 'jax'"):
+        backend.use("jax")
+
+
+@pytest.mark.parametrize("name, error", [("cupy", "ImportError: backend: CuPy"), ("torch", "ValueError: backend")])
+def test_environment_variable_chooses_the_backend(name, error):
+    if name == "cupy":
+        try:
+            backend._import_cupy()
+        except ImportError:
+            pass
+        else:
+            pytest.skip("CuPy and a GPU are here: nothing to refuse")
+    code = "import minireformer"
+    environment = {"MINIREFORMER_BACKEND": name, "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and error in done.stderr
+
+
+def test_arrays_know_their_module():
+    assert backend.get_xp(np.ones(2)) is np and backend.get_xp(np.float32(1)) is np
+    with pytest.raises(TypeError, match="expected a NumPy or CuPy array; got list"):
+        backend.get_xp([1, 2])
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_share_out_does_every_item_once_with_blas_on_one_thread(n_threads, monkeypatch):
+    monkeypatch.setattr(backend, "_n_threads", n_threads)
+    done, names, blas = [], set(), []
+
+    def work(items):
+        blas.extend(info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas")
+        names.add(threading.current_thread().name)
+        done.extend(items)
+
+    backend.share_out(work, 7, np)
+    assert sorted(done) == list(range(7))
+    assert set(blas) == {1}
+    assert len(names) <= n_threads
+
+
+def test_share_out_passes_errors_on(monkeypatch):
+    monkeypatch.setattr(backend, "_n_threads", 2)
+
+    def work(items):
+        raise ArithmeticError("in a thread")
+
+    with pytest.raises(ArithmeticError, match="in a thread"):
+        backend.share_out(work, 3, np)
+
+
+def test_bad_thread_counts_are_refused():
+    for n in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="n: expected a number of threads"):
+            backend.set_threads(n)
+
+
+def test_strided_view_is_numpys():
+    x = np.arange(24.0).reshape(1, 8, 3)
+    shape, strides = (1, 3, 4, 3), (x.strides[0], 2 * x.strides[1], *x.strides[1:])
+    np.testing.assert_array_equal(
+        backend.strided(x, shape, strides), np.lib.stride_tricks.as_strided(x, shape, strides)
+    )
+
+
+def test_a_part_of_a_random_stream_is_the_same_as_in_the_whole():
+    whole = rng.counter_bits(7, 0, 1000, np)
+    np.testing.assert_array_equal(rng.counter_bits(7, 300, 50, np), whole[300:350])
+    assert (rng.counter_bits(8, 0, 1000, np) != whole).mean() > 0.99
+
+
+def test_random_words_are_uniform_and_their_bits_independent():
+    words = rng.counter_bits(3, 0, 1 << 16, np)
+    bits = (words[:, None] >> np.arange(32, dtype=np.uint32)) & 1  # n, 32
+    assert abs(bits.mean(axis=0) - 0.5).max() < 0.01
+    assert abs(np.corrcoef(bits.T) - np.eye(32)).max() < 0.02
+    assert abs(np.corrcoef(bits[:-1, 31], bits[1:, 31])[0, 1]) < 0.02
+
+
+def test_folded_seeds_differ_and_need_integers():
+    seeds = {rng.fold(s, label, i) for s in range(5) for label in ("a", "b") for i in range(5)}
+    assert len(seeds) == 50
+    assert rng.fold(-1, "a") != rng.fold(1, "a")
+    for seed in (1.0, "1", None, True):
+        with pytest.raises(TypeError, match="seed: expected an integer"):
+            rng.fold(seed)
+
+
+def test_random_words_never_change_with_versions():
+    """Checkpoints resume, and notebooks repeat, only while these stay."""
+    assert rng.fold(0, "layer", 3) == 16231673942367045346
+    assert rng.counter_bits(1, 0, 3, np).tolist() == [2466243602, 1150773148, 2841972480]
+
+
+def test_parameters_are_loaded_whole_or_not_at_all():
+    layer = Layer()
+    layer.params.update(a=np.zeros(2), b=np.zeros(3))
+    with pytest.raises(ValueError, match="missing \\['b'\\], unknown \\['c'\\]"):
+        layer.load_params({"a": np.ones(2), "c": np.ones(3)})
+    with pytest.raises(ValueError, match="params\\['b'\\]: expected shape \\(3,\\); got \\(2,\\)"):
+        layer.load_params({"a": np.ones(2), "b": np.ones(2)})
+    assert not layer.params["a"].any()
+    a = layer.params["a"]
+    layer.load_params({"a": np.ones(2), "b": np.ones(3)})
+    assert layer.params["a"] is a and a.all()
+
+
+def test_array_checks_say_what_was_expected():
+    with pytest.raises(ValueError, match=r"x: expected shape \(2, any\); got \(3, 1\)"):
+        check_array("x", np.ones((3, 1)), 2, None)
+    with pytest.raises(ValueError, match=r"x: expected shape \(..., 4\); got \(2, 3\)"):
+        check_array("x", np.ones((2, 3)), ..., 4)
+    with pytest.raises(TypeError, match="x: expected integers; got dtype float64"):
+        check_array("x", np.ones(3), 3, kind="i")
