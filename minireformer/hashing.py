@@ -14,7 +14,7 @@ import numpy
 from minireformer import backend, rng
 from minireformer.layer import check_array, float_dtype
 
-_BLOCK = 4096  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
+_BLOCK = 1024  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
 
 
 def default_n_buckets(length, chunk_len, max_len=None):
@@ -85,12 +85,15 @@ def hash_vectors(x, rotations, n_buckets=None):
 
 def _largest(projected, factors, xp):
     """Buckets (tokens, R) from projections (tokens, R, columns)."""
+    tokens, n_hashes, columns = projected.shape
+    first = (xp.arange(tokens * n_hashes) * columns).reshape(tokens, n_hashes)  # of each row's entries
+    entries = projected.reshape(-1)
+    size = xp.abs(projected)
     bucket, scale, column = 0, 1, 0
     for factor in factors:
-        part = projected[..., column : column + factor // 2]
-        best = xp.abs(part).argmax(axis=-1)
-        sign = xp.take_along_axis(part, best[..., None], axis=-1)[..., 0] < 0
-        bucket = bucket + scale * (best + sign * (factor // 2))
+        best = size[..., column : column + factor // 2].argmax(axis=-1)
+        negative = entries[first + (best + column)] < 0
+        bucket = bucket + scale * (best + negative * (factor // 2))
         scale, column = scale * factor, column + factor // 2
     return bucket
 

@@ -99,6 +99,27 @@ def memory_against_depth(ax, depths, measured, predicted):
     ax.legend(title="lines: predicted; dots: measured", alignment="left")
 
 
+def bucket_pairs(ax, first, second):
+    """Buckets of two places that should meet, pair by pair: `first` (n,) as circles, `second` (n,) as crosses.
+
+    Where the cross sits in its circle, the two places share a bucket.
+    """
+    ax.plot(first, "o", color=COLOURS[0], markersize=9, markerfacecolor="none", markeredgewidth=1.5)
+    ax.plot(second, "x", color=COLOURS[1], markersize=6, markeredgewidth=1.8)
+
+
+def number_grid(ax, values, rows, columns, vmax=None):
+    """A table as a picture: `values` (rows, columns), each written into a cell that is darker when it is smaller."""
+    vmax = values.max() if vmax is None else vmax
+    ax.imshow(values, cmap="viridis", vmin=0, vmax=vmax, aspect="auto")
+    for i, j in numpy.ndindex(values.shape):
+        colour = "black" if values[i, j] > 0.6 * vmax else "white"
+        ax.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", color=colour)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(False)
+
+
 def human_bytes(n):
     """`n` bytes as a person would say it: "2.1 GB"."""
     for unit in ("B", "KB", "MB", "GB"):
