@@ -1,5 +1,6 @@
 # make lab     open the course in JupyterLab         make lab ARGS=--no-browser PORT=9000
 # make test    every test, notebooks included        make test PYTHON=python3.13
+# make notebooks   run all notebooks and save them with their outputs, after a change of code
 # make lint    check and format the code and the notebooks
 # make clean   back to a fresh clone
 #
@@ -13,7 +14,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test lint clean
+.PHONY: lab test notebooks lint clean
 
 # Jupyter refuses to run as root unless told, and root is who one is in many containers.
 lab: $(INSTALLED)
@@ -22,9 +23,12 @@ lab: $(INSTALLED)
 # Tests run side by side, so each keeps to one thread; a notebook stays on one worker.
 test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
-	$(PY) -m pytest -n $(WORKERS) tests
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env \
-		--nbval-cell-timeout=300 notebooks
+		--nbval-cell-timeout=300 tests notebooks
+
+notebooks: export OMP_NUM_THREADS := 1
+notebooks: $(INSTALLED)
+	$(PY) notebooks/execute.py
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .

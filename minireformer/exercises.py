@@ -2,7 +2,7 @@
 
 
 def check(exercise, test):
-    """Run `test()`, which asserts what a solution must do, and print how it went; -> whether it passed.
+    """Run `test()`, which asserts what a solution must do, and print how it went.
 
     A stub that raises NotImplementedError counts as not solved yet, so a notebook runs to its
     end before anybody has solved anything. Write the asserts' messages for a learner: what was expected, what
@@ -18,5 +18,3 @@ def check(exercise, test):
         print(f"{exercise}: your code stopped with {type(error).__name__}: {error}")
     else:
         print(f"{exercise}: right")
-        return True
-    return False

@@ -56,7 +56,7 @@ class ReformerConfig:
     causal: bool = True
     dropout: float = 0.0  # of embeddings and of every block's two outputs
     attention_dropout: float = 0.0
-    ff_chunk_len: int = 0  # positions that pass the feed-forward layer together; 0: all
+    ff_chunk_len: int = 1024  # positions that pass the feed-forward layer together; 0: all
     loss_chunk_len: int = 1024  # positions whose logits exist together in training
     activation: str = "relu"  # or "gelu"
     layer_norm_eps: float = 1e-12

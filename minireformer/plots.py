@@ -8,7 +8,6 @@ import math
 
 import matplotlib.pyplot as plt
 import numpy
-from cycler import cycler
 from matplotlib.patches import Wedge
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -20,7 +19,7 @@ def style():
     """Make matplotlib draw as all figures of the course are drawn. Call it once, in a notebook's set-up cell."""
     plt.rcParams.update(
         {
-            "axes.prop_cycle": cycler(color=COLOURS) + cycler(linestyle=DASHES),
+            "axes.prop_cycle": plt.cycler(color=COLOURS, linestyle=DASHES),
             "axes.grid": True,
             "axes.spines.right": False,
             "axes.spines.top": False,
