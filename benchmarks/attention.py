@@ -1,0 +1,180 @@
+"""LSH attention, forward and backward, beside the PyTorch Reformers and exact attention on the same CPU.
+
+    make bench                                                # all sizes; half an hour or more on two cores
+    python benchmarks/attention.py --lengths 1024 4096        # some
+
+One sequence, 8 heads of 64, chunks of 64, 4 hash rounds, causal, float32, hashing included. Contenders: this
+package; the LSH layer of Hugging Face's transformers, which projects to heads and back, and this package with the same
+projections; reformer-pytorch (lucidrains); torch's exact attention; and the floor: the seven matrix products of the
+kernel alone. Writes benchmarks/results/attention.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import contest
+
+BATCH, HEADS, D_HEAD, CHUNK, HASHES = 1, 8, 64, 64, 4
+RESULTS = Path(__file__).parent / "results" / "attention.json"
+
+
+def ours(length):
+    """`hash_vectors`, `lsh_attention` and its backward."""
+    import numpy
+
+    import minireformer as mr
+    from minireformer.hashing import default_n_buckets
+
+    random = numpy.random.default_rng(0)
+    shape = (BATCH, HEADS, length, D_HEAD)
+    qk, v, dout = (random.standard_normal(shape, dtype="float32") for _ in range(3))
+    n_buckets = default_n_buckets(length, CHUNK, length)
+
+    def step():
+        rotations = mr.random_rotations(0, n_heads=HEADS, d_head=D_HEAD, n_hashes=HASHES, n_buckets=n_buckets)
+        buckets = mr.hash_vectors(qk, rotations, n_buckets)
+        _, cache = mr.lsh_attention(qk, v, buckets, chunk_len=CHUNK)
+        mr.lsh_attention_backward(dout, cache)
+
+    return step
+
+
+def ours_projected(length):
+    """The same between the projections that Hugging Face's layer has: to heads, not back."""
+    import numpy
+
+    from minireformer.attention_layer import LSHAttention
+
+    d_model = HEADS * D_HEAD
+    layer = LSHAttention(d_model, HEADS, D_HEAD, chunk_len=CHUNK, n_hashes=HASHES, max_len=length, dtype="float32")
+    random = numpy.random.default_rng(0)
+    x, dy = (random.standard_normal((BATCH, length, d_model), dtype="float32") for _ in range(2))
+
+    def step():
+        _, cache = layer.forward(x)
+        layer.backward(dy, cache)
+
+    return step
+
+
+def huggingface(length):
+    """`LSHSelfAttention` of transformers."""
+    import torch
+    from transformers import ReformerConfig
+    from transformers.models.reformer.modeling_reformer import LSHSelfAttention
+
+    torch.set_num_threads(contest.N_THREADS)
+    d_model = HEADS * D_HEAD
+    config = ReformerConfig(
+        attn_layers=["lsh"],
+        hidden_size=d_model,
+        num_attention_heads=HEADS,
+        attention_head_size=D_HEAD,
+        lsh_attn_chunk_length=CHUNK,
+        num_hashes=HASHES,
+        is_decoder=True,
+        lsh_attention_probs_dropout_prob=0.0,
+        max_position_embeddings=length,
+        hash_seed=0,
+    )
+    layer, x = LSHSelfAttention(config), torch.randn(BATCH, length, d_model, requires_grad=True)
+    dout = torch.randn(BATCH, length, d_model)
+
+    def step():
+        x.grad = None
+        layer.zero_grad()
+        layer(x)[0].backward(dout)
+
+    return step
+
+
+def lucidrains(length):
+    """`LSHAttention` of reformer-pytorch."""
+    import torch
+    from reformer_pytorch import LSHAttention
+
+    torch.set_num_threads(contest.N_THREADS)
+    attention = LSHAttention(bucket_size=CHUNK, n_hashes=HASHES, causal=True)
+    qk, v = (torch.randn(BATCH * HEADS, length, D_HEAD, requires_grad=True) for _ in range(2))
+    dout = torch.randn(BATCH * HEADS, length, D_HEAD)
+
+    def step():
+        qk.grad = v.grad = None
+        attention(qk, v)[0].backward(dout)
+
+    return step
+
+
+def exact(length):
+    """torch's `scaled_dot_product_attention`: exact, in tiles, without the matrix in memory."""
+    import torch
+
+    torch.set_num_threads(contest.N_THREADS)
+    q, k, v = (torch.randn(BATCH, HEADS, length, D_HEAD, requires_grad=True) for _ in range(3))
+    dout = torch.randn(BATCH, HEADS, length, D_HEAD)
+
+    def step():
+        q.grad = k.grad = v.grad = None
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).backward(dout)
+
+    return step
+
+
+def floor(length):
+    """The seven batched products of the kernel, two forward and five backward, on the same shapes and threads."""
+    import numpy
+
+    from minireformer import backend
+
+    random = numpy.random.default_rng(0)
+    n_chunks = HASHES * length // CHUNK
+    n = 16  # chunks in a tile
+
+    def work(heads):
+        queries = random.standard_normal((n, CHUNK, D_HEAD), dtype="float32")
+        keys = random.standard_normal((n, 2 * CHUNK, D_HEAD), dtype="float32")
+        logits = numpy.empty((n, CHUNK, 2 * CHUNK), "float32")
+        to_queries, to_keys = numpy.empty_like(queries), numpy.empty_like(keys)
+        for _ in heads:
+            for _ in range(0, n_chunks, n):
+                for _ in range(3):  # Q K' forward and backward, dO V'
+                    numpy.matmul(queries, keys.swapaxes(1, 2), out=logits)
+                for _ in range(2):  # P V, dS K
+                    numpy.matmul(logits, keys, out=to_queries)
+                for _ in range(2):  # dS' Q, P' dO
+                    numpy.matmul(logits.swapaxes(1, 2), queries, out=to_keys)
+
+    return lambda: backend.share_out(work, BATCH * HEADS, numpy)
+
+
+CONTENDERS = {
+    "ours": ours,
+    "ours with projections": ours_projected,
+    "Hugging Face": huggingface,
+    "lucidrains": lucidrains,
+    "exact (torch)": exact,
+    "floor": floor,
+}
+
+
+def main():
+    """Let all contenders do all lengths, print and write down the results."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384, 65536])
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each contender; the median counts")
+    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        contest.work(lambda: CONTENDERS[options.worker](options.size))
+        return
+    results = {"surroundings": contest.surroundings(), "lengths": {}}
+    for length in options.lengths:
+        print(f"T = {length}", flush=True)
+        results["lengths"][length] = contest.contest(__file__, CONTENDERS, length, options.rounds)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

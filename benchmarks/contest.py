@@ -1,0 +1,88 @@
+"""Fair timing: every contender in a process of its own, all of them by turns, time and peak memory of each step.
+
+A contender is a function that is given a size and returns `step`, a function without arguments. `contest` starts a
+process for each, warms it up, and then lets one after the other do a step, round after round, so that what else
+the machine is doing meets all of them alike. Peak memory is what the process needed during a step above what it
+held before: inputs and parameters exist by then, outputs and gradients do not. Linux only (/proc).
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from importlib import metadata
+
+N_THREADS = len(os.sched_getaffinity(0))
+
+
+def contest(script, names, size, n_rounds, say=print):
+    """{name: {"seconds": median, "all": [...], "peak_mb": ...} or {"failed": why}} for contenders of a `script`."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(N_THREADS), "TRANSFORMERS_VERBOSITY": "error"}
+    results, running = {}, {}
+    for name in names:
+        command = [sys.executable, script, "--worker", name, "--size", str(size)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        worker = subprocess.Popen(command, env=environment, text=True, **pipes)
+        answer = worker.stdout.readline()
+        if answer:
+            results[name], running[name] = {"all": [], "peak_mb": json.loads(answer)["peak_mb"]}, worker
+        else:
+            results[name] = {"failed": _last_words(worker)}
+            say(f"  {name}: failed, {results[name]['failed']}")
+    for _ in range(n_rounds):
+        for name, worker in list(running.items()):
+            print("step", file=worker.stdin, flush=True)
+            answer = worker.stdout.readline()
+            if not answer:
+                results[name] = {"failed": _last_words(running.pop(name))}
+            else:
+                results[name]["all"].append(json.loads(answer)["seconds"])
+    for name, worker in running.items():
+        worker.stdin.close()
+        worker.wait()
+        results[name]["seconds"] = statistics.median(results[name]["all"])
+        say(f"  {name}: {results[name]['seconds']:.3f} s, peak {results[name]['peak_mb']:.0f} MB")
+    return results
+
+
+def work(make_step):
+    """A worker's side of `contest`: measure memory in the second step, then time one step for each line that comes."""
+    step = make_step()
+    step()
+    held = _status("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # begin a new peak
+    step()
+    print(json.dumps({"peak_mb": (_status("VmHWM") - held) / 1e6}), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        step()
+        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+
+
+def surroundings():
+    """What a result depends on: machine, versions, date."""
+    versions = {}
+    for name in ("numpy", "torch", "transformers", "reformer-pytorch", "minireformer"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    with open("/proc/cpuinfo") as file:
+        processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    machine = {"processor": processor, "architecture": platform.machine(), "threads": N_THREADS}
+    return {"date": date.today().isoformat(), "python": platform.python_version()} | versions | machine
+
+
+def _status(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+
+def _last_words(worker):
+    lines = worker.communicate()[1].strip().splitlines()
+    return lines[-1] if lines else f"exit code {worker.returncode} (out of memory?)"

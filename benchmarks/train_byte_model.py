@@ -1,0 +1,141 @@
+"""Train a small Reformer on the bytes of Python's standard library, and record how it went.
+
+    python benchmarks/train_byte_model.py            # minutes; writes benchmarks/results/byte_model.json
+    python benchmarks/train_byte_model.py --quick    # seconds; writes build/byte_model_quick.json
+
+Notebook 08 draws the result. A run that is killed goes on where its last checkpoint left it when the same
+command is given again; delete the folder with the checkpoints (build/byte_model) to begin anew.
+"""
+
+import argparse
+import bz2
+import dataclasses
+import gzip
+import json
+import lzma
+import platform
+import sys
+from pathlib import Path
+
+import numpy
+
+import minireformer as mr
+from minireformer import backend, training
+from minireformer.optim import warmup_cosine
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT = 'def find(self, name):\n    """Return the '
+FULL = {"d_model": 192, "length": 512, "batch": 4, "stages": (50, 200, 1000), "log_every": 25, "n_new": 300}
+QUICK = {"d_model": 64, "length": 128, "batch": 4, "stages": (10, 40), "log_every": 10, "n_new": 50}
+LEARNING_RATE = 3e-3
+
+
+def config_of(size):
+    """Two blocks, one of local and one of LSH attention."""
+    return mr.ReformerConfig(
+        vocab_size=256,
+        d_model=size["d_model"],
+        n_heads=4,
+        d_head=size["d_model"] // 4,
+        d_ff=4 * size["d_model"],
+        attn_layers=("local", "lsh"),
+        local_chunk_len=32,
+        lsh_chunk_len=32,
+        n_hashes=2,
+        axial_shape=(size["length"] // 32, 32),
+        max_len=size["length"],
+    )
+
+
+def baselines(corpus):
+    """Bits per byte of the held-out files, by counting bytes of the training files and by compressors."""
+    held_out = corpus.held_out.tobytes()
+    bits = {f"order {n}": order_n_bits(corpus.train, corpus.held_out, n) for n in (0, 1, 2)}
+    for name, compress in (("gzip", gzip.compress), ("bz2", bz2.compress), ("lzma", lzma.compress)):
+        bits[name] = 8 * len(compress(held_out)) / len(held_out)
+    return bits
+
+
+def order_n_bits(train, test, n):
+    """-log2 p(byte | the n bytes before), with p counted on `train` (every pair once more) and the mean on `test`."""
+
+    def contexts_and_pairs(data):
+        context = numpy.zeros(len(data) - n, dtype="int64")
+        for i in range(n):
+            context = 256 * context + data[i : len(data) - n + i]
+        return context, 256 * context + data[n:]
+
+    context, pair = contexts_and_pairs(train)
+    counts = numpy.bincount(pair, minlength=256 ** (n + 1))
+    totals = numpy.bincount(context, minlength=256**n)
+    context, pair = contexts_and_pairs(test)
+    return float(numpy.mean(numpy.log2(totals[context] + 256) - numpy.log2(counts[pair] + 1)))
+
+
+def held_out_bits(corpus, model, n_batches, size):
+    """Mean bits per byte of `model` over pieces of the held-out files, the same pieces every time."""
+    batches = [corpus.batch("held_out", seed, 8, size["length"]) for seed in range(n_batches)]
+    return float(numpy.mean([training.bits_per_token(model, *batch) for batch in batches]))
+
+
+def run(size, folder):
+    """Train in stages, sample text after each; -> what is to be recorded."""
+    corpus = mr.data.standard_library()
+    model = mr.Reformer(config_of(size), seed=0)
+    opt = mr.Adam(model.params, lr=LEARNING_RATE)
+    schedule = warmup_cosine(LEARNING_RATE, size["stages"][0], size["stages"][-1] + 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    samples_file = folder / "samples.json"
+    samples = json.loads(samples_file.read_text()) if samples_file.exists() else {}
+    for steps in size["stages"]:
+        if str(steps) in samples and steps != size["stages"][-1]:
+            continue  # a killed run had come further
+        log = mr.train(
+            model,
+            lambda step: corpus.batch("train", step, size["batch"], size["length"]),
+            opt,
+            steps,
+            schedule=schedule,
+            clip=1.0,
+            log_every=size["log_every"],
+            evaluate=lambda model: {"held_out_bits": held_out_bits(corpus, model, 2, size)},
+            checkpoint=folder / "model.safetensors",
+            checkpoint_every=2 * size["log_every"],
+            progress=sys.stderr.isatty(),
+        )
+        samples[str(steps)] = mr.generate(model, PROMPT, size["n_new"], temperature=0.8, top_p=0.95, seed=0)
+        samples_file.write_text(json.dumps(samples))
+    return {
+        "config": dataclasses.asdict(model.config),
+        "n_parameters": sum(param.size for param in model.params.values()),
+        "size": size,
+        "learning_rate": LEARNING_RATE,
+        "corpus_bytes": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
+        "baselines": baselines(corpus),
+        "log": log,
+        "final_held_out_bits": held_out_bits(corpus, model, 16, size),
+        "prompt": PROMPT,
+        "samples": samples,
+    }
+
+
+def main():
+    """Train, then write one JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny model, in seconds")
+    quick = parser.parse_args().quick
+    name = "byte_model_quick" if quick else "byte_model"
+    result = run(QUICK if quick else FULL, ROOT / "build" / name)
+    result["versions"] = {
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "minireformer": mr.__version__,
+    }
+    result["machine"] = {"processor": platform.machine(), "threads": backend.n_threads()}
+    out = ROOT / ("build" if quick else "benchmarks/results") / f"{name}.json"
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"held out: {result['final_held_out_bits']:.3f} bits per byte; wrote {out.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
