@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 _NAMES = ("numpy", "cupy")
 _active = numpy
+_LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many cores, each long enough for BLAS
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _asked_for = os.environ.get("OMP_NUM_THREADS", "")  # what BLAS goes by, too
 _n_threads = int(_asked_for) if _asked_for.isdecimal() else _cores
@@ -77,6 +78,27 @@ def strided(array, shape, strides):
     if get_xp(array) is numpy:  # as `numpy.lib.stride_tricks.as_strided`, at a tenth of its cost
         return numpy.ndarray(shape, array.dtype, array, strides=strides)
     return get_xp(array).lib.stride_tricks.as_strided(array, shape, strides)
+
+
+def matmul(a, b, out=None):
+    """The product of matrices a (n, k) and b (k, m), with the rows of `a` shared out over threads.
+
+    In place of BLAS's own threads: those go on spinning for a while after each product, and take the cores
+    from the threads of `share_out`. The blocks of rows do not depend on the number of threads, nor do the results.
+    """
+    xp = get_xp(a)
+    if xp is not numpy:
+        return xp.matmul(a, b, out=out)
+    if out is None:
+        out = numpy.empty((a.shape[0], b.shape[1]), numpy.result_type(a, b))
+    n_rows = max(_LEAST_ROWS, -(-len(a) // _MOST_BLOCKS))
+
+    def work(blocks):
+        for start in (block * n_rows for block in blocks):
+            numpy.matmul(a[start : start + n_rows], b, out=out[start : start + n_rows])
+
+    share_out(work, -(-len(a) // n_rows), numpy)
+    return out
 
 
 def set_threads(n):

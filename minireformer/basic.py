@@ -26,7 +26,7 @@ def linear(x, weight, bias=None):
     check_array("weight", weight, None, None)
     d_out, d_in = weight.shape
     check_array("x", x, ..., d_in)
-    y = x.reshape(-1, d_in) @ weight.T  # flat rows: one large product, on both backends
+    y = backend.matmul(x.reshape(-1, d_in), weight.T)
     if bias is not None:
         check_array("bias", bias, d_out)
         y += bias
@@ -37,8 +37,8 @@ def linear_backward(dy, cache):
     """-> dx = dy W, dweight = dy^T x, dbias = the sum of dy over all positions (None without a bias)."""
     x, weight, has_bias = cache
     dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
-    dx = (dy_rows @ weight).reshape(x.shape)
-    return dx, dy_rows.T @ x_rows, dy_rows.sum(axis=0) if has_bias else None
+    dx = backend.matmul(dy_rows, weight).reshape(x.shape)
+    return dx, backend.matmul(dy_rows.T, x_rows), dy_rows.sum(axis=0) if has_bias else None
 
 
 class LayerNormCache(NamedTuple):
@@ -118,7 +118,7 @@ def embedding_backward(dy, cache, chunk_len=1024):
         rows = slice(start, start + chunk_len)
         distinct = xp.unique(tokens[rows])
         one_hot = (distinct[:, None] == tokens[rows]).astype(dy.dtype)  # u, chunk
-        dweight[distinct] += one_hot @ dy[rows]
+        dweight[distinct] += backend.matmul(one_hot, dy[rows])
     return dweight
 
 

@@ -22,7 +22,7 @@ from minireformer.tiles import Walk, blocks
 
 _SAFE_BOUND = {"float32": 40.0, "float64": 340.0}  # exp(-2 * bound) is still a normal number
 LONELY = 1e9  # the log-sum-exp of a query that sees nothing: exp(q . k - 1e9) is 0 for every key
-_ROWS = 1024  # rows that are put back from slots to tokens at a time: few enough to stay in the cache
+_ROWS = 2048  # rows that are put back from slots to tokens at a time: few enough to stay in the cache
 
 
 def chunked_attention(q, k, v, tokens, pattern):
@@ -49,8 +49,11 @@ def chunked_attention(q, k, v, tokens, pattern):
             for of_round in walk.rounds():
                 sums = walk.buffer("sums", *of_round.rows.shape, d_head + 1)
                 for tile in walk.tiles(of_round):
-                    tile_k, tile_v = _halves(_keys_of(walk, tile, keys_values))
-                    scores = _scores(walk, tile, _queries_of(walk, tile, queries), tile_k, steep)
+                    tile_k, tile_v = _pair(_keys_of(walk, tile, keys_values))
+                    tile_q = _queries_of(walk, tile, queries)
+                    scores = walk.buffer("scores", *tile_q.shape[:3], tile_k.shape[2])  # (g, n, C, W C)
+                    xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=scores)
+                    _weigh(walk, tile, scores, steep)
                     tile_sums = walk.chunks(sums[:, tile.queries])
                     if tokens.dropout:
                         tile_sums[..., -1] = scores.sum(axis=-1)
@@ -92,13 +95,16 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
             dkeys = xp.zeros_like(keys) if k is None else dk[block]
             del keys
             for of_round in walk.rounds():
-                sums = walk.buffer("sums", *of_round.rows.shape, 3 * d_head)  # of dq, dk, dv
+                sums = walk.buffer("sums", *of_round.rows.shape, 3 * d_head)  # of dq, dv, dk
                 sums[...] = 0
                 for tile in walk.tiles(of_round):
-                    tile_q, tile_do = _halves(_queries_of(walk, tile, queries_douts))
-                    tile_k, tile_v = _halves(_keys_of(walk, tile, keys_values))
-                    p = _scores(walk, tile, tile_q, tile_k, steep)  # (g, n, C, W C)
-                    ds = xp.matmul(tile_do, tile_v.swapaxes(-1, -2), out=walk.buffer("ds", *p.shape))
+                    tile_q, tile_k = (
+                        _pair(_queries_of(walk, tile, queries_douts)),
+                        _pair(_keys_of(walk, tile, keys_values)),
+                    )
+                    logits = walk.buffer("logits", *tile_q.shape[:4], tile_k.shape[3])  # (2, g, n, C, W C)
+                    p, ds = xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=logits)  # Q K' - L and dO V' - D
+                    _weigh(walk, tile, p, steep)
                     if tokens.dropout:
                         keep = walk.keep(tile)
                         ds *= keep
@@ -106,12 +112,11 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
                     ds *= p
                     if tokens.dropout:
                         p *= keep
-                    xp.matmul(ds, tile_k[..., :-1], out=walk.chunks(sums[:, tile.queries])[..., :d_head])
-                    tile_sums = walk.chunks(sums[:, tile.keys])
-                    _add_windows(walk, ds, tile_q[..., :-1], tile_sums[..., d_head : 2 * d_head])
-                    _add_windows(walk, p, tile_do[..., :-1], tile_sums[..., 2 * d_head :])
-                _add_tokens(walk, of_round, sums, [dq[block], dkeys, dv[block]])
-                _add_neighbours(of_round, sums[..., d_head:], [dkeys, dv[block]])
+                    xp.matmul(ds, tile_k[0, ..., :-1], out=walk.chunks(sums[:, tile.queries])[..., :d_head])
+                    to_keys = _pair(walk.chunks(sums[:, tile.keys])[..., d_head:])
+                    _add_windows(walk, logits, tile_q[::-1, ..., :-1], to_keys)  # P' dO and dS' Q
+                _add_tokens(walk, of_round, sums, [dq[block], dv[block], dkeys])
+                _add_neighbours(of_round, sums[..., d_head:], [dv[block], dkeys])
             if k is None:
                 dq[block] += unit_length_backward(dkeys, q[block])
             else:
@@ -123,26 +128,23 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
     return dq, dk, dv
 
 
-def _scores(walk, tile, tile_q, tile_k, steep):
-    """exp(q . k + column), weighted: (g, n, C, W C). Over all tiles it sums to the softmax's denominator."""
+def _weigh(walk, tile, scores, steep):
+    """scores = exp(scores), weighted, in place: over all tiles they sum to the softmax's denominator."""
     xp = walk.xp
-    scores = walk.buffer("scores", *tile_q.shape[:3], tile_k.shape[2])
-    xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=scores)
     if steep:  # what may not be seen can exceed the reference by far
         xp.minimum(scores, 0, out=scores)
     xp.exp(scores, out=scores)
     for weight in walk.weights(tile):
         scores *= weight
-    return scores
 
 
 def _add_windows(walk, left, right, sums):
-    """sums += left' right, window by window: left (g, n, C, W C), right (g, n, C, d), sums (g, n + W - 1, C, d)."""
-    n, chunk_len = right.shape[1:3]
-    product = walk.buffer("product", *left.shape[:2], left.shape[3], right.shape[3])
+    """sums (2, g, n + W - 1, C, D) += left' right, window by window: left (2, g, n, C, W C), right (2, g, n, C, D)."""
+    n, chunk_len = right.shape[2:4]
+    product = walk.buffer("product", *left.shape[:3], left.shape[4], right.shape[4])
     walk.xp.matmul(left.swapaxes(-1, -2), right, out=product)
     for w in range(walk.pattern.width):
-        sums[:, w : w + n] += product[:, :, w * chunk_len : (w + 1) * chunk_len]
+        sums[:, :, w : w + n] += product[..., w * chunk_len : (w + 1) * chunk_len, :]
 
 
 def _add_tokens(walk, of_round, sums, totals):
@@ -207,10 +209,9 @@ def _table(walk, name, *parts):
     return table.reshape(-1, place)
 
 
-def _halves(table):
-    """The two parts of rows (..., 2 (D + 1)), each with its column."""
-    half = table.shape[-1] // 2
-    return table[..., :half], table[..., half:]
+def _pair(table):
+    """The two halves of rows (g, n, m, 2 d), one after the other: (2, g, n, m, d), as a view."""
+    return table.reshape(*table.shape[:3], 2, -1).transpose(3, 0, 1, 2, 4)
 
 
 def _row_dot(a, b):

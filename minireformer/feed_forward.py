@@ -57,7 +57,7 @@ class FeedForward(Layer):
         for chunk in self._chunks(rows):
             h = self._hidden(rows, chunk, cache, out=hidden[: chunk.stop - chunk.start])
             self.activation(h, out=h)
-            xp.matmul(h, self.params["output.weight"].T, out=y[chunk])
+            backend.matmul(h, self.params["output.weight"].T, out=y[chunk])
             y[chunk] += self.params["output.bias"]
             self._drop(y[chunk], chunk, cache, "output", out=y[chunk])
         return y.reshape(x.shape), cache
@@ -76,15 +76,15 @@ class FeedForward(Layer):
             h = self._hidden(rows, chunk, cache, out=hidden[:n])
             a, activation_cache = self.activation(h, out=activated[:n])
             do = self._drop(dy_rows[chunk], chunk, cache, "output")
-            grads["output.weight"] += xp.matmul(do.T, a, out=of_output)
+            grads["output.weight"] += backend.matmul(do.T, a, out=of_output)
             grads["output.bias"] += do.sum(axis=0)
 
-            dh = xp.matmul(do, self.params["output.weight"], out=a)  # a has been used
+            dh = backend.matmul(do, self.params["output.weight"], out=a)  # a has been used
             self.activation_backward(dh, activation_cache, out=dh)
             self._drop(dh, chunk, cache, "dense", out=dh)
-            grads["dense.weight"] += xp.matmul(dh.T, rows[chunk], out=of_dense)
+            grads["dense.weight"] += backend.matmul(dh.T, rows[chunk], out=of_dense)
             grads["dense.bias"] += dh.sum(axis=0)
-            xp.matmul(dh, self.params["dense.weight"], out=dx[chunk])
+            backend.matmul(dh, self.params["dense.weight"], out=dx[chunk])
         return dx.reshape(cache.x.shape), grads
 
     def _chunks(self, rows):
@@ -99,7 +99,7 @@ class FeedForward(Layer):
 
     def _hidden(self, rows, chunk, cache, out):
         """The hidden layer of a chunk before its activation, (n, d_ff): the same in forward and backward."""
-        backend.get_xp(rows).matmul(rows[chunk], self.params["dense.weight"].T, out=out)
+        backend.matmul(rows[chunk], self.params["dense.weight"].T, out=out)
         out += self.params["dense.bias"]
         return self._drop(out, chunk, cache, "dense", out=out)
 

@@ -90,13 +90,13 @@ def chunked_cross_entropy(features, weight, bias, targets, mask=None, chunk_len=
     for start in range(0, len(places), chunk_len):
         chunk = slice(start, start + chunk_len)
         x = rows[places[chunk]]  # n, d
-        logits = xp.matmul(x, weight.T, out=buffer[: len(x)])  # n, V
+        logits = backend.matmul(x, weight.T, out=buffer[: len(x)])  # n, V
         if bias is not None:
             logits += bias
         chunk_loss, dlogits = _softmax_cross_entropy(logits, targets[chunk], 1 / len(places), out=logits)
         loss = loss + chunk_loss
-        dfeatures[places[chunk]] = dlogits @ weight
-        dweight += xp.matmul(dlogits.T, x, out=product)
+        dfeatures[places[chunk]] = backend.matmul(dlogits, weight)
+        dweight += backend.matmul(dlogits.T, x, out=product)
         if bias is not None:
             dbias += dlogits.sum(axis=0)
     return loss, CrossEntropyCache(dfeatures.reshape(features.shape), dweight, dbias)

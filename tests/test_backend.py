@@ -128,3 +128,25 @@ def test_array_checks_say_what_was_expected():
         check_array("x", np.ones((2, 3)), ..., 4)
     with pytest.raises(TypeError, match="x: expected integers; got dtype float64"):
         check_array("x", np.ones(3), 3, kind="i")
+
+
+@pytest.mark.parametrize("rows", [1, 127, 128, 129, 5000])
+def test_matmul_is_numpys_whatever_the_number_of_threads(rows, monkeypatch):
+    random = np.random.default_rng(rows)
+    a, b = random.standard_normal((rows, 30)), random.standard_normal((20, 30)).T
+    results = []
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(backend, "_n_threads", n_threads)
+        results.append(backend.matmul(a, b))
+    np.testing.assert_allclose(results[0], a @ b, atol=1e-12)
+    assert all((other == results[0]).all() for other in results[1:])
+    out = np.empty((rows, 40))[:, ::2]
+    assert backend.matmul(a, b, out=out) is out
+    np.testing.assert_array_equal(out, results[0])
+
+
+def test_the_number_of_threads_follows_the_environment():
+    code = "from minireformer import backend; print(backend.n_threads())"
+    environment = {"OMP_NUM_THREADS": "3", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "3", done.stderr

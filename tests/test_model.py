@@ -201,3 +201,17 @@ def test_bad_inputs_are_named():
         mr.Reformer({"d_model": 12})
     with pytest.raises(ValueError, match="dtype"):
         mr.Reformer(SMALL, dtype="float16")
+
+
+def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch):
+    model = mr.Reformer(replace(SMALL, attn_layers=("lsh", "local"), max_len=1024, axial_shape=(32, 32)))
+    tokens, targets = np.random.default_rng(0).integers(0, 11, (2, 1, 1000))
+    results = []
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(mr.backend, "_n_threads", n_threads)
+        results.append(model.loss_and_grads(tokens, targets))
+    (loss, grads), *others = results
+    for other_loss, other_grads in others:
+        assert other_loss == loss
+        for name in grads:
+            np.testing.assert_array_equal(other_grads[name], grads[name], err_msg=name)
