@@ -90,9 +90,9 @@ def full_attention_backward(dout, cache):
     """Gradients (dq, dk, dv) of `full_attention`; (dqk, dv) where q and k are shared."""
     check_array("dout", dout, *cache.out.shape)
     length = cache.lse.shape[1]
-    padded = [_groups(x, length) for x in (dout, cache.q, cache.k, cache.v, cache.out)]
+    padded = [_padded(x, length) for x in (dout, cache.q, cache.k, cache.v, cache.out)]
     gradients = chunked_attention_backward(*padded, cache.lse, cache.tokens, cache.pattern)
-    return tuple(d[:, : dout.shape[2]].reshape(dout.shape) for d in gradients if d is not None)
+    return tuple(d[:, :, : dout.shape[2]] for d in gradients if d is not None)
 
 
 def local_attention_backward(dout, cache):
@@ -148,18 +148,15 @@ def _attention(q, k, v, buckets, pattern, key_mask, dropout, seed):
         if not pattern.same_bucket:
             padded_buckets = None
     tokens = Tokens(order, key_mask, padded_buckets, dropout, seed)
-    out, lse = chunked_attention(*(_groups(x, padded_len) for x in (q, k, v)), tokens, pattern)
-    out = out[:, :length].reshape(v.shape)
+    out, lse = chunked_attention(*(_padded(x, padded_len) for x in (q, k, v)), tokens, pattern)
+    out = out[:, :, :length]
     return out, AttentionCache(q, k, v, out, lse, tokens, pattern)
 
 
-def _groups(x, length):
-    """x (B, H, T, D) as (B * H, length, D), with zeros behind the last token; None as None."""
-    if x is None:
-        return None
-    n_batch, n_heads, n_tokens, d_head = x.shape
-    if n_tokens == length:
-        return x.reshape(n_batch * n_heads, length, d_head)
-    out = backend.get_xp(x).zeros((n_batch * n_heads, length, d_head), x.dtype)
-    out[:, :n_tokens] = x.reshape(n_batch * n_heads, n_tokens, d_head)
+def _padded(x, length):
+    """x (B, H, T, D) with zeros behind the last token: (B, H, length, D). Itself where nothing is missing."""
+    if x is None or x.shape[2] == length:
+        return x
+    out = backend.get_xp(x).zeros((*x.shape[:2], length, x.shape[3]), x.dtype)
+    out[:, :, : x.shape[2]] = x
     return out

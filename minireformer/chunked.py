@@ -18,7 +18,7 @@ dO V' - D, and exp(S) [V, 1] holds the denominators. Read next: `attention.py`.
 import math
 
 from minireformer import backend
-from minireformer.tiles import Walk, blocks
+from minireformer.tiles import Walk, blocks, get_groups, put_groups
 
 _SAFE_BOUND = {"float32": 40.0, "float64": 340.0}  # exp(-2 * bound) is still a normal number
 LONELY = 1e9  # the log-sum-exp of a query that sees nothing: exp(q . k - 1e9) is 0 for every key
@@ -26,25 +26,26 @@ _ROWS = 2048  # rows that are put back from slots to tokens at a time: few enoug
 
 
 def chunked_attention(q, k, v, tokens, pattern):
-    """q, k, v (G, T, D), T a multiple of `chunk_len` -> out (G, T, D), lse (G, T).
+    """q, k, v (B, H, T, D), T a multiple of `chunk_len` -> out (B, H, T, D), lse (B * H, T).
 
     Logits are q . k / sqrt(D); with `k=None` the keys are the queries at unit length, and logits q . k. `lse` is
     the log-sum-exp over everything a query sees, `LONELY` for one that sees nothing: its output is 0, or its own
     value with `exclude_self`.
     """
     xp = backend.get_xp(q)
-    n_groups, length, d_head = q.shape
-    out, lse = xp.empty_like(v), xp.empty((n_groups, length), q.dtype)
+    n_batch, n_heads, length, d_head = q.shape
+    out, lse = _heads_like(v), xp.empty((n_batch * n_heads, length), q.dtype)
 
     def work(groups):
         walk = Walk(q.dtype, tokens, pattern, xp)
         for block in blocks(groups, xp):
             walk.enter(block)
-            keys = _keys(q, k, block)
-            reference, steep = _reference(walk, q[block], keys)
-            keys_values = _table(walk, "keys and values", keys, 1, v[block], 1)
-            queries = _table(walk, "queries", q[block], -reference)
-            total = walk.buffer("total", *q[block].shape[:2], d_head + 1)  # numerators and, last, denominators
+            queries, values = get_groups(q, block), get_groups(v, block)
+            keys = _keys(queries, k, block)
+            reference, steep = _reference(walk, queries, keys)
+            keys_values = _table(walk, "keys and values", keys, 1, values, 1)
+            queries = _table(walk, "queries", queries, -reference)
+            total = walk.buffer("total", *values.shape[:2], d_head + 1)  # numerators and, last, denominators
             total[...] = 0
             for of_round in walk.rounds():
                 sums = walk.buffer("sums", *of_round.rows.shape, d_head + 1)
@@ -64,44 +65,45 @@ def chunked_attention(q, k, v, tokens, pattern):
                 _add_tokens(walk, of_round, sums, [total])
             lonely = total[..., -1] == 0
             total[..., -1] += lonely
-            xp.divide(total[..., :-1], total[..., -1:], out=out[block])
-            lse[block] = xp.where(lonely, LONELY, reference + xp.log(total[..., -1]))
+            total[..., :-1] /= total[..., -1:]
             if pattern.exclude_self:
-                out[block] += v[block] * lonely[..., None]
+                total[..., :-1] += values * lonely[..., None]
+            put_groups(out, block, total[..., :-1])
+            lse[block] = xp.where(lonely, LONELY, reference + xp.log(total[..., -1]))
 
-    backend.share_out(work, n_groups, xp)
+    backend.share_out(work, n_batch * n_heads, xp)
     return out, lse
 
 
 def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
-    """Gradients (dq, dk, dv), each (G, T, D), from what `chunked_attention` was given and gave.
+    """Gradients (dq, dk, dv), each (B, H, T, D), from what `chunked_attention` was given and gave.
 
     With `k=None`, dq holds the gradient through the keys as well, and dk is None.
     """
     xp = backend.get_xp(q)
     d_head = q.shape[-1]
-    dq, dk, dv = xp.zeros_like(q), None if k is None else xp.zeros_like(k), xp.zeros_like(v)
+    dq, dk, dv = _heads_like(q), None if k is None else _heads_like(k), _heads_like(v)
 
     def work(groups):
         walk = Walk(q.dtype, tokens, pattern, xp)
         for block in blocks(groups, xp):
             walk.enter(block)
-            keys = _keys(q, k, block)
-            steep = _is_steep(_bound(q[block], keys))
-            keys_values = _table(walk, "keys and values", keys, 1, v[block], 1)
-            delta = _row_dot(dout[block], out[block])
+            queries, values, douts = get_groups(q, block), get_groups(v, block), get_groups(dout, block)
+            keys = _keys(queries, k, block)
+            steep = _is_steep(_bound(queries, keys))
+            delta = _row_dot(douts, get_groups(out, block))
+            keys_values = _table(walk, "keys and values", keys, 1, values, 1)
             delta_column = 0 if tokens.dropout else -delta
-            queries_douts = _table(walk, "queries and douts", q[block], -lse[block], dout[block], delta_column)
-            dkeys = xp.zeros_like(keys) if k is None else dk[block]
-            del keys
+            queries_douts = _table(walk, "queries and douts", queries, -lse[block], douts, delta_column)
+            totals = walk.buffer("totals", 3, *keys.shape)  # of dq, dv, dk
+            totals[...] = 0
+            del keys, values
             for of_round in walk.rounds():
-                sums = walk.buffer("sums", *of_round.rows.shape, 3 * d_head)  # of dq, dv, dk
+                sums = walk.buffer("sums", *of_round.rows.shape, 3 * d_head)  # the same, by slot
                 sums[...] = 0
                 for tile in walk.tiles(of_round):
-                    tile_q, tile_k = (
-                        _pair(_queries_of(walk, tile, queries_douts)),
-                        _pair(_keys_of(walk, tile, keys_values)),
-                    )
+                    tile_q = _pair(_queries_of(walk, tile, queries_douts))
+                    tile_k = _pair(_keys_of(walk, tile, keys_values))
                     logits = walk.buffer("logits", *tile_q.shape[:4], tile_k.shape[3])  # (2, g, n, C, W C)
                     p, ds = xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=logits)  # Q K' - L and dO V' - D
                     _weigh(walk, tile, p, steep)
@@ -115,16 +117,20 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
                     xp.matmul(ds, tile_k[0, ..., :-1], out=walk.chunks(sums[:, tile.queries])[..., :d_head])
                     to_keys = _pair(walk.chunks(sums[:, tile.keys])[..., d_head:])
                     _add_windows(walk, logits, tile_q[::-1, ..., :-1], to_keys)  # P' dO and dS' Q
-                _add_tokens(walk, of_round, sums, [dq[block], dv[block], dkeys])
-                _add_neighbours(of_round, sums[..., d_head:], [dv[block], dkeys])
+                _add_tokens(walk, of_round, sums, totals)
+                _add_neighbours(of_round, sums[..., d_head:], totals[1:])
+            dqueries, dvalues, dkeys = totals
+            if pattern.exclude_self:
+                dvalues += douts * (lse[block] == LONELY)[..., None]
+            put_groups(dv, block, dvalues)
             if k is None:
-                dq[block] += unit_length_backward(dkeys, q[block])
+                dqueries += unit_length_backward(dkeys, queries)
             else:
                 dkeys *= 1 / math.sqrt(d_head)
-            if pattern.exclude_self:
-                dv[block] += dout[block] * (lse[block] == LONELY)[..., None]
+                put_groups(dk, block, dkeys)
+            put_groups(dq, block, dqueries)
 
-    backend.share_out(work, len(q), xp)
+    backend.share_out(work, len(lse), xp)
     return dq, dk, dv
 
 
@@ -183,8 +189,14 @@ def unit_length_backward(dy, x):
     return dx
 
 
-def _keys(q, k, block):
-    return unit_length(q[block]) if k is None else k[block] * (1 / math.sqrt(k.shape[-1]))
+def _keys(queries, k, block):
+    return unit_length(queries) if k is None else get_groups(k, block) * (1 / math.sqrt(k.shape[-1]))
+
+
+def _heads_like(x):
+    """An empty (B, H, T, D) array that lies in memory as (B, T, H, D): putting heads together costs no copy."""
+    n_batch, n_heads, length, d_head = x.shape
+    return backend.get_xp(x).empty((n_batch, length, n_heads, d_head), x.dtype).swapaxes(1, 2)
 
 
 def _queries_of(walk, tile, table):

@@ -162,8 +162,8 @@ def predict(config, batch, length, dtype="float32"):
         slots = batch * config.n_heads * padded
         n_projections = 2 if kind in ("lsh", "shared_full") else 3
         # the streams and their LayerNorms' outputs; the projections; the heads' output; log-sum-exps
-        n_outputs = 1 if padded == length and min(batch, config.n_heads) == 1 else 2  # joining heads copies it
-        blocks += 4 * activation + 2 * statistics + (n_projections + n_outputs) * heads + slots * size
+        output = slots * config.d_head * size
+        blocks += 4 * activation + 2 * statistics + n_projections * heads + output + slots * size
         if padded > length:
             blocks += slots  # the mask of the padding
         if kind == "lsh":

@@ -190,3 +190,18 @@ def blocks(groups, xp):
     """Groups taken together: one by one on the CPU, all at once on a GPU."""
     step = 1 if xp is numpy else len(groups)
     return [slice(g, g + step) for g in groups[::step]]
+
+
+def get_groups(x, block):
+    """The groups `block` of heads x (B, H, T, D) as (g, T, D): for one group a view, whatever x's strides."""
+    if block.stop - block.start == 1:
+        return x[divmod(block.start, x.shape[1])][None]
+    return x.reshape(-1, *x.shape[2:])[block]
+
+
+def put_groups(x, block, values):
+    """Write values (g, T, D) into the groups `block` of heads x (B, H, T, D)."""
+    if block.stop - block.start == 1:
+        x[divmod(block.start, x.shape[1])] = values[0]
+    else:  # all of them
+        x[...] = values.reshape(x.shape)
