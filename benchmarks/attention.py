@@ -9,8 +9,6 @@ projections; reformer-pytorch (lucidrains); torch's exact attention; and the flo
 kernel alone. Writes benchmarks/results/attention.json.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import contest
@@ -41,19 +39,29 @@ def ours(length):
 
 
 def ours_projected(length):
-    """The same between the projections that Hugging Face's layer has: to heads, not back."""
+    """The same behind the projections that Hugging Face's layer has: to heads, and not back."""
     import numpy
 
-    from minireformer.attention_layer import LSHAttention
+    import minireformer as mr
+    from minireformer.basic import Linear
+    from minireformer.hashing import default_n_buckets
 
-    d_model = HEADS * D_HEAD
-    layer = LSHAttention(d_model, HEADS, D_HEAD, chunk_len=CHUNK, n_hashes=HASHES, max_len=length, dtype="float32")
-    random = numpy.random.default_rng(0)
-    x, dy = (random.standard_normal((BATCH, length, d_model), dtype="float32") for _ in range(2))
+    d_model, random = HEADS * D_HEAD, numpy.random.default_rng(0)
+    query_key, value = (Linear(d_model, d_model, seed, bias=False) for seed in (0, 1))
+    x, dout = (random.standard_normal((BATCH, length, d_model), dtype="float32") for _ in range(2))
+    n_buckets = default_n_buckets(length, CHUNK, length)
+
+    def split(y):
+        return y.reshape(BATCH, length, HEADS, D_HEAD).swapaxes(1, 2)
 
     def step():
-        _, cache = layer.forward(x)
-        layer.backward(dy, cache)
+        (qk, qk_cache), (v, v_cache) = query_key.forward(x), value.forward(x)
+        rotations = mr.random_rotations(0, n_heads=HEADS, d_head=D_HEAD, n_hashes=HASHES, n_buckets=n_buckets)
+        buckets = mr.hash_vectors(split(qk), rotations, n_buckets)
+        _, cache = mr.lsh_attention(split(qk), split(v), buckets, chunk_len=CHUNK)
+        dqk, dv = (d.swapaxes(1, 2).reshape(x.shape) for d in mr.lsh_attention_backward(split(dout), cache))
+        dx = query_key.backward(dqk, qk_cache)[0]
+        dx += value.backward(dv, v_cache)[0]
 
     return step
 
@@ -158,23 +166,5 @@ CONTENDERS = {
 }
 
 
-def main():
-    """Let all contenders do all lengths, print and write down the results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384, 65536])
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each contender; the median counts")
-    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        contest.work(lambda: CONTENDERS[options.worker](options.size))
-        return
-    results = {"surroundings": contest.surroundings(), "lengths": {}}
-    for length in options.lengths:
-        print(f"T = {length}", flush=True)
-        results["lengths"][length] = contest.contest(__file__, CONTENDERS, length, options.rounds)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    contest.main(__file__, __doc__, CONTENDERS, [1024, 4096, 16384, 65536], RESULTS)

@@ -6,6 +6,7 @@ the machine is doing meets all of them alike. Peak memory is what the process ne
 held before: inputs and parameters exist by then, outputs and gradients do not. Linux only (/proc).
 """
 
+import argparse
 import json
 import os
 import platform
@@ -19,7 +20,25 @@ from importlib import metadata
 N_THREADS = len(os.sched_getaffinity(0))
 
 
-def contest(script, names, size, n_rounds, say=print):
+def main(script, description, contenders, lengths, results_path):
+    """The command line of a benchmark: let `contenders` (name: function of a length) do all lengths, write JSON."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each contender; the median counts")
+    parser.add_argument("--worker", choices=contenders, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(lambda: contenders[options.worker](options.size))
+        return
+    results = {"surroundings": surroundings(), "lengths": {}}
+    for length in options.lengths:
+        print(f"T = {length}", flush=True)
+        results["lengths"][length] = contest(script, contenders, length, options.rounds)
+        results_path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def contest(script, names, size, n_rounds):
     """{name: {"seconds": median, "all": [...], "peak_mb": ...} or {"failed": why}} for contenders of a `script`."""
     environment = os.environ | {"OMP_NUM_THREADS": str(N_THREADS), "TRANSFORMERS_VERBOSITY": "error"}
     results, running = {}, {}
@@ -32,7 +51,7 @@ def contest(script, names, size, n_rounds, say=print):
             results[name], running[name] = {"all": [], "peak_mb": json.loads(answer)["peak_mb"]}, worker
         else:
             results[name] = {"failed": _last_words(worker)}
-            say(f"  {name}: failed, {results[name]['failed']}")
+            print(f"  {name}: failed, {results[name]['failed']}", flush=True)
     for _ in range(n_rounds):
         for name, worker in list(running.items()):
             print("step", file=worker.stdin, flush=True)
@@ -45,7 +64,7 @@ def contest(script, names, size, n_rounds, say=print):
         worker.stdin.close()
         worker.wait()
         results[name]["seconds"] = statistics.median(results[name]["all"])
-        say(f"  {name}: {results[name]['seconds']:.3f} s, peak {results[name]['peak_mb']:.0f} MB")
+        print(f"  {name}: {results[name]['seconds']:.3f} s, peak {results[name]['peak_mb']:.0f} MB", flush=True)
     return results
 
 
