@@ -18,6 +18,7 @@ from datetime import date
 from importlib import metadata
 
 N_THREADS = len(os.sched_getaffinity(0))
+_SMALL = 1024  # a length to warm up with
 
 
 def main(script, description, contenders, lengths, results_path):
@@ -29,7 +30,7 @@ def main(script, description, contenders, lengths, results_path):
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(lambda: contenders[options.worker](options.size))
+        work(contenders[options.worker], options.size)
         return
     results = {"surroundings": surroundings(), "lengths": {}}
     for length in options.lengths:
@@ -68,15 +69,16 @@ def contest(script, names, size, n_rounds):
     return results
 
 
-def work(make_step):
-    """A worker's side of `contest`: measure memory in the second step, then time one step for each line that comes."""
-    step = make_step()
-    step()
+def work(make_step, size):
+    """A worker's side of `contest`: measure memory in the first step, then time one step for each line that comes."""
+    make_step(_SMALL)()  # libraries load, and allocate, what they will keep
+    step = make_step(size)
     held = _status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # begin a new peak
     step()
     print(json.dumps({"peak_mb": (_status("VmHWM") - held) / 1e6}), flush=True)
+    step()
     for _ in sys.stdin:
         began = time.perf_counter()
         step()

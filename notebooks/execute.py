@@ -24,7 +24,9 @@ def execute(path):
     """Run the notebook at `path` and save it; an error in a cell leaves the file as it was."""
     notebook = nbformat.read(path, as_version=4)
     skipped = [cell for cell in notebook.cells if cell.cell_type == "code" and "# NBVAL_SKIP" in cell.source]
-    NotebookClient(notebook, timeout=300, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
