@@ -19,6 +19,7 @@ from importlib import metadata
 
 N_THREADS = len(os.sched_getaffinity(0))
 _SMALL = 1024  # a length to warm up with
+_PATIENCE = 60  # seconds: whoever takes longer for a step does one and not five
 
 
 def main(script, description, contenders, lengths, results_path):
@@ -53,8 +54,10 @@ def contest(script, names, size, n_rounds):
         else:
             results[name] = {"failed": _last_words(worker)}
             print(f"  {name}: failed, {results[name]['failed']}", flush=True)
-    for _ in range(n_rounds):
+    for done in range(n_rounds):
         for name, worker in list(running.items()):
+            if done and max(results[name]["all"]) > _PATIENCE:
+                continue
             print("step", file=worker.stdin, flush=True)
             answer = worker.stdout.readline()
             if not answer:

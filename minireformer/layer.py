@@ -69,7 +69,10 @@ def check_array(name, array, *shape, kind="f"):
 
     `name` is the argument's name, for the message. Kinds: "f" floats, "i" integers, "b" booleans.
     """
-    backend.get_xp(array)
+    try:
+        backend.get_xp(array)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
     kinds = {"f": "floats", "i": "integers", "b": "booleans"}
     wanted = "iu" if kind == "i" else kind
     if array.dtype.kind not in wanted:

@@ -21,6 +21,7 @@ import numpy
 
 from minireformer import backend
 from minireformer.hashing import default_n_buckets, smallest_int
+from minireformer.layer import check_count
 
 
 def nbytes(values):
@@ -150,6 +151,8 @@ def predict(config, batch, length, dtype="float32"):
     `blocks` as well. The attention matrices and hidden arrays are what a Transformer would keep besides: the
     kernel and the chunked feed-forward layer here never do. Assumes no dropout and no key mask.
     """
+    check_count("batch", batch)
+    check_count("length", length)
     size = numpy.dtype(dtype).itemsize
     tokens = batch * length
     activation = tokens * config.d_model * size

@@ -28,6 +28,8 @@ class Optimizer:
     def __init__(self, params, lr):
         if lr is not None and not lr > 0:
             raise ValueError(f"lr: expected a learning rate > 0; got {lr!r}")
+        if not isinstance(params, dict):
+            raise TypeError(f"params: expected a dict such as model.params; got {type(params).__name__}")
         self.params = params
         self.lr = lr
         self.state = {"n_steps": numpy.zeros((), dtype="int64")}

@@ -126,6 +126,8 @@ def test_array_checks_say_what_was_expected():
         check_array("x", np.ones((3, 1)), 2, None)
     with pytest.raises(ValueError, match=r"x: expected shape \(..., 4\); got \(2, 3\)"):
         check_array("x", np.ones((2, 3)), ..., 4)
+    with pytest.raises(TypeError, match="x: expected a NumPy or CuPy array; got list"):
+        check_array("x", [1.0, 2.0], 2)
     with pytest.raises(TypeError, match="x: expected integers; got dtype float64"):
         check_array("x", np.ones(3), 3, kind="i")
 

@@ -242,3 +242,9 @@ def test_clipping_reports_gradients_that_are_not_finite_and_leaves_them(bad):
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [Adam, Adafactor])
+def test_a_model_in_place_of_its_parameters_is_refused(kind):
+    with pytest.raises(TypeError, match="params: expected a dict such as model.params; got object"):
+        kind(object())
