@@ -1,6 +1,7 @@
 # make lab     open the course in JupyterLab         make lab ARGS=--no-browser PORT=9000
 # make test    every test, notebooks included        make test PYTHON=python3.13
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
+# make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make lint    check and format the code and the notebooks
 # make clean   back to a fresh clone
 #
@@ -14,7 +15,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test notebooks lint clean
+.PHONY: lab test notebooks bench lint clean
 
 # Jupyter refuses to run as root unless told, and root is who one is in many containers.
 lab: $(INSTALLED)
@@ -29,6 +30,12 @@ test: $(INSTALLED)
 notebooks: export OMP_NUM_THREADS := 1
 notebooks: $(INSTALLED)
 	$(PY) notebooks/execute.py
+
+bench: $(INSTALLED)
+	$(PY) -m pip install --quiet --editable '.[notebooks,parity]'
+	$(PY) benchmarks/training_step.py
+	$(PY) benchmarks/attention.py
+	$(PY) benchmarks/draw.py
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .

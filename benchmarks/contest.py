@@ -41,7 +41,23 @@ def main(script, description, contenders, lengths, results_path):
 
 
 def contest(script, names, size, n_rounds):
-    """{name: {"seconds": median, "all": [...], "peak_mb": ...} or {"failed": why}} for contenders of a `script`."""
+    """{name: {"seconds": median, "all": [...], "peak_mb": ...} or {"failed": why}} for contenders of a `script`.
+
+    Whoever fails beside the others, for want of memory, gets the machine to itself afterwards.
+    """
+    results = _by_turns(script, names, size, n_rounds)
+    for name in [name for name in names if "failed" in results[name] and len(names) > 1]:
+        results |= _by_turns(script, [name], size, n_rounds)
+    for name in names:
+        one = results[name]
+        text = (
+            f"failed, {one['failed']}" if "failed" in one else f"{one['seconds']:.3f} s, peak {one['peak_mb']:.0f} MB"
+        )
+        print(f"  {name}: {text}", flush=True)
+    return results
+
+
+def _by_turns(script, names, size, n_rounds):
     environment = os.environ | {"OMP_NUM_THREADS": str(N_THREADS), "TRANSFORMERS_VERBOSITY": "error"}
     results, running = {}, {}
     for name in names:
@@ -53,35 +69,42 @@ def contest(script, names, size, n_rounds):
             results[name], running[name] = {"all": [], "peak_mb": json.loads(answer)["peak_mb"]}, worker
         else:
             results[name] = {"failed": _last_words(worker)}
-            print(f"  {name}: failed, {results[name]['failed']}", flush=True)
     for done in range(n_rounds):
         for name, worker in list(running.items()):
             if done and max(results[name]["all"]) > _PATIENCE:
                 continue
-            print("step", file=worker.stdin, flush=True)
-            answer = worker.stdout.readline()
-            if not answer:
-                results[name] = {"failed": _last_words(running.pop(name))}
-            else:
+            answer = _ask(worker)
+            if answer:
                 results[name]["all"].append(json.loads(answer)["seconds"])
+            else:
+                results[name] = {"failed": _last_words(running.pop(name))}
     for name, worker in running.items():
         worker.stdin.close()
         worker.wait()
         results[name]["seconds"] = statistics.median(results[name]["all"])
-        print(f"  {name}: {results[name]['seconds']:.3f} s, peak {results[name]['peak_mb']:.0f} MB", flush=True)
     return results
+
+
+def _ask(worker):
+    """The answer to one more step, or nothing from a worker that has died."""
+    try:
+        print("step", file=worker.stdin, flush=True)
+    except BrokenPipeError:
+        return ""
+    return worker.stdout.readline()
 
 
 def work(make_step, size):
     """A worker's side of `contest`: measure memory in the first step, then time one step for each line that comes."""
     make_step(_SMALL)()  # libraries load, and allocate, what they will keep
     step = make_step(size)
-    held = _status("VmRSS")
+    held = status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # begin a new peak
     step()
-    print(json.dumps({"peak_mb": (_status("VmHWM") - held) / 1e6}), flush=True)
+    peak_mb = (status("VmHWM") - held) / 1e6
     step()
+    print(json.dumps({"peak_mb": peak_mb}), flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         step()
@@ -102,7 +125,8 @@ def surroundings():
     return {"date": date.today().isoformat(), "python": platform.python_version()} | versions | machine
 
 
-def _status(field):
+def status(field):
+    """A memory field of this process, in bytes: "VmRSS" (now) or "VmHWM" (the highest so far)."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 

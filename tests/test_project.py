@@ -103,7 +103,7 @@ def test_the_conda_environment_installs_what_make_installs():
     assert environment == {"name": PROJECT["name"], "channels": ["conda-forge"]}
     assert python == "python" + PROJECT["requires-python"]
     assert pip == "pip"
-    (made_by_pip,) = re.findall(r"pip install --quiet (.*)", MAKEFILE)
+    (made_by_pip,) = re.findall(r"pip install --quiet (.*)", MAKEFILE.partition("$(INSTALLED): pyproject.toml")[2])
     assert from_pip == {"pip": [made_by_pip.replace("'", "")]}
     extras = re.fullmatch(r"--editable \.\[(.*)\]", from_pip["pip"][0]).group(1).split(",")
     assert set(extras) <= PROJECT["optional-dependencies"].keys()
