@@ -6,8 +6,7 @@ which makes the output **one** softmax over all (round, key) pairs:
 
     o_i = sum_r sum_j exp(q_i . k_j - L_i) v_j          L_i = log sum_r sum_j exp(q_i . k_j)
 
-So forward adds up numerators and denominators over all tiles, and backward needs only q, k, v, o and L
-(derived in notebook 05):
+So forward adds up numerators and denominators over all tiles, and backward needs only q, k, v, o and L:
 
     P = exp(Q K' - L)     dV = P' dO     dS = P * (dO V' - D)  with  D_i = do_i . o_i     dQ = dS K     dK = dS' Q
 
