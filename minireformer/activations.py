@@ -31,7 +31,10 @@ class GeluCache(NamedTuple):
 
 
 def gelu(x, out=None):
-    """y = x Phi(x), with Phi the cumulative distribution of the normal distribution (not its tanh fit)."""
+    """y = x Phi(x), with Phi the cumulative distribution of the normal distribution (not its tanh fit).
+
+    `out` may be `x` itself only where no backward follows: the cache holds x, which is then gone.
+    """
     cdf = normal_cdf(x)
     return backend.get_xp(x).multiply(x, cdf, out=out), GeluCache(x, cdf)
 

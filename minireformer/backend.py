@@ -20,7 +20,7 @@ _active = numpy
 _LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many cores, each long enough for BLAS
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _asked_for = os.environ.get("OMP_NUM_THREADS", "")  # what BLAS goes by, too
-_n_threads = int(_asked_for) if _asked_for.isdecimal() else _cores
+_n_threads = int(_asked_for) if _asked_for.isdecimal() and int(_asked_for) > 0 else _cores
 
 
 def use(name):

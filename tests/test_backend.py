@@ -132,6 +132,15 @@ def test_array_checks_say_what_was_expected():
         check_array("x", np.ones(3), 3, kind="i")
 
 
+def test_zero_threads_in_the_environment_are_not_taken_at_their_word():
+    code = (
+        "import numpy as np; from minireformer import backend as b; x = np.eye(3); print((b.matmul(x, x) == x).all())"
+    )
+    environment = {"OMP_NUM_THREADS": "0", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 @pytest.mark.parametrize("rows", [1, 127, 128, 129, 5000])
 def test_matmul_is_numpys_whatever_the_number_of_threads(rows, monkeypatch):
     random = np.random.default_rng(rows)
