@@ -14,7 +14,7 @@ from minireformer.hashing import sort_by_bucket
 from minireformer.layer import check_array, check_count
 from minireformer.tiles import Pattern, Tokens
 
-_FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see every chunk of keys
+FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see every chunk of keys
 
 
 class AttentionCache(NamedTuple):
@@ -38,7 +38,7 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
     the shared-QK attention of the paper's section 2, which LSH attention approaches.
     """
     _check_heads(q, k, v)
-    chunk_len = min(_FULL_CHUNK, q.shape[2])
+    chunk_len = min(FULL_CHUNK, q.shape[2])
     pattern = Pattern(chunk_len, -(-q.shape[2] // chunk_len) - 1, 0, causal, exclude_self=k is None)
     return _attention(q, k, v, None, pattern, key_mask, dropout, seed)
 

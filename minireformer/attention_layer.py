@@ -9,7 +9,7 @@ inputs that differ in the last bit may hash differently, and the gradient would 
 
 from typing import Any, NamedTuple
 
-from minireformer import rng
+from minireformer import backend, rng
 from minireformer.attention import (
     full_attention,
     full_attention_backward,
@@ -177,7 +177,7 @@ class LSHAttention(SelfAttention):
         """Buckets of query_key (B, H, T, D): (B, H, R, T). One bucket where a chunk holds all tokens."""
         length, chunk_len = query_key.shape[2], self.window["chunk_len"]
         if length <= chunk_len:
-            return query_key[..., 0].astype("int16")[:, :, None] * 0
+            return backend.get_xp(query_key).zeros((*query_key.shape[:2], 1, length), "int16")
         n_buckets = self.n_buckets or default_n_buckets(length, chunk_len, self.max_len)
         if rotations is None:
             rotations = random_rotations(

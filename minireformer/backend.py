@@ -146,6 +146,7 @@ def _blas():
     return ThreadpoolController()
 
 
+@functools.cache  # asked for with every look-up of an array's module
 def _import_cupy():
     try:
         import cupy

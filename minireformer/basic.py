@@ -57,7 +57,7 @@ def layer_norm(x, weight, bias, eps=1e-12):
     check_array("bias", bias, x.shape[-1])
     mean = x.mean(axis=-1, keepdims=True)
     y = x - mean
-    scale = 1 / backend.get_xp(x).sqrt(_row_dot(y, y) / x.shape[-1] + eps)
+    scale = 1 / backend.get_xp(x).sqrt(row_dot(y, y)[..., None] / x.shape[-1] + eps)
     y *= scale
     y *= weight
     y += bias
@@ -78,7 +78,7 @@ def layer_norm_backward(dy, cache):
     dbias = dy.reshape(-1, d).sum(axis=0)
     dweight = backend.get_xp(x).einsum("ti,ti->i", dy.reshape(-1, d), normalised.reshape(-1, d))
     dx = dy * weight
-    shift, stretch = dx.mean(axis=-1, keepdims=True), _row_dot(dx, normalised) / d
+    shift, stretch = dx.mean(axis=-1, keepdims=True), row_dot(dx, normalised)[..., None] / d
     normalised *= stretch
     dx -= normalised
     dx -= shift
@@ -86,9 +86,9 @@ def layer_norm_backward(dy, cache):
     return dx, dweight, dbias
 
 
-def _row_dot(a, b):
-    """The dot products of the rows of a and b (..., d) -> (..., 1), without the temporary a * b."""
-    return backend.get_xp(a).einsum("...i,...i->...", a, b)[..., None]
+def row_dot(a, b):
+    """The dot products of the rows of a and b (..., d) -> (...), without the temporary a * b."""
+    return backend.get_xp(a).einsum("...i,...i->...", a, b)
 
 
 class EmbeddingCache(NamedTuple):

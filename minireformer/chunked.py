@@ -8,15 +8,16 @@ which makes the output **one** softmax over all (round, key) pairs:
 
 So forward adds up numerators and denominators over all tiles, and backward needs only q, k, v, o and L:
 
-    P = exp(Q K' - L)     dV = P' dO     dS = P * (dO V' - D)  with  D_i = do_i . o_i     dQ = dS K     dK = dS' Q
+    P = exp(Q K' - L)     dV = P' dO     dS = P * (dO V' - Δ)  with  Δ_i = do_i . o_i     dQ = dS K     dK = dS' Q
 
-One more column does the bookkeeping inside the products: [Q, -L] [K, 1]' is Q K' - L, [dO, -D] [V, 1]' is
-dO V' - D, and exp(S) [V, 1] holds the denominators. Read next: `attention.py`.
+One more column does the bookkeeping inside the products: [Q, -L] [K, 1]' is Q K' - L, [dO, -Δ] [V, 1]' is
+dO V' - Δ, and exp(S) [V, 1] holds the denominators. Read next: `attention.py`.
 """
 
 import math
 
 from minireformer import backend
+from minireformer.basic import row_dot
 from minireformer.tiles import Walk, blocks, get_groups, put_groups
 
 _SAFE_BOUND = {"float32": 40.0, "float64": 340.0}  # exp(-2 * bound) is still a normal number
@@ -90,7 +91,7 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
             queries, values, douts = get_groups(q, block), get_groups(v, block), get_groups(dout, block)
             keys = _keys(queries, k, block)
             steep = _is_steep(_bound(queries, keys))
-            delta = _row_dot(douts, get_groups(out, block))
+            delta = row_dot(douts, get_groups(out, block))
             keys_values = _table(walk, "keys and values", keys, 1, values, 1)
             delta_column = 0 if tokens.dropout else -delta
             queries_douts = _table(walk, "queries and douts", queries, -lse[block], douts, delta_column)
@@ -104,7 +105,7 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
                     tile_q = _pair(_queries_of(walk, tile, queries_douts))
                     tile_k = _pair(_keys_of(walk, tile, keys_values))
                     logits = walk.buffer("logits", *tile_q.shape[:4], tile_k.shape[3])  # (2, g, n, C, W C)
-                    p, ds = xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=logits)  # Q K' - L and dO V' - D
+                    p, ds = xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=logits)  # Q K' - L and dO V' - Δ
                     _weigh(walk, tile, p, steep)
                     if tokens.dropout:
                         keep = walk.keep(tile)
@@ -176,14 +177,14 @@ def _add_neighbours(of_round, sums, totals):
 def unit_length(x):
     """x (..., D) at length 1: x / sqrt(mean(x^2) + 1e-6) / sqrt(D)."""
     xp = backend.get_xp(x)
-    return x / xp.sqrt(_row_dot(x, x) + 1e-6 * x.shape[-1])[..., None]
+    return x / xp.sqrt(row_dot(x, x) + 1e-6 * x.shape[-1])[..., None]
 
 
 def unit_length_backward(dy, x):
     """Gradient of `unit_length`: dx = s (dy - x (x . dy) s^2), with s the factor that x was scaled by."""
     xp = backend.get_xp(x)
-    squared = 1 / (_row_dot(x, x) + 1e-6 * x.shape[-1])
-    dx = dy - x * (_row_dot(x, dy) * squared)[..., None]
+    squared = 1 / (row_dot(x, x) + 1e-6 * x.shape[-1])
+    dx = dy - x * (row_dot(x, dy) * squared)[..., None]
     dx *= xp.sqrt(squared)[..., None]
     return dx
 
@@ -225,15 +226,10 @@ def _pair(table):
     return table.reshape(*table.shape[:3], 2, -1).transpose(3, 0, 1, 2, 4)
 
 
-def _row_dot(a, b):
-    """The dot products of rows: (..., D), (..., D) -> (...)."""
-    return backend.get_xp(a).einsum("...d,...d->...", a, b)
-
-
 def _bound(q, keys):
     """What no logit exceeds: |q| max|k|, for each query (g, T)."""
     xp = backend.get_xp(q)
-    return xp.sqrt(_row_dot(q, q)) * xp.sqrt(_row_dot(keys, keys).max())
+    return xp.sqrt(row_dot(q, q)) * xp.sqrt(row_dot(keys, keys).max())
 
 
 def _is_steep(bound):

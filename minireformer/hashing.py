@@ -20,8 +20,8 @@ _BLOCK = 1024  # tokens hashed at once: the projections of all rounds, not of al
 def default_n_buckets(length, chunk_len, max_len=None):
     """How many buckets a sequence of `length` tokens gets when nobody says: about two for every chunk.
 
-    `2 * (length // chunk_len)` rounded down to a power of two, so that a bucket holds half a chunk on
-    average; split into two factors `[a, b]` where it exceeds `2 * max(sqrt(max_len // chunk_len), chunk_len)`,
+    `2 * (length // chunk_len)` rounded down to a power of two, so that a bucket holds half a chunk to a whole one
+    on average; split into two factors `[a, b]` where it exceeds `2 * max(sqrt(max_len // chunk_len), chunk_len)`,
     because one hash with that many buckets would cost more than the attention.
     Returns an int, or a list of two ints whose product is that power of two.
     """

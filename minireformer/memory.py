@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy
 
 from minireformer import backend
+from minireformer.attention import FULL_CHUNK
 from minireformer.hashing import default_n_buckets, smallest_int
 from minireformer.layer import check_count
 
@@ -160,7 +161,7 @@ def predict(config, batch, length, dtype="float32"):
     statistics = 2 * tokens * size  # mean and scale of a LayerNorm
     blocks = buckets = 0
     for kind in config.attn_layers:
-        chunk_len = {"lsh": config.lsh_chunk_len, "local": config.local_chunk_len}.get(kind, min(128, length))
+        chunk_len = {"lsh": config.lsh_chunk_len, "local": config.local_chunk_len}.get(kind, min(FULL_CHUNK, length))
         padded = math.ceil(length / chunk_len) * chunk_len if length > chunk_len else length
         slots = batch * config.n_heads * padded
         n_projections = 2 if kind in ("lsh", "shared_full") else 3

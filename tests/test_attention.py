@@ -154,6 +154,17 @@ def test_gradients(assert_gradients, seed, length, chunk_len, causal, extra):
     assert_gradients(LSH, q, v, buckets=buckets, name="lsh_attention, paper", **window, **options, **paper)
 
 
+@pytest.mark.parametrize("n_before, n_after, causal", [(0, 0, True), (2, 1, False), (2, 0, True), (0, 2, False)])
+@pytest.mark.parametrize("paper", [{}, {"same_bucket": True}, {"count_once": True}])
+def test_gradients_in_other_windows_and_with_each_of_the_papers_options(
+    assert_gradients, n_before, n_after, causal, paper
+):
+    q, k, v = heads(1, 2, 30, 6)
+    options = {"chunk_len": 6, "n_before": n_before, "n_after": n_after, "causal": causal}
+    assert_gradients(LSH, q, v, buckets=buckets_for(q, n_hashes=3), **options, **paper)
+    assert_gradients(LOCAL, q, k, v, **options)
+
+
 def test_unit_length_gradient(assert_gradients):
     pair = (lambda x: (chunked.unit_length(x), x), chunked.unit_length_backward)
     for scale in (1e-2, 1, 100):  # small vectors feel the epsilon
