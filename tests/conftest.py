@@ -10,11 +10,20 @@ another process.
 import hypothesis
 import pytest
 
+from minireformer import backend
 from minireformer.gradcheck import TOLERANCE, gradcheck
 
 # The same examples in every run, and no time limit that a busy machine could miss.
 hypothesis.settings.register_profile("minireformer", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("minireformer")
+
+
+@pytest.fixture(autouse=True)
+def same_backend_afterwards():
+    """A test that switches backends does so for itself alone."""
+    name = backend.active().__name__
+    yield
+    backend.use(name)
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 
-from minireformer import rng
+from arrays import generator, np
 from minireformer.activations import gelu, gelu_backward, normal_cdf, relu, relu_backward
 
-draw = rng.generator(0, "test_activations")
+draw = generator(0, "test_activations")
 PAIRS = [(relu, relu_backward), (gelu, gelu_backward)]
 
 

@@ -2,12 +2,12 @@
 
 import itertools
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minireformer as mr
+from arrays import np
 from minireformer import backend, chunked, dense, tiles
 from minireformer.chunked import LONELY
 

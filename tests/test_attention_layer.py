@@ -1,9 +1,9 @@
 """Attention layers: projections around the functions, gradients of everything, buckets that can be replayed."""
 
-import numpy as np
 import pytest
 
 import minireformer as mr
+from arrays import np
 from minireformer.attention_layer import FullAttention, LocalAttention, LSHAttention, SharedFullAttention
 
 SIZES = {"d_model": 12, "n_heads": 2, "d_head": 5, "dtype": "float64"}

@@ -5,10 +5,10 @@ import math
 
 import hypothesis
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 
-from minireformer import memory, rng
+from arrays import generator, np
+from minireformer import memory
 from minireformer.basic import (
     Dropout,
     Embedding,
@@ -26,7 +26,7 @@ from minireformer.basic import (
     normal_param,
 )
 
-draw = rng.generator(0, "test_basic")
+draw = generator(0, "test_basic")
 SHAPES = [(5,), (1, 1), (2, 3, 4), (1, 17, 8)]
 
 

@@ -2,15 +2,15 @@
 
 import hypothesis
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 
+from arrays import generator, np
 from minireformer import memory, rng
 from minireformer.activations import gelu, relu
 from minireformer.basic import dropout
 from minireformer.feed_forward import FeedForward
 
-draw = rng.generator(0, "test_feed_forward")
+draw = generator(0, "test_feed_forward")
 
 
 def normal(*shape, dtype="float64"):

@@ -2,14 +2,13 @@
 
 import functools
 
-import numpy as np
 import pytest
 
-from minireformer import rng
+from arrays import generator, np
 from minireformer.gradcheck import TOLERANCE, gradcheck
 from minireformer.layer import Layer
 
-draw = rng.generator(0, "test_gradcheck")
+draw = generator(0, "test_gradcheck")
 
 
 def square(x):
@@ -189,7 +188,7 @@ def test_settings_reach_the_function_and_its_floats_become_float64():
 
 def test_a_layer_gets_the_seed_and_a_function_may_have_it_bound():
     def noisy(x, seed):
-        factor = rng.generator(seed).standard_normal(x.shape)
+        factor = generator(seed).standard_normal(x.shape)
         return factor * x, factor
 
     report = gradcheck((functools.partial(noisy, seed=3), lambda dout, factor: factor * dout), normal(4))

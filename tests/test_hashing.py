@@ -2,12 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minireformer as mr
+from arrays import np
 from minireformer import hashing
 
 

@@ -2,10 +2,10 @@
 
 import hypothesis
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 
-from minireformer import memory, rng
+from arrays import generator, np
+from minireformer import memory
 from minireformer.losses import (
     chunked_cross_entropy,
     chunked_cross_entropy_backward,
@@ -13,7 +13,7 @@ from minireformer.losses import (
     softmax_cross_entropy_backward,
 )
 
-draw = rng.generator(0, "test_losses")
+draw = generator(0, "test_losses")
 CHUNKED = (chunked_cross_entropy, chunked_cross_entropy_backward)
 
 
@@ -71,7 +71,7 @@ def test_gradients_without_a_bias(assert_gradients):
 @hypothesis.settings(max_examples=40)
 def test_loss_is_its_equation_whatever_the_chunk_and_the_mask(n_batch, length, chunk_len, masked, seed):
     features, weight, bias, targets = problem(n_batch, length, 4, 6)
-    mask = rng.generator(seed).random(targets.shape) < 0.5 if masked else None
+    mask = generator(seed).random(targets.shape) < 0.5 if masked else None
     if masked and not mask.any():
         mask[-1, -1] = True
     loss, cache = chunked_cross_entropy(features, weight, bias, targets, mask, chunk_len)

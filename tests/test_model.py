@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 import minireformer as mr
+from arrays import np
 
 SMALL = mr.ReformerConfig(
     vocab_size=11,

@@ -2,11 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arrays import np
 from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 
 

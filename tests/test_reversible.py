@@ -1,9 +1,9 @@
 """Reversible layers: the gradient of the same network with stored activations, without storing them."""
 
-import numpy as np
 import pytest
 
 import minireformer as mr
+from arrays import np
 from minireformer.attention_layer import LocalAttention, LSHAttention
 from minireformer.feed_forward import FeedForward
 from minireformer.reversible import PreNorm, ReversibleStack

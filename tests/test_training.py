@@ -10,10 +10,10 @@ import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import safetensors.numpy
 
+from arrays import np
 from minireformer import backend, rng
 from minireformer.data import duplicate_task
 from minireformer.model import Reformer, ReformerConfig

@@ -5,7 +5,9 @@ import numpy
 from cupy._interface import CLASSES, check_call, check_kind, look_up
 from cupy._memory import Memory, counts
 
-_NO_ARRAY = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+_NO_ARRAY = (
+    "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+)
 _PLAIN = ("shape", "dtype", "ndim", "size", "itemsize", "nbytes", "strides", "flags")
 _VIEWS = ("T", "real", "imag")
 
