@@ -109,7 +109,7 @@ def _decode(tokens, prompt):
     if isinstance(prompt, (str, bytes)):
         data = tokens.astype("uint8").tobytes()
         return data.decode(errors="replace") if isinstance(prompt, str) else data
-    tokens = tokens if numpy.ndim(prompt) == 2 else tokens[0]
+    tokens = tokens if backend.to_numpy(prompt).ndim == 2 else tokens[0]
     return tokens.tolist() if isinstance(prompt, (list, tuple)) else backend.get_xp(prompt).asarray(tokens)
 
 

@@ -3,11 +3,11 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
 
-from arrays import np
 from minireformer import backend, checkpoint
 from minireformer.model import Reformer, ReformerConfig
 from minireformer.optim import Adafactor, Adam

@@ -1,10 +1,10 @@
 import ast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrays import np
 from minireformer import backend
 from minireformer.data import ByteCorpus, duplicate_task, standard_library, text_files
 

@@ -119,7 +119,7 @@ def test_peak_memory_in_training_is_bounded_by_the_chunk(activation, rate):
         return forward.bytes - y.nbytes, backward.bytes - x.nbytes - 2 * param_bytes
 
     assert max(peak(chunk_len)) < 12 * chunk_bytes < whole_bytes / 5
-    assert min(peak(0)) > whole_bytes  # the bound is no accident
+    assert min(peak(0)) >= whole_bytes  # the bound is no accident
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from arrays import np
 from minireformer import backend
 from minireformer.generation import _draw, generate, token_probabilities
 from minireformer.model import Reformer, ReformerConfig
@@ -25,7 +25,7 @@ class Bigrams:
 
 
 COUNT_UP = Bigrams(20.0 * np.roll(np.eye(256), 1, axis=1), max_len=512)  # after byte n comes n + 1
-HALVES = np.log2(np.array([0.125, 0.5, 0.125, 0.25])) * np.log(2)  # powers of two: their sums are exact
+HALVES = np.log2([0.125, 0.5, 0.125, 0.25]) * np.log(2)  # powers of two: their sums are exact
 
 
 def probabilities(logits, **dials):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ def test_bucket_is_argmax_of_projections_and_their_negatives(n_buckets):
     buckets = mr.hash_vectors(x, rotations, n_buckets)
     np.testing.assert_array_equal(buckets, expected)
     assert buckets.dtype == np.int16
-    assert set(np.unique(buckets)) <= set(range(math.prod(factors)))
+    assert set(np.unique(buckets).tolist()) <= set(range(math.prod(factors)))
 
 
 def test_length_of_a_vector_does_not_matter_and_its_opposite_has_the_opposite_bucket():
@@ -54,7 +55,7 @@ def test_collision_probability_is_what_a_monte_carlo_measures(n_buckets, n_hashe
     for angle in (0.1, 0.6, 1.4, 2.5):
         x = np.zeros((1, 1, 2, 16), "float32")
         x[..., 0, 0] = 1
-        x[..., 1, :2] = math.cos(angle), math.sin(angle)
+        x[..., 1, :2] = np.array([math.cos(angle), math.sin(angle)])
         buckets = buckets_of(x, n_hashes * n_trials, n_buckets, seed=3)[0, 0].reshape(n_hashes, n_trials, 2)
         measured = (buckets[..., 0] == buckets[..., 1]).any(axis=0).mean()
         p = mr.collision_probability(angle, n_buckets, n_hashes)
@@ -69,8 +70,8 @@ def test_quadrature_agrees_with_the_exact_cases(m):
 
 
 def test_collision_probability_takes_arrays_and_falls_from_one_to_zero():
-    p = mr.collision_probability(np.linspace(0, math.pi, 20), 16)
-    assert p.shape == (20,) and p[0] == 1 and p[-1] == 0 and (np.diff(p) < 0).all()
+    p = mr.collision_probability(numpy.linspace(0, math.pi, 20), 16)
+    assert p.shape == (20,) and p[0] == 1 and p[-1] == 0 and (numpy.diff(p) < 0).all()
     assert isinstance(float(mr.collision_probability(0.5, 16)), float)
 
 

@@ -1,5 +1,7 @@
 """Chunked cross-entropy against the plain equation on all logits at once, and its bound on memory."""
 
+import math
+
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -34,7 +36,7 @@ def plain_loss(features, weight, bias, targets, mask=None):
         if mask is None or mask[b, t]:
             logits = features[b, t] @ weight.T + bias
             losses.append(-np.log(np.exp(logits[targets[b, t]]) / np.exp(logits).sum()))
-    return np.mean(losses)
+    return sum(map(float, losses)) / len(losses)
 
 
 @pytest.mark.parametrize("n, n_tokens", [(1, 1), (1, 5), (6, 4)])
@@ -75,7 +77,7 @@ def test_loss_is_its_equation_whatever_the_chunk_and_the_mask(n_batch, length, c
     if masked and not mask.any():
         mask[-1, -1] = True
     loss, cache = chunked_cross_entropy(features, weight, bias, targets, mask, chunk_len)
-    assert loss == pytest.approx(plain_loss(features, weight, bias, targets, mask), rel=1e-12)
+    assert float(loss) == pytest.approx(plain_loss(features, weight, bias, targets, mask), rel=1e-12)
     if masked:
         assert not cache.dfeatures[~mask].any() and cache.dfeatures[mask].any()
 
@@ -83,7 +85,7 @@ def test_loss_is_its_equation_whatever_the_chunk_and_the_mask(n_batch, length, c
 def test_without_knowledge_the_loss_is_log_v():
     features, weight, bias, targets = problem(2, 8, 4, 256, dtype="float32")
     loss, _ = chunked_cross_entropy(features, 0 * weight, 0 * bias, targets)
-    assert float(loss) == pytest.approx(np.log(256), rel=1e-6)
+    assert float(loss) == pytest.approx(math.log(256), rel=1e-6)
 
 
 def test_targets_outside_the_mask_may_be_anything():
@@ -102,7 +104,7 @@ def test_large_logits_neither_overflow_nor_lose_the_loss():
 
 
 def test_loss_of_many_float32_positions_is_summed_in_float64():
-    features, weight, bias, _ = problem(1, 1, 4, 6, dtype="float32")
+    features, weight, bias, _ = (x.round() for x in problem(1, 1, 4, 6, dtype="float32"))  # exact in any order
     n = 100_003
     one, _ = chunked_cross_entropy(features, weight, bias, np.array([[2]]))
     many, _ = chunked_cross_entropy(features.repeat(n, axis=1), weight, bias, np.full((1, n), 2), chunk_len=64)
@@ -119,7 +121,7 @@ def test_gradients_have_the_dtype_of_their_arrays_and_nothing_given_is_changed(d
         assert [g.dtype.name for g in gradients] == [dtype] * 3
         assert [g.shape for g in gradients] == [a.shape for a in given[:3]]
         for gradient, kept in zip(gradients, cache):
-            np.testing.assert_array_equal(gradient, kept * kept.dtype.type(dloss))
+            np.testing.assert_array_equal(gradient, kept * kept.dtype.type(float(dloss)))
     for now, then in zip(given, before):
         np.testing.assert_array_equal(now, then)
 

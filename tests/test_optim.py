@@ -1,9 +1,9 @@
 import math
 import tracemalloc
 
+import numpy as np
 import pytest
 
-from arrays import np
 from minireformer import backend
 from minireformer.optim import (
     Adafactor,

@@ -144,8 +144,10 @@ def wrap(result, *sources):
     if isinstance(result, (numpy.ndarray, numpy.generic)):
         return _fill(object.__new__(ndarray), numpy.asarray(result), sources)
     if isinstance(result, (tuple, list)):
-        return type(result)(wrap(part, *sources) for part in result) if type(result) in (tuple, list) else tuple(
-            wrap(part, *sources) for part in result
+        return (
+            type(result)(wrap(part, *sources) for part in result)
+            if type(result) in (tuple, list)
+            else tuple(wrap(part, *sources) for part in result)
         )
     return result
 
