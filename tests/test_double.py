@@ -1,0 +1,295 @@
+"""The CuPy double refuses what CuPy refuses, counts what a GPU would wait for, and computes NumPy's bits.
+
+`make test-double` runs all other tests and the notebooks on it.
+"""
+
+import ast
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+
+import minireformer as mr
+from minireformer import backend
+from minireformer.data import duplicate_task
+
+FOLDER = Path(__file__).parent / "double"
+INTERFACE = json.loads((FOLDER / "cupy" / "interface.json").read_text())
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """The double, for one test: what is installed under CuPy's name comes back afterwards."""
+    here = getattr(sys.modules.get("cupy"), "__file__", "")
+    if here and Path(here).parent == FOLDER / "cupy":
+        yield sys.modules["cupy"]
+        return
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "cupy"}
+    for name in before:
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(FOLDER)
+    backend._import_cupy.cache_clear()
+    yield importlib.import_module("cupy")
+    backend.use("numpy")
+    backend._import_cupy.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.fixture
+def counts(cupy):
+    """How often arrays were moved ("to_device", "to_host") and the host waited ("synchronize"), from 0."""
+    counts = importlib.import_module("cupy._memory").counts
+    counts.clear()
+    return counts
+
+
+def in_place(array, operand):
+    array += operand
+
+
+def assign(array, index, value):
+    array[index] = value
+
+
+# What it refuses: a name, an attempt with the double, an array x of its own and one of NumPy's (2, 3), the error
+
+REFUSED = {
+    "numpy.asarray": (lambda cupy, x, host: numpy.asarray(x), TypeError, "Implicit conversion"),
+    "numpy.array of a list of them": (lambda cupy, x, host: numpy.array([x[0, 0], x[0, 1]]), TypeError, "Implicit"),
+    "a ufunc of NumPy's": (lambda cupy, x, host: numpy.exp(x), TypeError, "does not support ufuncs"),
+    "a function of NumPy's": (lambda cupy, x, host: numpy.concatenate([x]), TypeError, "numpy.concatenate"),
+    "a reduction of NumPy's": (lambda cupy, x, host: numpy.mean(x), TypeError, "numpy.mean"),
+    "array + NumPy's": (lambda cupy, x, host: x + host, TypeError, "Unsupported type"),
+    "NumPy's + array": (lambda cupy, x, host: host + x, TypeError, "Unsupported type"),
+    "array @ NumPy's": (lambda cupy, x, host: x @ host.T, TypeError, "Unsupported type"),
+    "NumPy's == array": (lambda cupy, x, host: host == x, TypeError, "Unsupported type"),
+    "NumPy's 0-d array": (lambda cupy, x, host: x + numpy.array(1.0), TypeError, "Unsupported type"),
+    "array += NumPy's": (lambda cupy, x, host: in_place(x, host), TypeError, "Unsupported type"),
+    "NumPy's += array": (lambda cupy, x, host: in_place(host, x), TypeError, "does not support ufuncs"),
+    "array + list": (lambda cupy, x, host: x + [1, 2, 3], TypeError, "Unsupported type"),
+    "x[...] = NumPy's": (lambda cupy, x, host: assign(x, ..., host), TypeError, "Unsupported type"),
+    "NumPy's[...] = x": (lambda cupy, x, host: assign(host, ..., x), TypeError, "Implicit conversion"),
+    "x[NumPy's]": (lambda cupy, x, host: x[numpy.array([0])], TypeError, "Unsupported type"),
+    "NumPy's[x]": (lambda cupy, x, host: host[x.astype(int)], (TypeError, IndexError), "Implicit|only integers"),
+    "a function of NumPy's array": (lambda cupy, x, host: cupy.sum(host), TypeError, "Unsupported type"),
+    "a ufunc of NumPy's array": (lambda cupy, x, host: cupy.exp(host), TypeError, "Unsupported type"),
+    "a ufunc of a list": (lambda cupy, x, host: cupy.maximum(x, [1, 2, 3]), TypeError, "Unsupported type"),
+    "out= NumPy's": (lambda cupy, x, host: cupy.exp(x, out=host), TypeError, "Unsupported type"),
+    "where= in a ufunc": (lambda cupy, x, host: cupy.exp(x, where=x > 0), TypeError, "Wrong arguments.*where"),
+    "where= in a reduction": (lambda cupy, x, host: x.sum(where=x > 0), TypeError, "keyword argument 'where'"),
+    "initial= in a reduction": (lambda cupy, x, host: cupy.max(x, initial=0), TypeError, "keyword argument 'initial'"),
+    "device= of 14 only": (lambda cupy, x, host: cupy.asarray(x, copy=False), TypeError, "keyword argument 'copy'"),
+    "mode= of take": (lambda cupy, x, host: cupy.take(x, x.argmax(), mode="clip"), TypeError, "argument 'mode'"),
+    "too many arguments": (lambda cupy, x, host: cupy.argsort(x, 0, None, None), TypeError, "at most 3"),
+    "another sort": (lambda cupy, x, host: cupy.sort(x, kind="quicksort"), NotImplementedError, "stable"),
+    "another argsort": (lambda cupy, x, host: cupy.argsort(x, kind="heapsort"), NotImplementedError, "stable"),
+    "the method's kind=, not in 13.6": (lambda cupy, x, host: x.argsort(kind="stable"), TypeError, "argument 'kind'"),
+    "a missing function": (lambda cupy, x, host: cupy.put_along_axis, AttributeError, "no attribute"),
+    "errstate": (lambda cupy, x, host: cupy.errstate, AttributeError, "no attribute 'errstate'"),
+    "a function of 14 only": (lambda cupy, x, host: cupy.astype, AttributeError, "no attribute 'astype'"),
+    "an attribute of 14 only": (lambda cupy, x, host: x.mT, AttributeError, "no attribute 'mT'"),
+    "a method of NumPy's only": (lambda cupy, x, host: x.itemset(0, 1), AttributeError, "no attribute 'itemset'"),
+    "a submodule's function": (lambda cupy, x, host: cupy.linalg.cross, AttributeError, "no attribute 'cross'"),
+    "a method of generators": (
+        lambda cupy, x, host: cupy.random.default_rng(0).permutation(3),
+        AttributeError,
+        "'permutation'",
+    ),
+    "duplicate indices": (lambda cupy, x, host: assign(x, cupy.asarray([0, 0]), 1.0), ValueError, "duplicate"),
+    "duplicates in +=": (lambda cupy, x, host: in_place_at(x, cupy.asarray([1, 0, 1])), ValueError, "duplicate"),
+    "duplicates by sign": (lambda cupy, x, host: assign(x, cupy.asarray([0, -2]), 1.0), ValueError, "duplicate"),
+    "duplicate pairs": (
+        lambda cupy, x, host: assign(x, (cupy.asarray([0, 1, 0]), cupy.asarray([2, 2, 2])), 1.0),
+        ValueError,
+        "duplicate",
+    ),
+    "a range of one": (lambda cupy, x, host: range(x.argmax()), TypeError, "cannot be interpreted as an integer"),
+    "hash": (lambda cupy, x, host: {x[0, 0]}, TypeError, "unhashable"),
+    "plotting": (lambda cupy, x, host: numpy.atleast_1d(x), TypeError, "Implicit conversion"),
+}
+
+
+def in_place_at(array, index):
+    array[index] += 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_refuses(name, cupy):
+    attempt, error, message = REFUSED[name]
+    host = numpy.arange(6.0).reshape(2, 3)
+    x = cupy.asarray(host)
+    with pytest.raises(error, match=message):
+        attempt(cupy, x, host)
+
+
+def test_a_figure_of_its_arrays_is_refused(cupy):
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        axes.plot(cupy.arange(3))
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        axes.imshow(cupy.zeros((3, 3)))
+    axes.plot(cupy.arange(3).get())
+
+
+# What it does
+
+
+def test_numbers_mix_freely_and_do_not_widen(cupy):
+    x = cupy.ones((2, 3), "float32")
+    for number in (2, 2.0, True, numpy.float32(2)):
+        assert (x * number).dtype == (number * x).dtype == "float32"
+    assert (x * numpy.float64(2)).dtype == "float64"  # NEP 50: as in NumPy 2 and CuPy 14
+    assert (x + x.astype("float64").sum()).dtype == "float64"
+
+
+def test_reductions_and_single_entries_are_arrays_without_axes(cupy):
+    x = cupy.arange(6.0).reshape(2, 3)
+    for scalar in (x.sum(), x.max(), cupy.mean(x), x[1, 2], cupy.vdot(x, x), x[0] @ x[1], x.argmax()):
+        assert type(scalar) is cupy.ndarray and scalar.shape == ()
+    x[1, 2][...] = 7  # a view, too
+    assert float(x[1, 2]) == 7
+    assert type(x).__module__ == "cupy" and not isinstance(x, numpy.ndarray) and backend.get_xp(x) is cupy
+
+
+def test_it_is_not_torn_by_assignments_without_duplicates(cupy):
+    x = cupy.zeros((3, 4))
+    x[cupy.asarray([2, 0]), 1:3] += 1
+    x[x > 0] = 5
+    x[cupy.asarray([[0], [1]]), cupy.asarray([[0, 3]])] = 2
+    numpy.testing.assert_array_equal(x.get(), [[2, 5, 5, 2], [2, 0, 0, 2], [0, 5, 5, 0]])
+
+
+def test_views_share_memory_and_hooks_see_it_once(cupy):
+    seen = []
+
+    class Hook(cupy.cuda.MemoryHook):
+        def malloc_postprocess(self, *, mem_size, **_):
+            seen.append(mem_size)
+
+        def free_postprocess(self, *, mem_size, **_):
+            seen.append(-mem_size)
+
+    with Hook():
+        x = cupy.zeros(100)
+        view = x.reshape(10, 10).T[2:]
+        assert view.base is x and x.base is None and seen == [1024]
+        del x
+        assert seen == [1024]
+        del view
+    assert seen == [1024, -1024]
+
+
+def test_transfers_and_waits_are_counted(cupy, counts):
+    x = cupy.asarray(numpy.arange(6.0))
+    y = cupy.exp(x[2:] * 2).sum() + cupy.zeros(3).max()
+    assert counts == {"to_device": 1}
+    float(y), int(y), bool(y), y.item(), y.get(), y.tolist(), f"{y:.3f}", repr(y)
+    assert counts == {"to_device": 1, "to_host": 8, "synchronize": 8}
+    x[x > 2], cupy.unique(x), cupy.flatnonzero(x)  # sizes that the host has to know
+    cupy.cuda.Device().synchronize()
+    assert counts["synchronize"] == 12
+
+
+def test_the_interface_was_recorded_from_both_major_versions():
+    assert {version.partition(".")[0] for version in INTERFACE["versions"]} == {"13", "14"}
+    assert "13.6.0" in INTERFACE["versions"]
+
+
+@pytest.mark.parametrize("path", sorted(Path(mr.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_the_package_asks_for_nothing_that_cupy_lacks(path):
+    """Also where no test comes by: every `xp.name`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "xp":
+            assert node.attr in INTERFACE["modules"][""], f"line {node.lineno}: xp.{node.attr}"
+
+
+# The package on it: NumPy's numbers, and no more waiting than there must be
+
+CONFIG = mr.ReformerConfig(
+    vocab_size=20,
+    d_model=16,
+    n_heads=2,
+    d_head=8,
+    d_ff=32,
+    attn_layers=("lsh", "local", "full", "shared_full"),
+    lsh_chunk_len=8,
+    local_chunk_len=16,
+    n_hashes=2,
+    axial_shape=(16, 32),
+    max_len=512,
+    ff_chunk_len=150,
+    loss_chunk_len=150,
+)
+CONFIGS = {
+    "plain": CONFIG,
+    "dropout": replace(CONFIG, dropout=0.1, attention_dropout=0.1, activation="gelu"),
+    "paper": replace(CONFIG, same_bucket=True, count_once=True, positions="learned"),
+    "encoder": replace(CONFIG, causal=False, lsh_n_after=1, n_buckets=(2, 4), positions="sinusoidal"),
+    "stored": replace(CONFIG, reversible=False, ff_chunk_len=0),
+}
+
+
+def training(name, config, dtype, make, scale=1):
+    """Everything that two steps of training on backend `name` compute, as NumPy arrays."""
+    backend.use(name)
+    model = mr.Reformer(config, seed=1, dtype=dtype)
+    for key, param in model.params.items():
+        if key.endswith("query_key.weight"):
+            param *= scale
+    opt, results = make(model.params), []
+    draws = numpy.random.default_rng(0)
+    for seed in range(2):
+        tokens = backend.asarray(draws.integers(0, 20, (2, 301)))
+        mask, key_mask = (backend.asarray(draws.random((2, 301)) < 0.8) for _ in range(2))
+        loss, grads = model.loss_and_grads(tokens, tokens, seed=seed, mask=mask, key_mask=key_mask)
+        opt.step(grads)
+        results.append({"loss": loss, "logits": model(tokens, key_mask=key_mask), **grads, **opt.state})
+    results.append(model.params)
+    backend.use("numpy")
+    return [{key: backend.to_numpy(value).copy() for key, value in result.items()} for result in results]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", [mr.Adam, mr.Adafactor])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_training_gives_the_bits_that_it_gives_on_numpy(config, make, dtype, cupy):
+    """All heads at once, as on a GPU, or one after another: the same sums, so the same bits."""
+    on_host, on_device = (training(name, CONFIGS[config], dtype, make) for name in ("numpy", "cupy"))
+    for expected, found in zip(on_host, on_device):
+        assert expected.keys() == found.keys()
+        for key, array in expected.items():
+            assert array.dtype == found[key].dtype
+            numpy.testing.assert_array_equal(found[key], array, err_msg=key)
+
+
+def test_logits_so_large_that_their_maximum_is_needed_give_the_same_bits(cupy):
+    on_host, on_device = (training(name, CONFIG, "float32", mr.Adam, scale=1000) for name in ("numpy", "cupy"))
+    for expected, found in zip(on_host, on_device):
+        for key, array in expected.items():
+            numpy.testing.assert_array_equal(found[key], array, err_msg=key)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 5])
+def test_a_training_step_waits_for_the_device_for_four_numbers_however_deep_the_model(n_blocks, cupy, counts):
+    backend.use("cupy")
+    model = mr.Reformer(replace(CONFIGS["dropout"], attn_layers=CONFIG.attn_layers * n_blocks))
+    opt = mr.Adafactor(model.params)
+    tokens, targets, mask = (backend.asarray(a) for a in duplicate_task(0, 2, 300, 19))
+    counts.clear()
+    _, grads = model.loss_and_grads(tokens, targets)
+    assert counts["synchronize"] == 3  # are tokens, are targets in the vocabulary; the loss
+    opt.step(grads)
+    assert counts["synchronize"] == 3
+    counts.clear()
+    mr.training._step(model, lambda step: (tokens, targets), opt, 0, None, 1.0, seed=0)
+    assert counts["synchronize"] == 4  # and the norm of the gradients
+    counts.clear()
+    mr.training._step(model, lambda step: (tokens, targets, mask), opt, 0, None, 1.0, seed=0)
+    assert counts["synchronize"] == 5  # and how many positions the mask leaves
+    assert counts["to_host"] == 4
