@@ -1,5 +1,6 @@
 # make lab     open the course in JupyterLab         make lab ARGS=--no-browser PORT=9000
 # make test    every test, notebooks included        make test PYTHON=python3.13
+# make test-double   of these, the runs on a stand-in for CuPy, which need no GPU
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
 # make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make lint    check and format the code and the notebooks
@@ -15,17 +16,22 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test notebooks bench lint clean
+.PHONY: lab test test-double notebooks bench lint clean
 
 # Jupyter refuses to run as root unless told, and root is who one is in many containers.
 lab: $(INSTALLED)
 	$(PY) -m jupyter lab notebooks --port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # Tests run side by side, so each keeps to one thread; a notebook stays on one worker.
-test: export OMP_NUM_THREADS := 1
+test test-double: export OMP_NUM_THREADS := 1
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout=300
+
 test: $(INSTALLED)
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env \
-		--nbval-cell-timeout=300 tests notebooks
+	$(PYTEST) tests notebooks
+	@$(MAKE) --no-print-directory test-double
+
+test-double: $(INSTALLED)
+	MINIREFORMER_BACKEND=cupy PYTHONPATH="$(CURDIR)/tests/double$(if $(PYTHONPATH),:$(PYTHONPATH))" $(PYTEST) tests notebooks
 
 notebooks: export OMP_NUM_THREADS := 1
 notebooks: $(INSTALLED)

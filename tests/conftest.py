@@ -3,8 +3,8 @@
     def test_layer_norm_gradients(assert_gradients):
         assert_gradients(LayerNorm(8), x)
 
-Every check is kept with its test's report, so that it also arrives when pytest-xdist runs the test in
-another process.
+Arrays come from the backend in use: see `arrays.py`. Every check is kept with its test's report, so that it
+also arrives when pytest-xdist runs the test in another process.
 """
 
 import hypothesis

@@ -143,13 +143,9 @@ def wrap(result, *sources):
     """NumPy's results as the double's: arrays of the memory that they lie in, numbers as 0-d arrays."""
     if isinstance(result, (numpy.ndarray, numpy.generic)):
         return _fill(object.__new__(ndarray), numpy.asarray(result), sources)
-    if isinstance(result, (tuple, list)):
-        return (
-            type(result)(wrap(part, *sources) for part in result)
-            if type(result) in (tuple, list)
-            else tuple(wrap(part, *sources) for part in result)
-        )
-    return result
+    if isinstance(result, list):
+        return [wrap(part, *sources) for part in result]
+    return tuple(wrap(part, *sources) for part in result) if isinstance(result, tuple) else result
 
 
 def _fill(array, host, sources):
