@@ -16,8 +16,6 @@ dO V' - Δ, and exp(S) [V, 1] holds the denominators. Read next: `attention.py`.
 
 import math
 
-import numpy
-
 from minireformer import backend
 from minireformer.basic import row_dot
 from minireformer.tiles import Walk, blocks, get_groups, put_groups
@@ -139,9 +137,8 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
 def _weigh(walk, tile, scores, steep):
     """scores = exp(scores), weighted, in place: over all tiles they sum to the softmax's denominator."""
     xp = walk.xp
-    if steep is not None:  # what may not be seen can exceed the reference by far
-        ceiling = xp.where(steep, 0, xp.inf).astype(scores.dtype)
-        xp.minimum(scores, ceiling[..., None, None], out=scores)
+    if steep:  # what may not be seen can exceed the reference by far
+        xp.minimum(scores, 0, out=scores)
     xp.exp(scores, out=scores)
     for weight in walk.weights(tile):
         scores *= weight
@@ -232,28 +229,24 @@ def _pair(table):
 def _bound(q, keys):
     """What no logit exceeds: |q| max|k|, for each query (g, T)."""
     xp = backend.get_xp(q)
-    return xp.sqrt(row_dot(q, q)) * xp.sqrt(row_dot(keys, keys).max(axis=-1, keepdims=True))
+    return xp.sqrt(row_dot(q, q)) * xp.sqrt(row_dot(keys, keys).max())
 
 
 def _is_steep(bound):
-    """The groups (g, 1) with bounds so large that everything might underflow; None, where it is known that none is.
-
-    That is known on a CPU alone: to ask a GPU, the host would have to wait for it in every layer.
-    """
-    steep = bound.max(axis=-1, keepdims=True) > _SAFE_BOUND[bound.dtype.name]
-    return None if backend.get_xp(bound) is numpy and not steep.any() else steep
+    if backend.get_xp(bound) is not backend.numpy:  # a GPU is not asked: the host would wait for it in every layer
+        return True
+    return float(bound.max()) > _SAFE_BOUND[bound.dtype.name]
 
 
 def _reference(walk, q, keys):
-    """What to subtract from a query's logits before the exponential: (g, T), and which groups are steep.
+    """What to subtract from a query's logits before the exponential: (g, T), and whether logits are `steep`.
 
     While the bound |q| max|k| is small, subtracting it loses nothing: there is no need to look for a maximum.
     Where it is so large that everything might underflow, the true maximum is found first.
     """
     xp, bound = walk.xp, _bound(q, keys)
-    steep = _is_steep(bound)
-    if steep is None:
-        return bound, None
+    if not _is_steep(bound):
+        return bound, False
     top = xp.full(bound.size, -xp.inf, q.dtype)
     for of_round in walk.rounds():
         for tile in walk.tiles(of_round):
@@ -263,5 +256,4 @@ def _reference(walk, q, keys):
                 scores = xp.where(weight > 0, scores, -xp.inf)
             rows = of_round.rows[:, tile.queries]
             top[rows] = xp.maximum(top[rows], scores.max(axis=-1).reshape(rows.shape))
-    top = xp.where(xp.isinf(top), 0, top).reshape(bound.shape)
-    return xp.where(steep, top, bound), steep
+    return xp.where(xp.isinf(top), 0, top).reshape(bound.shape), True

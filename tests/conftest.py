@@ -7,11 +7,17 @@ Arrays come from the backend in use: see `arrays.py`. Every check is kept with i
 also arrives when pytest-xdist runs the test in another process.
 """
 
+import importlib
+import sys
+from pathlib import Path
+
 import hypothesis
 import pytest
 
 from minireformer import backend
 from minireformer.gradcheck import TOLERANCE, gradcheck
+
+DOUBLE = Path(__file__).parent / "double"  # where `import cupy` finds the double
 
 # The same examples in every run, and no time limit that a busy machine could miss.
 hypothesis.settings.register_profile("minireformer", deadline=None, derandomize=True)
@@ -24,6 +30,34 @@ def same_backend_afterwards():
     name = backend.active().__name__
     yield
     backend.use(name)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """The double, for one test: what is installed under CuPy's name comes back afterwards."""
+    here = getattr(sys.modules.get("cupy"), "__file__", "")
+    if here and Path(here).parent == DOUBLE / "cupy":
+        yield sys.modules["cupy"]
+        return
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "cupy"}
+    for name in before:
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(DOUBLE)
+    backend._import_cupy.cache_clear()
+    yield importlib.import_module("cupy")
+    backend.use("numpy")
+    backend._import_cupy.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.fixture
+def counts(cupy):
+    """How often arrays were moved ("to_device", "to_host") and the host waited ("synchronize"), from 0."""
+    counts = importlib.import_module("cupy._memory").counts
+    counts.clear()
+    return counts
 
 
 @pytest.fixture

@@ -1,52 +1,15 @@
-"""The CuPy double refuses what CuPy refuses, counts what a GPU would wait for, and computes NumPy's bits.
+"""The CuPy double refuses what CuPy refuses, and counts what a GPU would wait for. See `test_on_double.py` next."""
 
-`make test-double` runs all other tests and the notebooks on it.
-"""
-
-import ast
-import importlib
 import json
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
 
-import minireformer as mr
 from minireformer import backend
-from minireformer.data import duplicate_task
 
 FOLDER = Path(__file__).parent / "double"
 INTERFACE = json.loads((FOLDER / "cupy" / "interface.json").read_text())
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    """The double, for one test: what is installed under CuPy's name comes back afterwards."""
-    here = getattr(sys.modules.get("cupy"), "__file__", "")
-    if here and Path(here).parent == FOLDER / "cupy":
-        yield sys.modules["cupy"]
-        return
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "cupy"}
-    for name in before:
-        del sys.modules[name]
-    monkeypatch.syspath_prepend(FOLDER)
-    backend._import_cupy.cache_clear()
-    yield importlib.import_module("cupy")
-    backend.use("numpy")
-    backend._import_cupy.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
-        del sys.modules[name]
-    sys.modules.update(before)
-
-
-@pytest.fixture
-def counts(cupy):
-    """How often arrays were moved ("to_device", "to_host") and the host waited ("synchronize"), from 0."""
-    counts = importlib.import_module("cupy._memory").counts
-    counts.clear()
-    return counts
 
 
 def in_place(array, operand):
@@ -199,97 +162,3 @@ def test_transfers_and_waits_are_counted(cupy, counts):
 def test_the_interface_was_recorded_from_both_major_versions():
     assert {version.partition(".")[0] for version in INTERFACE["versions"]} == {"13", "14"}
     assert "13.6.0" in INTERFACE["versions"]
-
-
-@pytest.mark.parametrize("path", sorted(Path(mr.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
-def test_the_package_asks_for_nothing_that_cupy_lacks(path):
-    """Also where no test comes by: every `xp.name`."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "xp":
-            assert node.attr in INTERFACE["modules"][""], f"line {node.lineno}: xp.{node.attr}"
-
-
-# The package on it: NumPy's numbers, and no more waiting than there must be
-
-CONFIG = mr.ReformerConfig(
-    vocab_size=20,
-    d_model=16,
-    n_heads=2,
-    d_head=8,
-    d_ff=32,
-    attn_layers=("lsh", "local", "full", "shared_full"),
-    lsh_chunk_len=8,
-    local_chunk_len=16,
-    n_hashes=2,
-    axial_shape=(16, 32),
-    max_len=512,
-    ff_chunk_len=150,
-    loss_chunk_len=150,
-)
-CONFIGS = {
-    "plain": CONFIG,
-    "dropout": replace(CONFIG, dropout=0.1, attention_dropout=0.1, activation="gelu"),
-    "paper": replace(CONFIG, same_bucket=True, count_once=True, positions="learned"),
-    "encoder": replace(CONFIG, causal=False, lsh_n_after=1, n_buckets=(2, 4), positions="sinusoidal"),
-    "stored": replace(CONFIG, reversible=False, ff_chunk_len=0),
-}
-
-
-def training(name, config, dtype, make, scale=1):
-    """Everything that two steps of training on backend `name` compute, as NumPy arrays."""
-    backend.use(name)
-    model = mr.Reformer(config, seed=1, dtype=dtype)
-    for key, param in model.params.items():
-        if key.endswith("query_key.weight"):
-            param *= scale
-    opt, results = make(model.params), []
-    draws = numpy.random.default_rng(0)
-    for seed in range(2):
-        tokens = backend.asarray(draws.integers(0, 20, (2, 301)))
-        mask, key_mask = (backend.asarray(draws.random((2, 301)) < 0.8) for _ in range(2))
-        loss, grads = model.loss_and_grads(tokens, tokens, seed=seed, mask=mask, key_mask=key_mask)
-        opt.step(grads)
-        results.append({"loss": loss, "logits": model(tokens, key_mask=key_mask), **grads, **opt.state})
-    results.append(model.params)
-    backend.use("numpy")
-    return [{key: backend.to_numpy(value).copy() for key, value in result.items()} for result in results]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("make", [mr.Adam, mr.Adafactor])
-@pytest.mark.parametrize("config", CONFIGS)
-def test_training_gives_the_bits_that_it_gives_on_numpy(config, make, dtype, cupy):
-    """All heads at once, as on a GPU, or one after another: the same sums, so the same bits."""
-    on_host, on_device = (training(name, CONFIGS[config], dtype, make) for name in ("numpy", "cupy"))
-    for expected, found in zip(on_host, on_device):
-        assert expected.keys() == found.keys()
-        for key, array in expected.items():
-            assert array.dtype == found[key].dtype
-            numpy.testing.assert_array_equal(found[key], array, err_msg=key)
-
-
-def test_logits_so_large_that_their_maximum_is_needed_give_the_same_bits(cupy):
-    on_host, on_device = (training(name, CONFIG, "float32", mr.Adam, scale=1000) for name in ("numpy", "cupy"))
-    for expected, found in zip(on_host, on_device):
-        for key, array in expected.items():
-            numpy.testing.assert_array_equal(found[key], array, err_msg=key)
-
-
-@pytest.mark.parametrize("n_blocks", [1, 5])
-def test_a_training_step_waits_for_the_device_for_four_numbers_however_deep_the_model(n_blocks, cupy, counts):
-    backend.use("cupy")
-    model = mr.Reformer(replace(CONFIGS["dropout"], attn_layers=CONFIG.attn_layers * n_blocks))
-    opt = mr.Adafactor(model.params)
-    tokens, targets, mask = (backend.asarray(a) for a in duplicate_task(0, 2, 300, 19))
-    counts.clear()
-    _, grads = model.loss_and_grads(tokens, targets)
-    assert counts["synchronize"] == 3  # are tokens, are targets in the vocabulary; the loss
-    opt.step(grads)
-    assert counts["synchronize"] == 3
-    counts.clear()
-    mr.training._step(model, lambda step: (tokens, targets), opt, 0, None, 1.0, seed=0)
-    assert counts["synchronize"] == 4  # and the norm of the gradients
-    counts.clear()
-    mr.training._step(model, lambda step: (tokens, targets, mask), opt, 0, None, 1.0, seed=0)
-    assert counts["synchronize"] == 5  # and how many positions the mask leaves
-    assert counts["to_host"] == 4
