@@ -39,6 +39,7 @@ notebooks: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(PY) -m pip install --quiet --editable '.[notebooks,parity]'
+	$(PY) benchmarks/depth.py --rounds 1
 	$(PY) benchmarks/training_step.py
 	$(PY) benchmarks/attention.py
 	$(PY) benchmarks/draw.py

@@ -157,8 +157,8 @@ def floor(length):
 
 
 CONTENDERS = {
-    "ours": ours,
-    "ours with projections": ours_projected,
+    "minireformer": ours,
+    "minireformer with projections": ours_projected,
     "Hugging Face": huggingface,
     "lucidrains": lucidrains,
     "exact (torch)": exact,
@@ -167,4 +167,4 @@ CONTENDERS = {
 
 
 if __name__ == "__main__":
-    contest.main(__file__, __doc__, CONTENDERS, [1024, 4096, 16384, 65536], RESULTS)
+    contest.main(__file__, __doc__, CONTENDERS, [1024, 2048, 4096, 16384, 65536], RESULTS)

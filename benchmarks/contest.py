@@ -1,9 +1,9 @@
 """Fair timing: every contender in a process of its own, all of them by turns, time and peak memory of each step.
 
-A contender is a function that is given a size and returns `step`, a function without arguments. `contest` starts a
-process for each, warms it up, and then lets one after the other do a step, round after round, so that what else
-the machine is doing meets all of them alike. Peak memory is what the process needed during a step above what it
-held before: inputs and parameters exist by then, outputs and gradients do not. Linux only (/proc).
+A contender is a function that is given a size (a length, a depth) and returns `step`, a function without arguments.
+`contest` starts a process for each, warms it up, and then lets one after the other do a step, round after round, so
+that what else the machine is doing meets all of them alike. Peak memory is what the process needed during a step above
+what it held before: inputs and parameters exist by then, outputs and gradients do not. Linux only (/proc).
 """
 
 import argparse
@@ -18,25 +18,27 @@ from datetime import date
 from importlib import metadata
 
 N_THREADS = len(os.sched_getaffinity(0))
-_SMALL = 1024  # a length to warm up with
 _PATIENCE = 60  # seconds: whoever takes longer for a step does one and not five
 
 
-def main(script, description, contenders, lengths, results_path):
-    """The command line of a benchmark: let `contenders` (name: function of a length) do all lengths, write JSON."""
+def main(script, description, contenders, sizes, results_path, what="lengths", smallest=1024):
+    """The command line of a benchmark: let `contenders` (name: function of a size) do all sizes, write JSON.
+
+    `what` the sizes are; `smallest`: one to warm up with.
+    """
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
+    parser.add_argument(f"--{what}", dest="sizes", type=int, nargs="+", default=sizes)
     parser.add_argument("--rounds", type=int, default=5, help="steps of each contender; the median counts")
     parser.add_argument("--worker", choices=contenders, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(contenders[options.worker], options.size)
+        work(contenders[options.worker], options.size, smallest)
         return
-    results = {"surroundings": surroundings(), "lengths": {}}
-    for length in options.lengths:
-        print(f"T = {length}", flush=True)
-        results["lengths"][length] = contest(script, contenders, length, options.rounds)
+    results = {"surroundings": surroundings(), what: {}}
+    for size in options.sizes:
+        print(f"{what}: {size}", flush=True)
+        results[what][size] = contest(script, contenders, size, options.rounds)
         results_path.write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -94,9 +96,9 @@ def _ask(worker):
     return worker.stdout.readline()
 
 
-def work(make_step, size):
+def work(make_step, size, smallest):
     """A worker's side of `contest`: measure memory in the first step, then time one step for each line that comes."""
-    make_step(_SMALL)()  # libraries load, and allocate, what they will keep
+    make_step(smallest)()  # libraries load, and allocate, what they will keep
     step = make_step(size)
     held = status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:

@@ -13,7 +13,7 @@ from minireformer import plots
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "time_and_memory.png"
-SHOWN = ("ours", "Hugging Face", "lucidrains", "exact (torch)")
+SHOWN = ("minireformer", "Hugging Face", "lucidrains", "exact (torch)")
 
 
 def cell(one):
@@ -23,34 +23,52 @@ def cell(one):
     return f"{one['seconds']:.2f} s, {plots.human_bytes(one['peak_mb'] * 1e6)}"
 
 
-def table(name):
-    """The results of a contest as a Markdown table: a row for each contender, a column for each length."""
-    lengths = json.loads((RESULTS / f"{name}.json").read_text())["lengths"]
-    print("\n| | " + " | ".join(f"T = {int(length):,}" for length in lengths) + " |")
-    print("|---|" + "---|" * len(lengths))
-    for contender in next(iter(lengths.values())):
-        print(f"| {contender} | " + " | ".join(cell(results[contender]) for results in lengths.values()) + " |")
+def results(name, what):
+    """{size: {contender: {"seconds": ..., "peak_mb": ...}}} of a contest."""
+    recorded = json.loads((RESULTS / f"{name}.json").read_text())[what]
+    return {int(size): contenders for size, contenders in recorded.items()}
+
+
+def table(name, what="lengths"):
+    """The results of a contest as a Markdown table: a row for each contender, a column for each size."""
+    by_size = results(name, what)
+    print(f"\n| {what} | " + " | ".join(f"{size:,}" for size in by_size) + " |")
+    print("|---|" + "---|" * len(by_size))
+    for contender in next(iter(by_size.values())):
+        print(f"| {contender} | " + " | ".join(cell(one[contender]) for one in by_size.values()) + " |")
+
+
+def curves(ax, by_size, key, plot):
+    """What `key` says of every contender that is shown, against the size."""
+    for i, name in enumerate(SHOWN):
+        done = [(size, one[name][key]) for size, one in by_size.items() if key in one.get(name, {})]
+        if done:
+            plot(*zip(*done), marker=plots.MARKERS[i], color=f"C{i}", label=name)
 
 
 def figure():
-    """Time and peak memory of attention against length, both axes logarithmic."""
-    lengths = json.loads((RESULTS / "attention.json").read_text())["lengths"]
+    """Time and memory of attention against length; memory of a training step against depth."""
     plots.style()
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    fig, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    lengths = results("attention", "lengths")
     for ax, key, label in zip(axes, ("seconds", "peak_mb"), ("seconds, forward and backward", "peak memory, MB")):
-        for i, name in enumerate(SHOWN):
-            done = [(int(length), results[name][key]) for length, results in lengths.items() if key in results[name]]
-            ax.loglog(*zip(*done), marker=plots.MARKERS[i], label=name)
-        ax.set_xticks([int(length) for length in lengths], [f"{int(length) // 1024}K" for length in lengths])
+        curves(ax, lengths, key, ax.loglog)
+        ax.set_xticks(list(lengths), [f"{length // 1024}K" for length in lengths])
         ax.minorticks_off()
         ax.set(xlabel="tokens", ylabel=label)
     axes[0].set_title("LSH attention grows in proportion to length")
     axes[1].set_title("and so does its memory")
     axes[0].legend()
+    depths = results("depth", "depths")
+    curves(axes[2], depths, "peak_mb", axes[2].plot)
+    axes[2].set_xticks(list(depths))
+    axes[2].set(xlabel="layers", ylabel="peak memory, MB", ylim=(0, None))
+    axes[2].set_title("A training step of 4K tokens against depth")
     fig.savefig(FIGURE)
 
 
 if __name__ == "__main__":
     table("attention")
     table("training_step")
+    table("depth", "depths")
     figure()

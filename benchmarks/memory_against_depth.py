@@ -10,6 +10,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import contest
 import matplotlib
 
 matplotlib.use("Agg")
@@ -89,7 +90,8 @@ def draw(results):
 def main():
     """Measure, write down, draw."""
     mr.backend.set_threads(1)  # threads have buffers of their own: with one, a peak is the same each time
-    results = {"depths": DEPTHS, "batch": BATCH, "length": LENGTH, "block": dataclasses.asdict(BLOCK)}
+    results = {"surroundings": contest.surroundings(), "depths": DEPTHS, "batch": BATCH, "length": LENGTH}
+    results["block"] = dataclasses.asdict(BLOCK)
     for name, reversible in ("stored", False), ("reversible", True):
         results[name] = []
         for depth in DEPTHS:

@@ -24,7 +24,7 @@ def tokens_and_targets(length):
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def ours(length):
+def ours(length, layers=LAYERS):
     """`Reformer.loss_and_grads`."""
     import minireformer as mr
 
@@ -34,7 +34,7 @@ def ours(length):
         n_heads=HEADS,
         d_head=D_HEAD,
         d_ff=D_FF,
-        attn_layers=("lsh",) * LAYERS,
+        attn_layers=("lsh",) * layers,
         lsh_chunk_len=CHUNK,
         n_hashes=HASHES,
         axial_shape=(length // 64, 64),
@@ -44,7 +44,7 @@ def ours(length):
     return lambda: model.loss_and_grads(tokens, targets)
 
 
-def huggingface(length):
+def huggingface(length, layers=LAYERS):
     """`ReformerModelWithLMHead` of transformers, chunked feed-forward layers included."""
     import torch
     from transformers import ReformerConfig, ReformerModelWithLMHead
@@ -56,7 +56,7 @@ def huggingface(length):
         num_attention_heads=HEADS,
         attention_head_size=D_HEAD,
         feed_forward_size=D_FF,
-        attn_layers=["lsh"] * LAYERS,
+        attn_layers=["lsh"] * layers,
         lsh_attn_chunk_length=CHUNK,
         num_hashes=HASHES,
         is_decoder=True,
@@ -78,7 +78,7 @@ def huggingface(length):
     return step
 
 
-def lucidrains(length):
+def lucidrains(length, layers=LAYERS):
     """`ReformerLM` of reformer-pytorch."""
     import torch
     from reformer_pytorch import ReformerLM
@@ -87,7 +87,7 @@ def lucidrains(length):
     model = ReformerLM(
         num_tokens=VOCABULARY,
         dim=D_MODEL,
-        depth=LAYERS,
+        depth=layers,
         max_seq_len=length,
         heads=HEADS,
         bucket_size=CHUNK,
@@ -103,7 +103,7 @@ def lucidrains(length):
     return step
 
 
-CONTENDERS = {"ours": ours, "Hugging Face": huggingface, "lucidrains": lucidrains}
+CONTENDERS = {"minireformer": ours, "Hugging Face": huggingface, "lucidrains": lucidrains}
 
 if __name__ == "__main__":
     contest.main(__file__, __doc__, CONTENDERS, [4096, 16384], RESULTS)

@@ -11,37 +11,52 @@ import numpy
 from numpy.polynomial import Chebyshev, Polynomial
 
 from minireformer import backend
+from minireformer.layer import check_array
 
 
 def relu(x, out=None):
-    """y = max(x, 0). The cache is x; y would do as well, for both are above 0 at the same entries."""
+    """y = max(x, 0), for floats x of any shape -> y (like x), cache.
+
+    The cache is x; y would do as well, for both are above 0 at the same entries: `out` may be `x`.
+    """
+    _check("x", x, out, ...)
     return backend.get_xp(x).maximum(x, 0, out=out), x
 
 
 def relu_backward(dy, x, out=None):
-    """-> dx = dy where x > 0, else 0."""
+    """-> dx = dy where x > 0, else 0: dy and dx (like x). `out` may be `dy`."""
+    check_array("x", x, ...)
+    _check("dy", dy, out, *x.shape, like=x)
     return backend.get_xp(dy).multiply(dy, x > 0, out=out)
 
 
 class GeluCache(NamedTuple):
     """What `gelu_backward` needs."""
 
-    x: Any
-    cdf: Any
+    x: Any  # None where `out` was x: overwritten
+    cdf: Any  # Phi(x)
 
 
 def gelu(x, out=None):
     """y = x Phi(x), with Phi the cumulative distribution of the normal distribution (not its tanh fit).
 
-    `out` may be `x` itself only where no backward follows: the cache holds x, which is then gone.
+    For floats x of any shape -> y (like x), cache. `out` may be `x` itself only where no backward follows: x is
+    then gone, and `gelu_backward` raises ValueError.
     """
+    _check("x", x, out, ...)
     cdf = normal_cdf(x)
-    return backend.get_xp(x).multiply(x, cdf, out=out), GeluCache(x, cdf)
+    return backend.get_xp(x).multiply(x, cdf, out=out), GeluCache(None if out is x else x, cdf)
 
 
 def gelu_backward(dy, cache, out=None):
-    """-> dx = dy (Phi(x) + x phi(x)), with the normal density phi(x) = exp(-x^2 / 2) / sqrt(2 pi)."""
+    """-> dx = dy (Phi(x) + x phi(x)), with the normal density phi(x) = exp(-x^2 / 2) / sqrt(2 pi).
+
+    dy and dx are like x. `out` may be `dy`.
+    """
     x, cdf = cache
+    if x is None:
+        raise ValueError("cache: gelu wrote its result over x (out=x); expected another out where backward follows")
+    _check("dy", dy, out, *x.shape, like=x)
     xp = backend.get_xp(x)
     slope = x * x
     slope *= -0.5
@@ -50,6 +65,12 @@ def gelu_backward(dy, cache, out=None):
     slope *= 1 / math.sqrt(2 * math.pi)
     slope += cdf
     return xp.multiply(dy, slope, out=out)
+
+
+def _check(name, values, out, *shape, like=None):
+    check_array(name, values, *shape, like=like, whose="x")
+    if out is not None:
+        check_array("out", out, *values.shape, like=values, whose=name)
 
 
 def _fit_erfc():
@@ -69,6 +90,7 @@ _ERFC = _fit_erfc()
 
 def normal_cdf(x):
     """Phi(x) = erfc(-x / sqrt 2) / 2 entry by entry, within 1e-15 in float64: NumPy has no erf."""
+    check_array("x", x, ...)
     xp = backend.get_xp(x)
     z = xp.abs(x)
     z *= math.sqrt(0.5)

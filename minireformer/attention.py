@@ -1,9 +1,12 @@
 """Full, local and LSH attention as functions over the chunked kernel, each with its backward.
 
-They take heads, (B, H, T, D), and any T: they pad to whole chunks and mask the padding. `attention_layer.py` puts
-projections around them. A logit is
+They take heads, (B, H, T, D), and any T: they pad to whole chunks and mask the padding. `attention_layer.py`, next,
+puts projections around them. A logit is
 
     separate q and k:  q . k / sqrt(D)          shared q and k (LSH):  q . k / |k| = |q| cos(angle)
+
+Arrays that don't fit each other, and numbers out of range, raise ValueError; wrong dtypes, or arrays of NumPy among
+arrays of CuPy, TypeError. Either names the argument.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +14,7 @@ from typing import Any, NamedTuple
 from minireformer import backend
 from minireformer.chunked import chunked_attention, chunked_attention_backward
 from minireformer.hashing import sort_by_bucket
-from minireformer.layer import check_array, check_count
+from minireformer.layer import check_array, check_count, check_not_empty, check_rate
 from minireformer.tiles import Pattern, Tokens
 
 FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see every chunk of keys
@@ -24,7 +27,7 @@ class AttentionCache(NamedTuple):
     k: Any  # the same; None where keys are the queries at unit length
     v: Any
     out: Any
-    lse: Any  # (G, T'): G = B * H, T' = T rounded up to whole chunks
+    lse: Any  # (B, H, T'): T' = T rounded up to whole chunks
     tokens: Tokens
     pattern: Pattern
 
@@ -37,7 +40,7 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
     With `k=None` keys are the queries at unit length and a token sees itself only when it sees nothing else:
     the shared-QK attention of the paper's section 2, which LSH attention approaches.
     """
-    _check_heads(q, k, v)
+    _check(q, k, v, key_mask, dropout)
     chunk_len = min(FULL_CHUNK, q.shape[2])
     pattern = Pattern(chunk_len, -(-q.shape[2] // chunk_len) - 1, 0, causal, exclude_self=k is None)
     return _attention(q, k, v, None, pattern, key_mask, dropout, seed)
@@ -47,9 +50,11 @@ def local_attention(q, k, v, *, chunk_len, n_before=1, n_after=0, causal=True, k
     """A query sees the keys of its own chunk, `n_before` chunks back and `n_after` ahead: (B, H, T, D) -> the same.
 
     Chunks are of `chunk_len` tokens and stand in a circle, as in the original code: without `causal`, the first
-    looks back at the last. Logits, masks and dropout as in `full_attention`.
+    looks back at the last, and where the circle has fewer chunks than a window (`n_before + 1 + n_after`), a
+    query meets some chunks more than once and their keys weigh as often. Logits, masks and dropout as in
+    `full_attention`.
     """
-    _check_heads(q, k, v)
+    _check(q, k, v, key_mask, dropout)
     return _attention(q, k, v, None, _pattern(q, chunk_len, n_before, n_after, causal), key_mask, dropout, seed)
 
 
@@ -72,51 +77,73 @@ def lsh_attention(
 
     In each of R rounds, tokens are sorted by bucket and cut into chunks; a query sees its own chunk, `n_before`
     chunks back and `n_after` ahead (section 2, figure 2). Rounds are merged into one softmax. A token sees
-    itself only when it sees nothing else. Masks and dropout as in `full_attention`; hidden keys sort last.
+    itself only when it sees nothing else. Masks and dropout as in `full_attention`; hidden keys sort last, under
+    the largest number that the dtype of `buckets` (int16, int32 or int64) holds: a bucket must be below it.
     Up to `chunk_len` tokens, nothing needs hashing: full attention with shared queries and keys.
 
     The paper's equations differ from its code in two ways, both available: `same_bucket` lets a query see only
-    keys of its own bucket (eq. 3); `count_once` counts a key that is met in N rounds once and not N times
+    keys of its own bucket (eq. 4); `count_once` counts a key that is met in N rounds once and not N times
     (the `-log N` of eq. 16). With either, a round's first chunk doesn't look back into the round before.
     """
-    _check_heads(qk, None, v)
-    check_array("buckets", buckets, *qk.shape[:2], None, qk.shape[2], kind="i")
+    _check(qk, None, v, key_mask, dropout)
+    check_array("buckets", buckets, *qk.shape[:2], None, qk.shape[2], kind="i", like=qk, whose="the queries")
+    check_not_empty("buckets", buckets)
+    if buckets.dtype.name not in ("int16", "int32", "int64"):
+        raise TypeError(f"buckets: expected int16, int32 or int64, as hash_vectors gives; got {buckets.dtype}")
     pattern = _pattern(qk, chunk_len, n_before, n_after, causal)
     pattern = pattern._replace(exclude_self=True, same_bucket=same_bucket, count_once=count_once)
     return _attention(qk, None, v, buckets, pattern, key_mask, dropout, seed)
 
 
 def full_attention_backward(dout, cache):
-    """Gradients (dq, dk, dv) of `full_attention`; (dqk, dv) where q and k are shared."""
-    check_array("dout", dout, *cache.out.shape)
-    length = cache.lse.shape[1]
+    """Gradients of `full_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), each like q, k and v.
+
+    (dqk, dv) where queries and keys are shared (`k=None`).
+    """
+    check_array("dout", dout, *cache.out.shape, like=cache.out, whose="the queries")
+    if dout.dtype != cache.out.dtype:
+        raise TypeError(f"dout: expected {cache.out.dtype}, as the queries; got {dout.dtype}")
+    length = cache.lse.shape[2]
     padded = [_padded(x, length) for x in (dout, cache.q, cache.k, cache.v, cache.out)]
     gradients = chunked_attention_backward(*padded, cache.lse, cache.tokens, cache.pattern)
     return tuple(d[:, :, : dout.shape[2]] for d in gradients if d is not None)
 
 
 def local_attention_backward(dout, cache):
-    """Gradients (dq, dk, dv) of `local_attention`."""
+    """Gradients of `local_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), each like q, k and v."""
     return full_attention_backward(dout, cache)
 
 
 def lsh_attention_backward(dout, cache):
-    """Gradients (dqk, dv) of `lsh_attention`, with the buckets of the forward pass held fixed."""
+    """Gradients of `lsh_attention` from dout (B, H, T, D) and its cache: (dqk, dv), each (B, H, T, D).
+
+    The buckets of the forward pass are held fixed: they are whole numbers, which have no gradient.
+    """
     return full_attention_backward(dout, cache)
 
 
-def _check_heads(q, k, v):
-    check_array("qk" if k is None else "q", q, None, None, None, None)
-    for name, x in (("v", v),) if k is None else (("k", k), ("v", v)):
-        check_array(name, x, *q.shape)
-        if x.dtype != q.dtype:
-            raise TypeError(f"{name}: expected {q.dtype}, as the queries; got {x.dtype}")
-
-
-def _pattern(q, chunk_len, n_before, n_after, causal):
+def check_window(chunk_len, n_before, n_after):
+    """Raise ValueError unless these make a window of chunks: see `local_attention`."""
     check_count("chunk_len", chunk_len)
     check_count("n_before", n_before, at_least=0)
     check_count("n_after", n_after, at_least=0)
+
+
+def _check(q, k, v, key_mask, dropout):
+    name = "qk" if k is None else "q"
+    check_array(name, q, None, None, None, None)
+    check_not_empty(name, q)
+    for name, x in (("v", v),) if k is None else (("k", k), ("v", v)):
+        check_array(name, x, *q.shape, like=q, whose="the queries")
+        if x.dtype != q.dtype:
+            raise TypeError(f"{name}: expected {q.dtype}, as the queries; got {x.dtype}")
+    if key_mask is not None:
+        check_array("key_mask", key_mask, q.shape[0], q.shape[2], kind="b", like=q, whose="the queries")
+    check_rate("dropout", dropout)
+
+
+def _pattern(q, chunk_len, n_before, n_after, causal):
+    check_window(chunk_len, n_before, n_after)
     if q.shape[2] <= chunk_len:  # one chunk: nothing before it or after it
         return Pattern(q.shape[2], 0, 0, causal)
     return Pattern(chunk_len, n_before, n_after, causal)
@@ -128,8 +155,6 @@ def _attention(q, k, v, buckets, pattern, key_mask, dropout, seed):
     n_batch, n_heads, length, _ = q.shape
     n_groups = n_batch * n_heads
     padded_len = -(-length // pattern.chunk_len) * pattern.chunk_len
-    if key_mask is not None:
-        check_array("key_mask", key_mask, n_batch, length, kind="b")
     if key_mask is not None or padded_len > length:
         full_mask = xp.zeros((n_batch, n_heads, padded_len), bool)
         full_mask[..., :length] = True if key_mask is None else key_mask[:, None]
@@ -157,6 +182,7 @@ def _padded(x, length):
     """x (B, H, T, D) with zeros behind the last token: (B, H, length, D). Itself where nothing is missing."""
     if x is None or x.shape[2] == length:
         return x
-    out = backend.get_xp(x).zeros((*x.shape[:2], length, x.shape[3]), x.dtype)
+    n_batch, n_heads, _, d_head = x.shape
+    out = backend.get_xp(x).zeros((n_batch, length, n_heads, d_head), x.dtype).swapaxes(1, 2)  # as projections lie
     out[:, :, : x.shape[2]] = x
     return out

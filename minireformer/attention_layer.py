@@ -5,12 +5,14 @@
 `LSHAttention` projects queries and keys with one matrix (section 2, "shared-QK"), draws its hash rotations
 from the seed, and keeps the buckets in its cache: a recompute gets them back through `replay`, because
 inputs that differ in the last bit may hash differently, and the gradient would silently be of another function.
+Read next: `reversible.py`.
 """
 
 from typing import Any, NamedTuple
 
 from minireformer import backend, rng
 from minireformer.attention import (
+    check_window,
     full_attention,
     full_attention_backward,
     local_attention,
@@ -20,7 +22,7 @@ from minireformer.attention import (
 )
 from minireformer.basic import Dropout, Linear
 from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
-from minireformer.layer import Layer, check_array, prefixed
+from minireformer.layer import Layer, check_array, check_count, check_rate, prefixed
 
 
 class SelfAttentionCache(NamedTuple):
@@ -34,12 +36,37 @@ class SelfAttentionCache(NamedTuple):
 
 
 class SelfAttention(Layer):
-    """What the three kinds share. `projections` names the matrices from d_model to H * D."""
+    """What the four kinds share: x (B, T, d_model) -> y (B, T, d_model), by H = n_heads heads of D = d_head each.
+
+    d_model, n_heads, d_head  sizes, whole numbers >= 1.
+    causal             whether a token sees only those before it, and itself.
+    dropout            rate of entries of y set to zero in training, in [0, 1).
+    attention_dropout  rate of attention weights, likewise.
+    seed, dtype        of the parameters: an integer, and "float32" or "float64".
+
+    Parameters: `<name>.weight` (H * D, d_model) for every name in `projections`, and `output.weight`
+    (d_model, H * D). A setting out of range is refused when the layer is made: ValueError names it.
+    """
 
     projections = ("query", "key", "value")
 
-    def __init__(self, d_model, n_heads, d_head, *, causal=True, dropout=0.0, attention_dropout=0.0, seed=0, dtype):
+    def __init__(
+        self,
+        d_model,
+        n_heads,
+        d_head,
+        *,
+        causal=True,
+        dropout=0.0,
+        attention_dropout=0.0,
+        seed=0,
+        dtype="float32",
+    ):
         super().__init__()
+        for name, value in (("d_model", d_model), ("n_heads", n_heads), ("d_head", d_head)):
+            check_count(name, value)
+        for name, value in (("dropout", dropout), ("attention_dropout", attention_dropout)):
+            check_rate(name, value)
         self.d_model, self.n_heads, self.d_head, self.causal = d_model, n_heads, d_head, causal
         self.attention_dropout = attention_dropout
         width = n_heads * d_head
@@ -55,7 +82,7 @@ class SelfAttention(Layer):
 
         LSH layers also take `buckets` (B, H, R, T), or `rotations` to hash with instead of ones drawn from `seed`.
         """
-        check_array("x", x, None, None, self.d_model)
+        check_array("x", x, None, None, self.d_model, like=self.params["output.weight"])
         heads, projections = [], []
         for part in self.parts.values():
             y, cache = part.forward(x)
@@ -73,7 +100,8 @@ class SelfAttention(Layer):
         return y, SelfAttentionCache(projections, attention, output, dropout, buckets)
 
     def backward(self, dy, cache):
-        """dy (B, T, d_model) -> dx, grads."""
+        """dy (B, T, d_model) -> dx (B, T, d_model), grads."""
+        check_array("dy", dy, *cache.attention.out.shape[::2], self.d_model, like=self.params["output.weight"])
         dy, _ = self.dropout.backward(dy, cache.dropout)
         dmixed, grads = self.output.backward(dy, cache.output)
         grads = prefixed("output", grads)
@@ -99,7 +127,10 @@ class SelfAttention(Layer):
 
 
 class FullAttention(SelfAttention):
-    """Every token sees every token (causal: those before it). The Transformer's attention, for comparison."""
+    """Every token sees every token (causal: those before it). The Transformer's attention, for comparison.
+
+    Arguments as `SelfAttention`. Parameters: `query.weight`, `key.weight`, `value.weight`, `output.weight`.
+    """
 
     def attend(self, heads, seed, options):
         return *full_attention(*heads, **options), None
@@ -109,7 +140,10 @@ class FullAttention(SelfAttention):
 
 
 class SharedFullAttention(SelfAttention):
-    """Full attention with shared queries and keys: what LSH attention approaches (section 5, figure 3)."""
+    """Full attention with shared queries and keys: what LSH attention approaches (section 5, figure 3).
+
+    Arguments as `SelfAttention`. Parameters: `query_key.weight`, `value.weight`, `output.weight`.
+    """
 
     projections = ("query_key", "value")
 
@@ -121,9 +155,13 @@ class SharedFullAttention(SelfAttention):
 
 
 class LocalAttention(SelfAttention):
-    """Tokens see their own chunk, `n_before` chunks back and `n_after` ahead."""
+    """Tokens see their own chunk of `chunk_len`, `n_before` chunks back and `n_after` ahead.
+
+    Other arguments as `SelfAttention`, parameters as `FullAttention`.
+    """
 
     def __init__(self, *args, chunk_len, n_before=1, n_after=0, **kwargs):
+        check_window(chunk_len, n_before, n_after)
         super().__init__(*args, **kwargs)
         self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
 
@@ -137,7 +175,8 @@ class LocalAttention(SelfAttention):
 class LSHAttention(SelfAttention):
     """Tokens see those that hash alike, in `n_hashes` rounds (section 2). Parameters as `SharedFullAttention`.
 
-    `n_buckets`: an even int, a list of factors, or None for about two buckets a chunk (`default_n_buckets`).
+    `chunk_len`, `n_before` and `n_after` as `LocalAttention`, the order being that of the buckets. `n_buckets`: an
+    even int, a list of factors, or None for about two buckets a chunk (`default_n_buckets`, which `max_len` is for).
     `same_bucket` and `count_once` choose the paper's own equations: see `attention.lsh_attention`.
     """
 
@@ -156,9 +195,13 @@ class LSHAttention(SelfAttention):
         count_once=False,
         **kwargs,
     ):
-        super().__init__(*args, **kwargs)
+        check_window(chunk_len, n_before, n_after)
+        check_count("n_hashes", n_hashes)
         if n_buckets is not None:
             bucket_factors(n_buckets)
+        if max_len is not None:
+            check_count("max_len", max_len)
+        super().__init__(*args, **kwargs)
         self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
         self.paper = {"same_bucket": same_bucket, "count_once": count_once}
         self.n_hashes, self.n_buckets, self.max_len = n_hashes, n_buckets, max_len
@@ -174,7 +217,15 @@ class LSHAttention(SelfAttention):
         return lsh_attention_backward(dmixed, cache)
 
     def hash(self, query_key, seed, rotations=None):
-        """Buckets of query_key (B, H, T, D): (B, H, R, T). One bucket where a chunk holds all tokens."""
+        """Buckets of query_key (B, H, T, D): (B, H, R, T). One bucket where a chunk holds all tokens.
+
+        `rotations` (H, D, R, columns): those to hash with, instead of ones drawn from `seed`; R is `n_hashes`.
+        """
+        check_array("query_key", query_key, None, self.n_heads, None, self.d_head)
+        if rotations is not None:
+            check_array("rotations", rotations, self.n_heads, self.d_head, None, None, like=query_key, whose="x")
+            if rotations.shape[2] != self.n_hashes:
+                raise ValueError(f"rotations: expected {self.n_hashes} rounds (n_hashes); got {rotations.shape[2]}")
         length, chunk_len = query_key.shape[2], self.window["chunk_len"]
         if length <= chunk_len:
             return backend.get_xp(query_key).zeros((*query_key.shape[:2], 1, length), "int16")

@@ -80,6 +80,11 @@ def strided(array, shape, strides):
     return get_xp(array).lib.stride_tricks.as_strided(array, shape, strides)
 
 
+def places(conditions):
+    """Where `conditions` (n,) booleans are true, as an index. On a GPU everywhere: the host would have to wait."""
+    return numpy.flatnonzero(conditions) if get_xp(conditions) is numpy else slice(None)
+
+
 def matmul(a, b, out=None):
     """The product of matrices a (n, k) and b (k, m), with the rows of `a` shared out over threads.
 
@@ -87,6 +92,8 @@ def matmul(a, b, out=None):
     from the threads of `share_out`. The blocks of rows do not depend on the number of threads, nor do the results.
     """
     xp = get_xp(a)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(f"b: expected matrices (n, k) and (k, m); got {a.shape} and {b.shape}")
     if xp is not numpy:
         return xp.matmul(a, b, out=out)
     if out is None:
@@ -107,9 +114,9 @@ def set_threads(n):
     Until then it is OMP_NUM_THREADS where that is set, else the number of cores this process may use.
     """
     global _n_threads
-    if not isinstance(n, int) or n < 1:
+    if not isinstance(n, (int, numpy.integer)) or isinstance(n, bool) or n < 1:
         raise ValueError(f"n: expected a number of threads >= 1; got {n!r}")
-    _n_threads = n
+    _n_threads = int(n)
 
 
 def n_threads():
@@ -123,13 +130,16 @@ def share_out(work, n_items, xp):
     NumPy lets go of Python's lock inside its loops and products, so plain threads keep every core busy;
     BLAS is held to one thread meanwhile, or its threads would fight ours. Each item is computed by one
     thread from start to end, so results do not depend on their number. On a GPU one call gets all items.
+
+    Calls must not be nested: a `work` that calls `share_out`, or `matmul`, holds a thread while it waits for
+    others, and once all of them wait, nothing goes on.
     """
     if xp is not numpy:
         work(range(n_items))
         return
     n = min(_n_threads, n_items)
     with _blas().limit(limits=1, user_api="blas"):
-        if n == 1:
+        if n <= 1:
             work(range(n_items))
             return
         for done in [_pool(n).submit(work, range(start, n_items, n)) for start in range(n)]:

@@ -10,7 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 from minireformer import backend, rng
-from minireformer.layer import Layer, check_array, check_count, float_dtype
+from minireformer.layer import Layer, check_array, check_count, check_rate, float_dtype, is_number
 
 
 class LinearCache(NamedTuple):
@@ -25,10 +25,11 @@ def linear(x, weight, bias=None):
     """y = x W^T + b, for x (..., d_in), weight (d_out, d_in), bias (d_out,) or None -> y (..., d_out)."""
     check_array("weight", weight, None, None)
     d_out, d_in = weight.shape
-    check_array("x", x, ..., d_in)
+    check_array("x", x, ..., d_in, like=weight)
+    if bias is not None:
+        check_array("bias", bias, d_out, like=weight)
     y = backend.matmul(x.reshape(-1, d_in), weight.T)
     if bias is not None:
-        check_array("bias", bias, d_out)
         y += bias
     return y.reshape(*x.shape[:-1], d_out), LinearCache(x, weight, bias is not None)
 
@@ -36,6 +37,7 @@ def linear(x, weight, bias=None):
 def linear_backward(dy, cache):
     """-> dx = dy W, dweight = dy^T x, dbias = the sum of dy over all positions (None without a bias)."""
     x, weight, has_bias = cache
+    check_array("dy", dy, *x.shape[:-1], len(weight), like=weight)
     dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
     dx = backend.matmul(dy_rows, weight).reshape(x.shape)
     return dx, backend.matmul(dy_rows.T, x_rows), dy_rows.sum(axis=0) if has_bias else None
@@ -52,9 +54,11 @@ class LayerNormCache(NamedTuple):
 
 def layer_norm(x, weight, bias, eps=1e-12):
     """y = (x - mean) / sqrt(variance + eps) * weight + bias, over the last axis of x (..., d)."""
-    check_array("x", x, ..., None)
+    check_array("weight", weight, None)
+    check_array("x", x, ..., None, like=weight)
     check_array("weight", weight, x.shape[-1])
-    check_array("bias", bias, x.shape[-1])
+    check_array("bias", bias, x.shape[-1], like=weight)
+    _check_eps(eps)
     mean = x.mean(axis=-1, keepdims=True)
     y = x - mean
     scale = 1 / backend.get_xp(x).sqrt(row_dot(y, y)[..., None] / x.shape[-1] + eps)
@@ -72,6 +76,7 @@ def layer_norm_backward(dy, cache):
     stretch of x, so dx has no part along either.
     """
     x, weight, mean, scale = cache
+    check_array("dy", dy, *x.shape, like=weight)
     d = x.shape[-1]
     normalised = x - mean
     normalised *= scale
@@ -101,7 +106,7 @@ class EmbeddingCache(NamedTuple):
 def embedding(tokens, weight):
     """Row `tokens[...]` of weight (n, d), for integer tokens of any shape -> (..., d)."""
     check_array("weight", weight, None, None)
-    check_tokens("tokens", tokens, len(weight))
+    check_tokens("tokens", tokens, len(weight), like=weight)
     return weight[tokens], EmbeddingCache(tokens, len(weight))
 
 
@@ -111,6 +116,8 @@ def embedding_backward(dy, cache, chunk_len=1024):
     A scatter that adds is slow on a CPU and in no fixed order on a GPU. A matrix product is neither: in
     a chunk of positions with u distinct tokens, dweight[those] += one_hot (u, chunk) @ dy (chunk, d).
     """
+    check_array("dy", dy, *cache.tokens.shape, None, like=cache.tokens, whose="the tokens")
+    check_count("chunk_len", chunk_len)
     xp = backend.get_xp(dy)
     tokens, dy = cache.tokens.reshape(-1), dy.reshape(-1, dy.shape[-1])
     dweight = xp.zeros((cache.n, dy.shape[-1]), dtype=dy.dtype)
@@ -123,9 +130,9 @@ def embedding_backward(dy, cache, chunk_len=1024):
     return dweight
 
 
-def check_tokens(name, tokens, n):
-    """Raise unless `tokens` is an array of integers in 0..n-1."""
-    check_array(name, tokens, ..., kind="i")
+def check_tokens(name, tokens, n, like=None):
+    """Raise unless `tokens` is an array of integers in 0..n-1, of the same module as the parameters `like`."""
+    check_array(name, tokens, ..., kind="i", like=like)
     if not tokens.size:
         return
     low, high = backend.get_xp(tokens).stack([tokens.min(), tokens.max()]).tolist()  # a GPU is waited for once
@@ -151,12 +158,15 @@ def dropout(x, rate, seed, start=0, out=None):
     part of an array, given the place of its first entry, is masked as it would be within the whole.
     `out`: a contiguous array to write y into (x itself will do).
     """
-    xp = backend.get_xp(x)
     check_array("x", x, ...)
-    threshold = rng.keep_threshold(rate)
+    check_rate("rate", rate)
+    check_count("start", start, at_least=0)
+    xp, threshold = backend.get_xp(x), rng.keep_threshold(rate)
+    if out is not None:
+        check_array("out", out, *x.shape, like=x, whose="x")
+        if not out.flags.c_contiguous:
+            raise ValueError(f"out: expected a contiguous array; got strides {out.strides} for shape {out.shape}")
     y = xp.empty(x.shape, dtype=x.dtype) if out is None else out
-    if y.shape != x.shape or not y.flags.c_contiguous:
-        raise ValueError(f"out: expected a contiguous array of shape {x.shape}; got {y.shape}, {y.strides}")
     x_flat, y_flat = x.reshape(-1), y.reshape(-1)
     for first in range(0, x.size, _DROPOUT_BLOCK):
         block = slice(first, min(first + _DROPOUT_BLOCK, x.size))
@@ -206,6 +216,7 @@ class LayerNorm(Layer):
     def __init__(self, d, eps=1e-12, dtype="float32"):
         super().__init__()
         check_count("d", d)
+        _check_eps(eps)
         self.eps = eps
         self.params["weight"] = backend.active().ones(d, dtype=float_dtype(dtype))
         self.params["bias"] = backend.active().zeros(d, dtype=float_dtype(dtype))
@@ -244,7 +255,7 @@ class Dropout(Layer):
 
     def __init__(self, rate):
         super().__init__()
-        rng.keep_threshold(rate)  # refuses a bad rate here rather than in the first step
+        check_rate("rate", rate)
         self.rate = rate
 
     def forward(self, x, seed=0, training=True):
@@ -254,11 +265,18 @@ class Dropout(Layer):
         return dy if cache is None else dropout_backward(dy, cache), {}
 
 
+def _check_eps(eps):
+    if not is_number(eps) or not 0 <= eps < math.inf:
+        raise ValueError(f"eps: expected a finite number >= 0; got {eps!r}")
+
+
 class Residual(Layer):
     """y = x + part(x): the part only has to learn a change. It has the part's parameters, and its cache."""
 
     def __init__(self, part):
         super().__init__()
+        if not isinstance(part, Layer):
+            raise TypeError(f"part: expected a Layer; got {type(part).__name__}")
         self.part, self.params = part, part.params
 
     def forward(self, x, seed=0, training=True):

@@ -6,21 +6,20 @@ loaded from either kind. A file is written beside its place and renamed into it,
 half-way leaves the previous one whole.
 
 Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another config,
-or holds an infinity or NaN. Read next: `training.py`.
+or holds an infinity or NaN; what holds one is not written either. Read next: `training.py`.
 """
 
 import dataclasses
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy
 import safetensors
 import safetensors.numpy
 
 from minireformer import backend
-from minireformer.layer import prefixed
+from minireformer.layer import check_path, prefixed
 
 _FORMAT = "minireformer 1"
 
@@ -28,11 +27,13 @@ _FORMAT = "minireformer 1"
 def save_model(model, path, opt=None, progress=None):
     """Write the parameters and config of `model`, the state of optimiser `opt`, and `progress` (JSON-able).
 
-    The file at `path` is replaced in one step, after the new one has reached the disk.
+    The file at `path` is replaced in one step, after the new one has reached the disk. ValueError, before anything
+    is written, names an array that holds NaN or infinity: nobody could load it.
     """
-    path = Path(path)
+    path = check_path("path", path)
     arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
     arrays = {name: numpy.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
+    _check_finite(f"{path}: not written, because", arrays)
     dtype = numpy.dtype(model.dtype).name
     about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
     folder = path.with_name(path.name + ".part")  # what a killed run leaves in it, the next save clears away
@@ -66,9 +67,11 @@ def load_model(model_class, config_class, path):
 def resume(model, opt, path):
     """Put the file's parameters into `model` and its optimiser state into `opt`; -> the saved `progress`.
 
-    Nothing changes unless everything in the file fits.
+    Nothing changes unless everything in the file fits. ValueError names a file that holds no training run.
     """
     about, arrays = _read(path, "")
+    if about["progress"] is None:
+        raise ValueError(f"{path}: holds a model, but no training run that could go on")
     old, new = about["config"], _config(model)
     differ = [
         f"{name} {old.get(name)!r}, here {new.get(name)!r}"
@@ -88,7 +91,7 @@ def _config(model):
 
 def _read(path, prefix):
     """-> (the metadata, the arrays whose names begin with `prefix`), all checked but for their shapes."""
-    if not Path(path).is_file():
+    if not check_path("path", path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -99,10 +102,14 @@ def _read(path, prefix):
             arrays = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
+    _check_finite(f"{path}:", arrays)
+    return about, arrays
+
+
+def _check_finite(where, arrays):
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not numpy.isfinite(array).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinity")
-    return about, arrays
+            raise ValueError(f"{where} {name} holds NaN or infinity")
 
 
 def _copy(path, arrays, targets):

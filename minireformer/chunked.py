@@ -10,69 +10,68 @@ So forward adds up numerators and denominators over all tiles, and backward need
 
     P = exp(Q K' - L)     dV = P' dO     dS = P * (dO V' - Δ)  with  Δ_i = do_i . o_i     dQ = dS K     dK = dS' Q
 
-One more column does the bookkeeping inside the products: [Q, -L] [K, 1]' is Q K' - L, [dO, -Δ] [V, 1]' is
-dO V' - Δ, and exp(S) [V, 1] holds the denominators. Read next: `attention.py`.
+Forward walks over chunks of queries, whose windows hold the keys they see; backward over chunks of keys, whose windows
+hold the queries that see them: then dV and dK of a chunk come whole out of one product each.
+Read next: `attention.py`.
 """
 
 import math
 
 from minireformer import backend
 from minireformer.basic import row_dot
-from minireformer.tiles import Walk, blocks, get_groups, put_groups
+from minireformer.tiles import Layout, Walk
 
-_SAFE_BOUND = {"float32": 40.0, "float64": 340.0}  # exp(-2 * bound) is still a normal number
+_SAFE_BOUND = {"float32": 40.0, "float64": 340.0}  # exp(2 * bound) and exp(-2 * bound) are normal numbers
 LONELY = 1e9  # the log-sum-exp of a query that sees nothing: exp(q . k - 1e9) is 0 for every key
-_ROWS = 2048  # rows that are put back from slots to tokens at a time: few enough to stay in the cache
 
 
 def chunked_attention(q, k, v, tokens, pattern):
-    """q, k, v (B, H, T, D), T a multiple of `chunk_len` -> out (B, H, T, D), lse (B * H, T).
+    """q, k, v (B, H, T, D), T a multiple of `chunk_len` -> out (B, H, T, D), lse (B, H, T).
 
     Logits are q . k / sqrt(D); with `k=None` the keys are the queries at unit length, and logits q . k. `lse` is
     the log-sum-exp over everything a query sees, `LONELY` for one that sees nothing: its output is 0, or its own
     value with `exclude_self`.
     """
-    xp = backend.get_xp(q)
-    n_batch, n_heads, length, d_head = q.shape
-    out, lse = _heads_like(v), xp.empty((n_batch * n_heads, length), q.dtype)
+    xp, layout = backend.get_xp(q), Layout(q)
+    queries, values, keys = layout.table(q), layout.table(v), None if k is None else layout.table(k)
+    out, total = xp.zeros_like(values), xp.zeros(len(values), q.dtype)  # numerators, denominators
+    scale, reference = _scale(queries, keys), xp.empty_like(total)
 
     def work(groups):
-        walk = Walk(q.dtype, tokens, pattern, xp)
-        for block in blocks(groups, xp):
+        walk = Walk(layout, q.dtype, tokens, pattern)
+        ones = xp.ones(pattern.width * pattern.chunk_len, q.dtype)
+        for block in layout.blocks(groups):
             walk.enter(block)
-            queries, values = get_groups(q, block), get_groups(v, block)
-            keys = _keys(queries, k, block)
-            reference, steep = _reference(walk, queries, keys)
-            keys_values = _table(walk, "keys and values", keys, 1, values, 1)
-            queries = _table(walk, "queries", queries, -reference)
-            total = walk.buffer("total", *values.shape[:2], d_head + 1)  # numerators and, last, denominators
-            total[...] = 0
+            mine = layout.rows_of(block)
+            steep = _set_scale(scale, queries, keys, mine)
+            reference[mine] = 0
+            if steep:
+                _set_maxima(walk, reference, mine, queries, keys, scale)
             for of_round in walk.rounds():
-                sums = walk.buffer("sums", *of_round.rows.shape, d_head + 1)
                 for tile in walk.tiles(of_round):
-                    tile_k, tile_v = _pair(_keys_of(walk, tile, keys_values))
-                    tile_q = _queries_of(walk, tile, queries)
+                    tile_q, tile_k = _queries_and_keys(walk, tile, queries, keys, scale)
+                    tile_q, tile_k = walk.chunks(tile_q), walk.windows(tile_k)
+                    tile_v = walk.windows(walk.take(values, of_round.rows[:, tile.keys], "values"))
                     scores = walk.buffer("scores", *tile_q.shape[:3], tile_k.shape[2])  # (g, n, C, W C)
                     xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=scores)
+                    if steep:
+                        scores -= walk.chunks(reference[of_round.rows[:, tile.queries]])[..., None]
                     _weigh(walk, tile, scores, steep)
-                    tile_sums = walk.chunks(sums[:, tile.queries])
+                    walk.add(total, of_round, tile.queries, scores @ ones)
                     if tokens.dropout:
-                        tile_sums[..., -1] = scores.sum(axis=-1)
                         scores *= walk.keep(tile)
-                        tile_sums[..., :-1] = scores @ tile_v[..., :-1]
-                    else:
-                        xp.matmul(scores, tile_v, out=tile_sums)
-                _add_tokens(walk, of_round, sums, [total])
-            lonely = total[..., -1] == 0
-            total[..., -1] += lonely
-            total[..., :-1] /= total[..., -1:]
+                    sums = xp.matmul(scores, tile_v, out=walk.buffer("outputs", *tile_q.shape))
+                    walk.add(out, of_round, tile.queries, sums)
+            lonely = total[mine] == 0
+            total[mine] += lonely
+            out[mine] /= total[mine, None]
+            reference[mine] = xp.where(lonely, LONELY, reference[mine] + xp.log(total[mine]))
             if pattern.exclude_self:
-                total[..., :-1] += values * lonely[..., None]
-            put_groups(out, block, total[..., :-1])
-            lse[block] = xp.where(lonely, LONELY, reference + xp.log(total[..., -1]))
+                alone = backend.places(lonely)
+                out[mine][alone] += values[mine][alone] * lonely[alone, None]
 
-    backend.share_out(work, n_batch * n_heads, xp)
-    return out, lse
+    backend.share_out(work, math.prod(q.shape[:2]), xp)
+    return layout.heads(out), layout.heads(reference)
 
 
 def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
@@ -80,58 +79,63 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
 
     With `k=None`, dq holds the gradient through the keys as well, and dk is None.
     """
-    xp = backend.get_xp(q)
-    d_head = q.shape[-1]
-    dq, dk, dv = _heads_like(q), None if k is None else _heads_like(k), _heads_like(v)
+    xp, layout = backend.get_xp(q), Layout(q)
+    queries, values, keys = layout.table(q), layout.table(v), None if k is None else layout.table(k)
+    douts, outs, lse = layout.table(dout), layout.table(out), layout.table(lse)
+    dqueries, dvalues, dkeys = xp.zeros_like(queries), xp.zeros_like(values), None if k is None else xp.zeros_like(keys)
+    scale, delta, factor = _scale(queries, keys), xp.empty_like(lse), xp.empty_like(lse)
 
     def work(groups):
-        walk = Walk(q.dtype, tokens, pattern, xp)
-        for block in blocks(groups, xp):
+        walk = Walk(layout, q.dtype, tokens, pattern, of_keys=True)
+        for block in layout.blocks(groups):
             walk.enter(block)
-            queries, values, douts = get_groups(q, block), get_groups(v, block), get_groups(dout, block)
-            keys = _keys(queries, k, block)
-            steep = _is_steep(_bound(queries, keys))
-            delta = row_dot(douts, get_groups(out, block))
-            keys_values = _table(walk, "keys and values", keys, 1, values, 1)
-            delta_column = 0 if tokens.dropout else -delta
-            queries_douts = _table(walk, "queries and douts", queries, -lse[block], douts, delta_column)
-            totals = walk.buffer("totals", 3, *keys.shape)  # of dq, dv, dk
-            totals[...] = 0
-            del keys, values
+            mine = layout.rows_of(block)
+            steep = _set_scale(scale, queries, keys, mine)
+            delta[mine] = row_dot(douts[mine], outs[mine])
+            if not steep:  # exp(S - L) = exp(S) exp(-L), and exp(-L) goes with dO and Δ
+                factor[mine] = xp.exp(-lse[mine])
+                delta[mine] *= factor[mine]
             for of_round in walk.rounds():
-                sums = walk.buffer("sums", *of_round.rows.shape, 3 * d_head)  # the same, by slot
-                sums[...] = 0
                 for tile in walk.tiles(of_round):
-                    tile_q = _pair(_queries_of(walk, tile, queries_douts))
-                    tile_k = _pair(_keys_of(walk, tile, keys_values))
-                    logits = walk.buffer("logits", *tile_q.shape[:4], tile_k.shape[3])  # (2, g, n, C, W C)
-                    p, ds = xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=logits)  # Q K' - L and dO V' - Δ
+                    rows_q, rows_k = of_round.rows[:, tile.queries], of_round.rows[:, tile.keys]
+                    slot_q, slot_k = _queries_and_keys(walk, tile, queries, keys, scale)
+                    tile_q, tile_k = walk.windows(slot_q), walk.chunks(slot_k)
+                    slot_do = walk.take(douts, rows_q, "douts")
+                    if not steep:
+                        slot_do *= factor[rows_q][..., None]
+                    tile_do = walk.windows(slot_do)
+                    tile_v = walk.chunks(walk.take(values, rows_k, "values"))
+                    p, ds = walk.buffer("logits", 2, *tile_k.shape[:3], tile_q.shape[2])  # each (g, n, C, W C)
+                    xp.matmul(tile_k, tile_q.swapaxes(-1, -2), out=p)  # here keys go down and queries across
+                    if steep:
+                        p -= walk.windows(lse[rows_q])[:, :, None, :]
                     _weigh(walk, tile, p, steep)
+                    xp.matmul(tile_v, tile_do.swapaxes(-1, -2), out=ds)
                     if tokens.dropout:
                         keep = walk.keep(tile)
                         ds *= keep
-                        ds -= walk.chunks(delta.reshape(-1)[of_round.rows[:, tile.queries]])[..., None]
+                    ds -= walk.windows(delta[rows_q])[:, :, None, :]
                     ds *= p
                     if tokens.dropout:
                         p *= keep
-                    xp.matmul(ds, tile_k[0, ..., :-1], out=walk.chunks(sums[:, tile.queries])[..., :d_head])
-                    to_keys = _pair(walk.chunks(sums[:, tile.keys])[..., d_head:])
-                    _add_windows(walk, logits, tile_q[::-1, ..., :-1], to_keys)  # P' dO and dS' Q
-                _add_tokens(walk, of_round, sums, totals)
-                _add_neighbours(of_round, sums[..., d_head:], totals[1:])
-            dqueries, dvalues, dkeys = totals
+                    tile_dv = xp.matmul(p, tile_do, out=walk.buffer("dvalues", *tile_v.shape))
+                    walk.add(dvalues, of_round, tile.keys, tile_dv)
+                    tile_dk = xp.matmul(ds, tile_q, out=walk.buffer("dkeys", *tile_k.shape))
+                    tile_dq = _add_windows(walk, ds, tile_k)
+                    if k is None:  # the keys were queries
+                        slot_dk = unit_length_backward(tile_dk.reshape(slot_k.shape), slot_k, scale[rows_k])
+                        tile_dq[:, _within(tile.keys, tile.queries)] += slot_dk
+                    else:
+                        tile_dk *= scale
+                        walk.add(dkeys, of_round, tile.keys, tile_dk)
+                    walk.add(dqueries, of_round, tile.queries, tile_dq)
             if pattern.exclude_self:
-                dvalues += douts * (lse[block] == LONELY)[..., None]
-            put_groups(dv, block, dvalues)
-            if k is None:
-                dqueries += unit_length_backward(dkeys, queries)
-            else:
-                dkeys *= 1 / math.sqrt(d_head)
-                put_groups(dk, block, dkeys)
-            put_groups(dq, block, dqueries)
+                lonely = lse[mine] == LONELY
+                alone = backend.places(lonely)
+                dvalues[mine][alone] += douts[mine][alone] * lonely[alone, None]
 
-    backend.share_out(work, len(lse), xp)
-    return dq, dk, dv
+    backend.share_out(work, math.prod(q.shape[:2]), xp)
+    return layout.heads(dqueries), None if k is None else layout.heads(dkeys), layout.heads(dvalues)
 
 
 def _weigh(walk, tile, scores, steep):
@@ -144,116 +148,90 @@ def _weigh(walk, tile, scores, steep):
         scores *= weight
 
 
-def _add_windows(walk, left, right, sums):
-    """sums (2, g, n + W - 1, C, D) += left' right, window by window: left (2, g, n, C, W C), right (2, g, n, C, D)."""
-    n, chunk_len = right.shape[2:4]
-    product = walk.buffer("product", *left.shape[:3], left.shape[4], right.shape[4])
+def _queries_and_keys(walk, tile, queries, keys, scale):
+    """The queries (g, n, D) and the keys (g, m, D) of a tile, slot by slot; the keys as they enter the product."""
+    rows_q, rows_k = tile.round.rows[:, tile.queries], tile.round.rows[:, tile.keys]
+    if keys is not None:
+        tile_k = walk.take(keys, rows_k, "keys")
+        tile_k *= scale
+        return walk.take(queries, rows_q, "queries"), tile_k
+    if walk.of_keys:  # windows hold their own chunk: one gather has both
+        tile_q = walk.take(queries, rows_q, "queries")
+        as_keys = tile_q[:, _within(tile.keys, tile.queries)]
+    else:
+        as_keys = walk.take(queries, rows_k, "queries")
+        tile_q = as_keys[:, _within(tile.queries, tile.keys)]
+    tile_k = walk.xp.multiply(as_keys, scale[rows_k][..., None], out=walk.buffer("keys", *as_keys.shape))
+    return tile_q, tile_k
+
+
+def _within(part, whole):
+    """The slice `part` of slots as a slice of what is at the slots `whole`."""
+    return slice(part.start - whole.start, part.stop - whole.start)
+
+
+def _add_windows(walk, left, right):
+    """left' right for every window, added up by slot: left (g, n, C, W C), right (g, n, C, D) -> (g, n', D)."""
+    groups, n, chunk_len, d = right.shape
+    product = walk.buffer("product", groups, n, left.shape[-1], d)
     walk.xp.matmul(left.swapaxes(-1, -2), right, out=product)
-    for w in range(walk.pattern.width):
-        sums[:, :, w : w + n] += product[..., w * chunk_len : (w + 1) * chunk_len, :]
+    sums = walk.buffer("by window", groups, n + walk.pattern.width - 1, chunk_len, d)
+    sums[:, n:] = 0
+    sums[:, :n] = product[:, :, :chunk_len]
+    for w in range(1, walk.pattern.width):
+        sums[:, w : w + n] += product[:, :, w * chunk_len : (w + 1) * chunk_len]
+    return sums.reshape(groups, -1, d)
 
 
-def _add_tokens(walk, of_round, sums, totals):
-    """totals += sums put back from slots to tokens: the gradient of a permutation is a gather by its inverse."""
-    by_slot = sums.reshape(-1, sums.shape[-1])
-    for start in range(0, walk.length, _ROWS):
-        rows = slice(start, start + _ROWS)
-        by_token, column = walk.take(by_slot, of_round.inverse[:, rows], "by token"), 0
-        for total in totals:
-            total[:, rows] += by_token[..., column : column + total.shape[-1]]
-            column += total.shape[-1]
+def _scale(queries, keys):
+    """What keys are multiplied with before the product: 1 / sqrt(D), or room for each query's 1 / length."""
+    xp = backend.get_xp(queries)
+    return 1 / math.sqrt(queries.shape[1]) if keys is not None else xp.empty(len(queries), queries.dtype)
 
 
-def _add_neighbours(of_round, sums, totals):
-    """totals += what the chunks of neighbouring rounds got: few, and a token comes once in each."""
-    for slots in of_round.neighbours:
-        column = 0
-        for total in totals:
-            d = total.shape[-1]
-            total.reshape(-1, d)[of_round.rows[:, slots]] += sums[:, slots, column : column + d]
-            column += d
-
-
-def unit_length(x):
-    """x (..., D) at length 1: x / sqrt(mean(x^2) + 1e-6) / sqrt(D)."""
-    xp = backend.get_xp(x)
-    return x / xp.sqrt(row_dot(x, x) + 1e-6 * x.shape[-1])[..., None]
-
-
-def unit_length_backward(dy, x):
-    """Gradient of `unit_length`: dx = s (dy - x (x . dy) s^2), with s the factor that x was scaled by."""
-    xp = backend.get_xp(x)
-    squared = 1 / (row_dot(x, x) + 1e-6 * x.shape[-1])
-    dx = dy - x * (row_dot(x, dy) * squared)[..., None]
-    dx *= xp.sqrt(squared)[..., None]
-    return dx
-
-
-def _keys(queries, k, block):
-    return unit_length(queries) if k is None else get_groups(k, block) * (1 / math.sqrt(k.shape[-1]))
-
-
-def _heads_like(x):
-    """An empty (B, H, T, D) array that lies in memory as (B, T, H, D): putting heads together costs no copy."""
-    n_batch, n_heads, length, d_head = x.shape
-    return backend.get_xp(x).empty((n_batch, length, n_heads, d_head), x.dtype).swapaxes(1, 2)
-
-
-def _queries_of(walk, tile, table):
-    """The queries' rows of a table: (g, n, C, d)."""
-    return walk.chunks(walk.take(table, tile.round.rows[:, tile.queries], "tile's queries"))
-
-
-def _keys_of(walk, tile, table):
-    """The rows of a table that each chunk of queries sees: (g, n, W C, d), overlapping."""
-    return walk.windows(walk.take(table, tile.round.rows[:, tile.keys], "tile's keys"))
-
-
-def _table(walk, name, *parts):
-    """Arrays (g, T, d) and columns (g, T), or numbers, side by side: one row a token, so that one gather gets all."""
-    arrays, columns = parts[::2], parts[1::2]
-    table, place = walk.buffer(name, *arrays[0].shape[:2], sum(a.shape[2] + 1 for a in arrays)), 0
-    for array, column in zip(arrays, columns):
-        table[..., place : place + array.shape[2]] = array
-        place += array.shape[2]
-        table[..., place] = column
-        place += 1
-    return table.reshape(-1, place)
-
-
-def _pair(table):
-    """The two halves of rows (g, n, m, 2 d), one after the other: (2, g, n, m, d), as a view."""
-    return table.reshape(*table.shape[:3], 2, -1).transpose(3, 0, 1, 2, 4)
-
-
-def _bound(q, keys):
-    """What no logit exceeds: |q| max|k|, for each query (g, T)."""
-    xp = backend.get_xp(q)
-    return xp.sqrt(row_dot(q, q)) * xp.sqrt(row_dot(keys, keys).max())
-
-
-def _is_steep(bound):
-    if backend.get_xp(bound) is not backend.numpy:  # a GPU is not asked: the host would wait for it in every layer
+def _set_scale(scale, queries, keys, mine):
+    """Fill in the rows `mine` of `scale`; return whether logits are `steep`: so large that exp is in danger."""
+    xp = backend.get_xp(queries)
+    squares = row_dot(queries[mine], queries[mine])
+    if keys is None:
+        scale[mine] = _inverse_length(squares, queries.shape[1])
+        longest = 1.0
+    else:
+        longest = xp.sqrt(row_dot(keys[mine], keys[mine]).max()) * scale
+    bound = xp.sqrt(squares.max()) * longest  # no logit exceeds |q| max|k|
+    if xp is not backend.numpy:  # a GPU is not asked: the host would wait for it in every layer
         return True
-    return float(bound.max()) > _SAFE_BOUND[bound.dtype.name]
+    return float(bound) > _SAFE_BOUND[squares.dtype.name]
 
 
-def _reference(walk, q, keys):
-    """What to subtract from a query's logits before the exponential: (g, T), and whether logits are `steep`.
-
-    While the bound |q| max|k| is small, subtracting it loses nothing: there is no need to look for a maximum.
-    Where it is so large that everything might underflow, the true maximum is found first.
-    """
-    xp, bound = walk.xp, _bound(q, keys)
-    if not _is_steep(bound):
-        return bound, False
-    top = xp.full(bound.size, -xp.inf, q.dtype)
+def _set_maxima(walk, reference, mine, queries, keys, scale):
+    """reference = the largest logit that each query sees, 0 for one that sees nothing."""
+    xp = walk.xp
+    reference[mine] = -xp.inf
     for of_round in walk.rounds():
         for tile in walk.tiles(of_round):
-            tile_q = _queries_of(walk, tile, q.reshape(-1, q.shape[-1]))
-            scores = tile_q @ _keys_of(walk, tile, keys.reshape(-1, q.shape[-1])).swapaxes(-1, -2)
+            tile_q, tile_k = _queries_and_keys(walk, tile, queries, keys, scale)
+            scores = walk.chunks(tile_q) @ walk.windows(tile_k).swapaxes(-1, -2)
             for weight in walk.weights(tile):
                 scores = xp.where(weight > 0, scores, -xp.inf)
             rows = of_round.rows[:, tile.queries]
-            top[rows] = xp.maximum(top[rows], scores.max(axis=-1).reshape(rows.shape))
-    return xp.where(xp.isinf(top), 0, top).reshape(bound.shape), True
+            reference[rows] = xp.maximum(reference[rows], scores.max(axis=-1).reshape(rows.shape))
+    reference[mine] = xp.where(xp.isinf(reference[mine]), 0, reference[mine])
+
+
+def _inverse_length(squares, d_head):
+    """1 / sqrt(mean(x^2) + 1e-6) / sqrt(D) of vectors of D entries, from the sums of their squares."""
+    return 1 / backend.get_xp(squares).sqrt(squares + 1e-6 * d_head)
+
+
+def unit_length(x):
+    """x (..., D) at length 1: y = s x with s = 1 / sqrt(mean(x^2) + 1e-6) / sqrt(D)."""
+    return x * _inverse_length(row_dot(x, x), x.shape[-1])[..., None]
+
+
+def unit_length_backward(dy, y, scale):
+    """Gradient of `unit_length`, from its y and s (...): dx = s (dy - y (y . dy)). Overwrites dy and y."""
+    y *= row_dot(y, dy)[..., None]
+    dy -= y
+    dy *= scale[..., None]
+    return dy

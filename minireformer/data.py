@@ -6,7 +6,7 @@ The default corpus is the source code of the running Python's own standard libra
 there, with names that return thousands of bytes later.
 
 Everything is a function of a seed: training calls a batch by the number of its step, so that a run which
-is interrupted and resumed sees the same data. Read next: `training.py`.
+is interrupted and resumed sees the same data. Read next: `optim.py`.
 """
 
 import sysconfig
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy
 
 from minireformer import backend, rng
-from minireformer.layer import check_count
+from minireformer.layer import check_count, check_path, is_number
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
@@ -53,13 +53,15 @@ class ByteCorpus:
     """
 
     def __init__(self, files, held_out=0.1):
+        if not isinstance(files, dict):
+            raise TypeError(f"files: expected a dict from names to bytes; got {type(files).__name__}")
         for name, data in files.items():
             if not isinstance(data, bytes):
                 raise TypeError(f"files[{name!r}]: expected bytes; got {type(data).__name__}")
         files = {name: data for name, data in files.items() if data}
         if not files:
             raise ValueError("files: expected at least one that is not empty; got none")
-        if not 0 < held_out < 1:
+        if not is_number(held_out) or not 0 < held_out < 1:
             raise ValueError(f"held_out: expected a fraction between 0 and 1; got {held_out!r}")
         if len(files) == 1:
             ((name, data),) = files.items()
@@ -82,7 +84,7 @@ class ByteCorpus:
         -> tokens (B, T), targets (B, T): ints 0..255, the targets one byte further on. T = length.
         Raises ValueError where the split is too short for one piece.
         """
-        if split not in self.names:
+        if split not in ("train", "held_out"):
             raise ValueError(f"split: expected 'train' or 'held_out'; got {split!r}")
         check_count("batch", batch)
         check_count("length", length)
@@ -113,7 +115,7 @@ def text_files(path):
     Hidden files are left out, and so are binary ones (those with a zero byte).
     Raises ValueError where `path` does not exist or no text is left.
     """
-    path = Path(path)
+    path = check_path("path", path)
     if not path.exists():
         raise ValueError(f"path: expected a file or a folder; {path} does not exist")
     folder, paths = (path, path.rglob("*")) if path.is_dir() else (path.parent, [path])

@@ -1,14 +1,16 @@
 """The oracle: attention written straight from the paper's equations, every logit in memory at once.
 
-    o_i = sum_{j in P_i} exp(q_i . k_j - z(i, P_i)) v_j                                         (paper, eq. 3)
+    o_i = sum_{j in P_i} exp(q_i . k_j - z(i, P_i)) v_j                                         (paper, eq. 2)
 
 Time and memory grow with the square of the length, which is why the rest of the package exists. It is here
 because it is short and obviously right: tests hold the fast kernel against it, and notebooks begin with it.
+Read next: `tiles.py`.
 """
 
 import math
 
 from minireformer import backend
+from minireformer.layer import check_array, check_count
 
 FORBIDDEN = -1e9  # the logit of a key that a query may not see
 SELF = -1e5  # the logit of a token's own key: chosen only when everything else is forbidden
@@ -19,6 +21,11 @@ def dense_attention(q, k, v, allowed=None, exclude_self=False):
 
     The keys are used as they come: scale or normalise them before. Returns (out (..., T, D), lse (..., T)).
     """
+    check_array("q", q, ..., None, None)
+    check_array("k", k, ..., *q.shape[-2:], like=q, whose="the queries")
+    check_array("v", v, ..., q.shape[-2], None, like=q, whose="the queries")
+    if allowed is not None:
+        check_array("allowed", allowed, ..., q.shape[-2], q.shape[-2], kind="b", like=q, whose="the queries")
     logits = q @ k.swapaxes(-1, -2)
     return _softmax_over(logits, v, allowed, exclude_self)
 
@@ -40,6 +47,11 @@ def dense_lsh_attention(
     T must be a multiple of `chunk_len`. `same_bucket` and `count_once` are the paper's own equations: see
     `attention.lsh_attention`. Returns (out (B, H, T, D), lse (B, H, T)).
     """
+    check_array("qk", qk, None, None, None, None)
+    check_array("v", v, *qk.shape[:3], None, like=qk, whose="the queries")
+    check_array("buckets", buckets, *qk.shape[:2], None, qk.shape[2], kind="i", like=qk, whose="the queries")
+    if key_mask is not None:
+        check_array("key_mask", key_mask, qk.shape[0], qk.shape[2], kind="b", like=qk, whose="the queries")
     xp = backend.get_xp(qk)
     n_rounds, length = buckets.shape[2:]
     meetings = lsh_meetings(buckets, chunk_len, n_before, n_after, same_bucket, own_round=same_bucket or count_once)
@@ -65,6 +77,10 @@ def lsh_meetings(buckets, chunk_len, n_before=1, n_after=0, same_bucket=False, o
     back and `n_after` ahead, circularly over the chunks of all rounds. So the first chunk of a round also sees
     the last of the round before, unless `own_round`; such a meeting belongs to the round of its query.
     """
+    check_array("buckets", buckets, None, None, None, None, kind="i")
+    check_count("chunk_len", chunk_len)
+    if buckets.shape[3] % chunk_len:
+        raise ValueError(f"chunk_len: expected a divisor of the length, {buckets.shape[3]}; got {chunk_len}")
     xp = backend.get_xp(buckets)
     n_rounds, length = buckets.shape[2:]
     order = xp.argsort(buckets, axis=-1, kind="stable")
@@ -92,6 +108,7 @@ def causal_mask(length, xp):
 
 def unit_length(x):
     """Vectors `x` (..., D) scaled to length 1, as the shared-QK keys are."""
+    check_array("x", x, ..., None)
     xp = backend.get_xp(x)
     d_head = x.shape[-1]
     return x / xp.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) / math.sqrt(d_head)

@@ -6,7 +6,7 @@ Every position is computed on its own, so the hidden layer, several times as wid
 to exist for all of them: one buffer of `chunk_len` positions is used again and again. Backward goes
 chunk by chunk too, and makes each hidden chunk anew from x, which is all that is kept. (Automatic
 differentiation would keep every hidden chunk until the end, and so save next to nothing in training.)
-Read next: `reversible.py`, which does away with keeping x.
+Read next: `losses.py`, where the widest layer of all goes chunk by chunk.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from minireformer import backend, rng
 from minireformer.activations import gelu, gelu_backward, relu, relu_backward
 from minireformer.basic import Linear, dropout
-from minireformer.layer import Layer, check_array, check_count
+from minireformer.layer import Layer, check_array, check_count, check_rate
 
 ACTIVATIONS = {"relu": (relu, relu_backward), "gelu": (gelu, gelu_backward)}
 
@@ -37,19 +37,19 @@ class FeedForward(Layer):
 
     def __init__(self, d_model, d_ff, seed, activation="relu", dropout=0.0, chunk_len=0, dtype="float32"):
         super().__init__()
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; got {activation!r}")
         check_count("d_model", d_model)
         check_count("d_ff", d_ff)
         check_count("chunk_len", chunk_len, at_least=0)
-        rng.keep_threshold(dropout)
+        check_rate("dropout", dropout)
         self.d_model, self.d_ff, self.rate, self.chunk_len = d_model, d_ff, dropout, chunk_len
         self.activation, self.activation_backward = ACTIVATIONS[activation]
         self.add("dense", Linear(d_model, d_ff, rng.fold(seed, "dense"), dtype=dtype))
         self.add("output", Linear(d_ff, d_model, rng.fold(seed, "output"), dtype=dtype))
 
     def forward(self, x, seed=0, training=True):
-        check_array("x", x, ..., self.d_model)
+        check_array("x", x, ..., self.d_model, like=self.params["dense.weight"])
         cache = FeedForwardCache(x, seed, self.rate if training else 0.0)
         xp, rows = backend.get_xp(x), x.reshape(-1, self.d_model)
         y = xp.empty(rows.shape, dtype=rows.dtype)
@@ -57,12 +57,21 @@ class FeedForward(Layer):
         for chunk in self._chunks(rows):
             h = self._hidden(rows, chunk, cache, out=hidden[: chunk.stop - chunk.start])
             self.activation(h, out=h)
-            backend.matmul(h, self.params["output.weight"].T, out=y[chunk])
-            y[chunk] += self.params["output.bias"]
-            self._drop(y[chunk], chunk, cache, "output", out=y[chunk])
+            self._output(h, chunk, cache, y)
         return y.reshape(x.shape), cache
 
     def backward(self, dy, cache):
+        return self._backward(dy, cache)
+
+    def forward_and_backward(self, x, dy, seed=0, training=True):
+        """-> (y, dx, grads): each hidden chunk is made once for both passes."""
+        check_array("x", x, ..., self.d_model, like=self.params["dense.weight"])
+        y = backend.get_xp(x).empty(x.shape, x.dtype)
+        return y, *self._backward(dy, FeedForwardCache(x, seed, self.rate if training else 0.0), y)
+
+    def _backward(self, dy, cache, y=None):
+        """dx, grads; writes the output of `forward` into y (..., d_model) where that is given."""
+        check_array("dy", dy, *cache.x.shape, like=cache.x, whose="x")
         xp = backend.get_xp(dy)
         rows, dy_rows = cache.x.reshape(-1, self.d_model), dy.reshape(-1, self.d_model)
         dx = xp.empty(rows.shape, dtype=rows.dtype)
@@ -75,6 +84,8 @@ class FeedForward(Layer):
             n = chunk.stop - chunk.start
             h = self._hidden(rows, chunk, cache, out=hidden[:n])
             a, activation_cache = self.activation(h, out=activated[:n])
+            if y is not None:
+                self._output(a, chunk, cache, y.reshape(-1, self.d_model))
             do = self._drop(dy_rows[chunk], chunk, cache, "output")
             grads["output.weight"] += backend.matmul(do.T, a, out=of_output)
             grads["output.bias"] += do.sum(axis=0)
@@ -102,6 +113,12 @@ class FeedForward(Layer):
         backend.matmul(rows[chunk], self.params["dense.weight"].T, out=out)
         out += self.params["dense.bias"]
         return self._drop(out, chunk, cache, "dense", out=out)
+
+    def _output(self, a, chunk, cache, y):
+        """Write a chunk's output into y (T, d_model): the second half of the layer, from the activated hidden a."""
+        backend.matmul(a, self.params["output.weight"].T, out=y[chunk])
+        y[chunk] += self.params["output.bias"]
+        self._drop(y[chunk], chunk, cache, "output", out=y[chunk])
 
     def _drop(self, values, chunk, cache, label, out=None):
         """`values` (n, d) of a chunk after dropout: its mask is the chunk's part of the mask of all rows."""

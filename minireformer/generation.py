@@ -6,7 +6,7 @@ one; the memory of a run is small instead.
 
 Three dials turn the model's distribution p into the one that is drawn from: `temperature` τ makes it
 p^(1/τ), `top_k` keeps the k likeliest tokens, `top_p` the likeliest tokens that together have mass p
-("nucleus", Holtzman et al. 2020).
+("nucleus", Holtzman et al. 2020). Read next: `gradcheck.py`.
 """
 
 import math
@@ -14,7 +14,7 @@ import math
 import numpy
 
 from minireformer import backend, rng
-from minireformer.layer import check_array, check_count
+from minireformer.layer import check_array, check_count, check_not_empty, is_number
 
 
 def generate(model, prompt, n_tokens, temperature=1.0, top_k=None, top_p=None, seed=0):
@@ -30,6 +30,8 @@ def generate(model, prompt, n_tokens, temperature=1.0, top_k=None, top_p=None, s
     """
     check_count("n_tokens", n_tokens, at_least=0)
     _check_dials(temperature, top_k, top_p)
+    if not hasattr(model, "features"):
+        raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
     config = model.config
     if not config.causal:
         raise ValueError("model: expected a causal model; one that sees what follows cannot write it")
@@ -43,8 +45,8 @@ def generate(model, prompt, n_tokens, temperature=1.0, top_k=None, top_p=None, s
     xp = backend.get_xp(next(iter(model.params.values())))
     random = rng.generator(seed, "generate")
     for _ in range(n_tokens):
-        logits = model(xp.asarray(tokens))[:, -1]  # B, V
-        p = token_probabilities(logits, temperature, top_k, top_p)
+        features = model.features(xp.asarray(tokens), training=False)[0]  # B, T, 2 d_model
+        p = token_probabilities(model.head(features[:, -1]), temperature, top_k, top_p)  # B, V
         tokens = numpy.concatenate([tokens, _draw(p, random)], axis=1)
     return _decode(tokens, prompt)
 
@@ -57,6 +59,7 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """
     _check_dials(temperature, top_k, top_p)
     check_array("logits", logits, None, None)
+    check_not_empty("logits", logits)
     logits = backend.to_numpy(logits).astype("float64")
     if not numpy.isfinite(logits).all():
         raise ValueError("logits: expected finite numbers; the model gave NaN or infinity")
@@ -94,7 +97,10 @@ def _encode(prompt, vocab_size):
                 f"got a {type(prompt).__name__} for vocab_size {vocab_size}"
             )
         prompt = numpy.frombuffer(prompt.encode() if isinstance(prompt, str) else prompt, dtype="uint8")
-    tokens = backend.to_numpy(prompt)
+    try:
+        tokens = backend.to_numpy(prompt)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"prompt: expected tokens, (T,) or (B, T); {error}") from None
     if tokens.ndim not in (1, 2) or tokens.size == 0:
         raise ValueError(f"prompt: expected at least one token, (T,) or (B, T); got shape {tokens.shape}")
     if tokens.dtype.kind not in "iu":
@@ -114,9 +120,9 @@ def _decode(tokens, prompt):
 
 
 def _check_dials(temperature, top_k, top_p):
-    if not 0 <= temperature < math.inf:
+    if not is_number(temperature) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature: expected a finite number >= 0; got {temperature!r}")
     if top_k is not None:
         check_count("top_k", top_k)
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(f"top_p: expected a number in (0, 1]; got {top_p!r}")

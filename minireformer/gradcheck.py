@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy
 
 from minireformer import backend, rng
-from minireformer.layer import Layer
+from minireformer.layer import Layer, check_count, check_module, is_number
 
 TOLERANCE = 1e-6  # a right gradient comes out near 1e-9, a wrong one seldom below 1e-3
 N_ENTRIES = 256  # how many single entries are looked at when a gradient is wrong
@@ -92,6 +92,9 @@ def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
     `n_directions` random directions as the two vectors. Raises ValueError where a gradient is missing or has
     the wrong shape, and where `forward` gives NaN, float32, or another result the second time.
     """
+    if not is_number(step) or not 0 < step < math.inf:
+        raise ValueError(f"step: expected a number > 0; got {step!r}")
+    check_count("n_directions", n_directions)
     prepare = _prepare_layer if isinstance(target, Layer) else _prepare_functions
     name, arrays, forward, backward = prepare(target, inputs, seed, settings)
     out, cache = forward()
@@ -166,7 +169,7 @@ def _worst_entry(loss, array, gradient):
 def _prepare_layer(layer, inputs, seed, settings):
     if len(inputs) != 1:
         raise TypeError(f"inputs: a layer is checked with one input x; got {len(inputs)}")
-    backend.get_xp(inputs[0])
+    check_module("x", inputs[0])
     doubles = {id(param): param.astype("float64") for param in layer.params.values()}
     layer = copy.deepcopy(layer, doubles)  # wherever the copy holds a parameter, it is one of these
     x, settings = _as_double(inputs[0]), {key: _as_double(value) for key, value in settings.items()}

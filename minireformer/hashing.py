@@ -4,7 +4,7 @@
 
 Vectors that point in similar directions get the same bucket with a probability that depends on their
 angle alone; `collision_probability` computes it, and notebook 03 draws it beside a measurement. Attention
-then sorts tokens by bucket and looks only at near neighbours in that order: see `chunked.py` next.
+then sorts tokens by bucket and looks only at near neighbours in that order. Read next: `dense.py`.
 """
 
 import math
@@ -12,9 +12,10 @@ import math
 import numpy
 
 from minireformer import backend, rng
-from minireformer.layer import check_array, float_dtype
+from minireformer.activations import normal_cdf
+from minireformer.layer import check_array, check_count, check_not_empty, float_dtype
 
-_BLOCK = 1024  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
+_BLOCK = 512  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
 
 
 def default_n_buckets(length, chunk_len, max_len=None):
@@ -25,6 +26,8 @@ def default_n_buckets(length, chunk_len, max_len=None):
     because one hash with that many buckets would cost more than the attention.
     Returns an int, or a list of two ints whose product is that power of two.
     """
+    for name, value in (("length", length), ("chunk_len", chunk_len), ("max_len", max_len or length)):
+        check_count(name, value)
     power = max(1, (2 * (length // chunk_len)).bit_length() - 1)
     limit = 2 * max(math.isqrt((max_len or length) // chunk_len), chunk_len)
     return 2**power if 2**power <= limit else [2 ** (power // 2), 2 ** (power - power // 2)]
@@ -45,11 +48,13 @@ def random_rotations(seed, n_heads, d_head, n_hashes, n_buckets, dtype="float32"
     """Random matrices for `hash_vectors`: (H, D, R, n_buckets / 2), standard normal, shared over the batch.
 
     With `n_buckets=[a, b]` there are (a + b) / 2 columns: the first a/2 choose one of a, the rest one of b.
+    Both dtypes get the same numbers: float32 values are the float64 ones rounded.
     """
+    for name, value in (("n_heads", n_heads), ("d_head", d_head), ("n_hashes", n_hashes)):
+        check_count(name, value)
     columns = sum(bucket_factors(n_buckets)) // 2
-    shape = (n_heads, d_head, n_hashes, columns)
-    draws = rng.generator(seed, "rotations").standard_normal(shape, dtype=float_dtype(dtype).type)
-    return backend.asarray(draws)
+    draws = rng.generator(seed, "rotations").standard_normal((n_heads, d_head, n_hashes, columns))
+    return backend.asarray(draws, float_dtype(dtype))
 
 
 def hash_vectors(x, rotations, n_buckets=None):
@@ -59,25 +64,31 @@ def hash_vectors(x, rotations, n_buckets=None):
     is needed only when the buckets are a product of factors (default: 2 * columns): then
     `bucket = h_1 + a * h_2 + ...`. The result has the smallest of int16, int32, int64 that fits: buckets are
     kept for the backward pass, and small integers sort faster.
+
+    x and rotations are floats; rotations of another float dtype are converted to that of x. ValueError where shapes
+    don't fit each other or `n_buckets`, TypeError for wrong dtypes: either names the argument.
     """
-    xp = backend.get_xp(x)
     check_array("x", x, None, None, None, None)
-    n_batch, n_heads, length, d_head = x.shape
-    check_array("rotations", rotations, n_heads, d_head, None, None)
+    check_not_empty("x", x)
+    xp, (n_batch, n_heads, length, d_head) = backend.get_xp(x), x.shape
+    check_array("rotations", rotations, n_heads, d_head, None, None, like=x, whose="x")
     n_hashes, columns = rotations.shape[2:]
     factors = bucket_factors(2 * columns if n_buckets is None else n_buckets)
     if sum(factors) != 2 * columns:
-        raise ValueError(f"n_buckets: factors {factors} need {sum(factors) // 2} columns; rotations have {columns}")
+        raise ValueError(f"rotations: expected {sum(factors) // 2} columns for n_buckets {n_buckets}; got {columns}")
     if rotations.dtype != x.dtype:
         rotations = rotations.astype(x.dtype)
     buckets = xp.empty((n_batch, n_heads, n_hashes, length), smallest_int(math.prod(factors)))
 
     def work(heads):
+        buffer = xp.empty((min(_BLOCK, length), n_hashes * columns), x.dtype)
         for b, h in (divmod(item, n_heads) for item in heads):
             matrix = rotations[h].reshape(d_head, n_hashes * columns)
             for start in range(0, length, _BLOCK):
-                projected = (x[b, h, start : start + _BLOCK] @ matrix).reshape(-1, n_hashes, columns)
-                buckets[b, h, :, start : start + _BLOCK] = _largest(projected, factors, xp).T
+                tokens = x[b, h, start : start + _BLOCK]
+                projected = xp.matmul(tokens, matrix, out=buffer[: len(tokens)])
+                largest = _largest(projected.reshape(-1, n_hashes, columns), factors, xp)
+                buckets[b, h, :, start : start + _BLOCK] = largest.T
 
     backend.share_out(work, n_batch * n_heads, xp)
     return buckets
@@ -105,8 +116,8 @@ def sort_by_bucket(buckets):
     stable, so equal buckets keep their tokens in sequence; no combined key such as
     `bucket * T + position` is formed, which would overflow 32 bits in long sequences.
     """
-    xp = backend.get_xp(buckets)
-    return xp.argsort(buckets, axis=-1, kind="stable")
+    check_array("buckets", buckets, ..., None, None, kind="i")
+    return backend.get_xp(buckets).argsort(buckets, axis=-1, kind="stable")
 
 
 def smallest_int(n):
@@ -126,11 +137,14 @@ def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
     Factors multiply; R rounds give `1 - (1 - p)^R`. The result does not depend on `d_head`, because only
     the plane through the two vectors matters: the argument is there so that nobody has to remember that.
     """
-    if d_head < 2:
-        raise ValueError(f"d_head: vectors need at least 2 dimensions to have an angle; got {d_head}")
-    angles = numpy.asarray(angle, dtype=numpy.float64)
-    if (angles < 0).any() or (angles > math.pi).any():
-        raise ValueError("angle: expected radians between 0 and pi")
+    check_count("n_hashes", n_hashes)
+    check_count("d_head", d_head, at_least=2)  # with less there is no angle
+    angles = numpy.asarray(angle)
+    if angles.dtype.kind not in "iuf":
+        raise TypeError(f"angle: expected a number or an array of them; got {angle!r}")
+    angles = angles.astype(numpy.float64)
+    if not ((angles >= 0) & (angles <= math.pi)).all():
+        raise ValueError(f"angle: expected radians between 0 and pi; got {angle!r}")
     factors = bucket_factors(n_buckets)
     p = numpy.array([math.prod(_one_hash(a, f) for f in factors) for a in angles.ravel()])
     return (1 - (1 - p) ** n_hashes).reshape(angles.shape)[()]
@@ -152,7 +166,7 @@ def _quadrature(rho, sigma, m, n_nodes=96):
     t = low + (8 - low) * (nodes + 1) / 2  # (n, n)
     v = numpy.maximum(rho * u + sigma * t, 0)
     s = u[..., None] * nodes  # (n, 1, n): another direction's first projection, between -u and u
-    between = _normal_cdf((v[..., None] - rho * s) / sigma) - _normal_cdf((-v[..., None] - rho * s) / sigma)
+    between = normal_cdf((v[..., None] - rho * s) / sigma) - normal_cdf((-v[..., None] - rho * s) / sigma)
     below = (between * _normal_density(s) * weights).sum(-1) * u  # (n, n): P(|U| < u and |V| < v)
     inner = (_normal_density(t) * below ** (m - 1) * weights).sum(-1) * ((8 - low) / 2)[:, 0]
     return float(2 * m * (_normal_density(u[:, 0]) * inner * weights).sum() * 4)
@@ -160,10 +174,3 @@ def _quadrature(rho, sigma, m, n_nodes=96):
 
 def _normal_density(x):
     return numpy.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-
-
-def _normal_cdf(x):
-    """The normal distribution function, from a table fine enough for 1e-7."""
-    grid = numpy.linspace(-8, 8, 16001)
-    density = _normal_density(grid)
-    return numpy.interp(x, grid, numpy.cumsum((density + numpy.roll(density, 1)) / 2) * (grid[1] - grid[0]))

@@ -8,14 +8,14 @@ cross-entropy is known as soon as the softmax is,
 
 so output layer, loss and gradient are computed for a chunk of positions and its logits forgotten. It is
 the chunking of the paper's section 3, with the gradient formed in the same pass.
-Read next: `model.py`, which puts all parts together.
+Read next: `positions.py`.
 """
 
 from typing import Any, NamedTuple
 
 from minireformer import backend
 from minireformer.basic import check_tokens
-from minireformer.layer import check_array, check_count
+from minireformer.layer import check_array, check_count, is_number
 
 
 def softmax_cross_entropy(logits, targets, scale=1.0, out=None):
@@ -25,8 +25,12 @@ def softmax_cross_entropy(logits, targets, scale=1.0, out=None):
     `out`: where to write that gradient (the logits themselves will do).
     """
     check_array("logits", logits, None, None)
-    check_array("targets", targets, len(logits), kind="i")
+    check_array("targets", targets, len(logits), kind="i", like=logits, whose="the logits")
     check_tokens("targets", targets, logits.shape[1])
+    if not is_number(scale):
+        raise TypeError(f"scale: expected a number; got {type(scale).__name__}")
+    if out is not None:
+        check_array("out", out, *logits.shape, like=logits, whose="the logits")
     return _softmax_cross_entropy(logits, targets, scale, out)
 
 
@@ -66,27 +70,27 @@ def chunked_cross_entropy(features, weight, bias, targets, mask=None, chunk_len=
     rows of logits exist at a time. Raises ValueError where the mask is false everywhere.
     """
     check_array("weight", weight, None, None)
-    n_tokens, d = weight.shape
-    check_array("features", features, None, None, d)
+    vocab_size, d = weight.shape
+    check_array("features", features, None, None, d, like=weight)
     if bias is not None:
-        check_array("bias", bias, n_tokens)
-    check_array("targets", targets, *features.shape[:2], kind="i")
+        check_array("bias", bias, vocab_size, like=weight)
+    check_array("targets", targets, *features.shape[:2], kind="i", like=weight)
     check_count("chunk_len", chunk_len)
     xp = backend.get_xp(features)
     rows, targets = features.reshape(-1, d), targets.reshape(-1)
     places = xp.arange(len(rows))  # the rows that count
     if mask is not None:
-        check_array("mask", mask, *features.shape[:2], kind="b")
+        check_array("mask", mask, *features.shape[:2], kind="b", like=weight)
         places = xp.flatnonzero(mask)
     if not len(places):
         raise ValueError("mask: no position is true, so there is nothing to take the mean of")
     targets = targets[places]
-    check_tokens("targets", targets, n_tokens)
+    check_tokens("targets", targets, vocab_size)
 
     loss = xp.zeros((), dtype=xp.float64)
     dfeatures, dweight, product = xp.zeros_like(rows), xp.zeros_like(weight), xp.empty_like(weight)
     dbias = None if bias is None else xp.zeros_like(bias)
-    buffer = xp.empty((min(chunk_len, len(places)), n_tokens), dtype=rows.dtype)
+    buffer = xp.empty((min(chunk_len, len(places)), vocab_size), dtype=rows.dtype)
     for start in range(0, len(places), chunk_len):
         chunk = slice(start, start + chunk_len)
         x = rows[places[chunk]]  # n, d

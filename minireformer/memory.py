@@ -8,7 +8,7 @@
 
 The first two answer different questions: a reversible layer has a small cache, a chunked layer a small peak.
 They count arrays, so neither depends on what the operating system or a memory pool happens to hold.
-Read next: `reversible.py` and `feed_forward.py`, the two halves of the paper's section 3, measured.
+Read next: `plots.py`, which draws what has been measured.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ import numpy
 from minireformer import backend
 from minireformer.attention import FULL_CHUNK
 from minireformer.hashing import default_n_buckets, smallest_int
-from minireformer.layer import check_count
+from minireformer.layer import check_count, check_module, float_dtype
+from minireformer.model import ReformerConfig
 
 
 def nbytes(values):
@@ -47,7 +48,7 @@ def _collect_owners(values, owners):
     elif dataclasses.is_dataclass(values):
         parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
     else:
-        backend.get_xp(values)  # a TypeError unless it is an array
+        check_module("values", values)  # a TypeError unless it is an array
         owner = _owner(values)
         owners[id(owner)] = owner
         return
@@ -147,14 +148,19 @@ class Prediction(NamedTuple):
 def predict(config, batch, length, dtype="float32"):
     """How much memory training remembers, for a `ReformerConfig`, `batch` sequences of `length` tokens.
 
-    `stored` is what `memory.nbytes` measures on the cache of `Reformer.forward`, less the parameters. With
+    `stored` is what `memory.nbytes` measures on the cache of `Reformer.features`, less the parameters. With
     `config.reversible` it is the last pair of streams and the buckets, however many blocks there are; without,
     `blocks` as well. The attention matrices and hidden arrays are what a Transformer would keep besides: the
-    kernel and the chunked feed-forward layer here never do. Assumes no dropout and no key mask.
+    kernel and the chunked feed-forward layer here never do. Assumes no dropout and no key mask. ValueError where
+    `length` exceeds the config's max_len.
     """
+    if not isinstance(config, ReformerConfig):
+        raise TypeError(f"config: expected a ReformerConfig; got {type(config).__name__}")
     check_count("batch", batch)
     check_count("length", length)
-    size = numpy.dtype(dtype).itemsize
+    if length > config.max_len:
+        raise ValueError(f"length: expected at most {config.max_len} (max_len); got {length}")
+    size = float_dtype(dtype).itemsize
     tokens = batch * length
     activation = tokens * config.d_model * size
     heads = tokens * config.n_heads * config.d_head * size

@@ -5,6 +5,7 @@
     logits = LayerNorm([y1, y2]) W' + b        over the two streams side by side
 
 Pre-LayerNorm blocks and the shapes of all parameters follow the original code, so that its checkpoints fit.
+Read next: `data.py`.
 """
 
 import math
@@ -16,9 +17,18 @@ from minireformer.attention_layer import FullAttention, LocalAttention, LSHAtten
 from minireformer.basic import Dropout, Embedding, LayerNorm, Linear
 from minireformer.feed_forward import FeedForward
 from minireformer.hashing import bucket_factors
-from minireformer.layer import Layer, check_array, check_count, float_dtype, prefixed
+from minireformer.layer import (
+    Layer,
+    check_array,
+    check_count,
+    check_not_empty,
+    check_rate,
+    float_dtype,
+    is_number,
+    prefixed,
+)
 from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_backward
-from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
+from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions, check_sizes
 from minireformer.reversible import PreNorm, ReversibleStack
 
 ATTENTION = {
@@ -67,40 +77,51 @@ class ReformerConfig:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         sizes = ("vocab_size", "d_model", "n_heads", "d_head", "d_ff", "lsh_chunk_len", "local_chunk_len")
-        for name in (*sizes, "n_hashes", "max_len", "loss_chunk_len"):
-            check_count(name, getattr(self, name))
+        for name in (*sizes, "n_hashes", "max_len", "loss_chunk_len"):  # as Python's own numbers, which JSON knows
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
         for name in ("lsh_n_before", "lsh_n_after", "local_n_before", "local_n_after", "ff_chunk_len"):
-            check_count(name, getattr(self, name), at_least=0)
+            object.__setattr__(self, name, check_count(name, getattr(self, name), at_least=0))
         for name in ("dropout", "attention_dropout"):
-            self._check(name, 0 <= getattr(self, name) < 1, "a rate in [0, 1)")
-        known = set(self.attn_layers) <= ATTENTION.keys() and len(self.attn_layers) > 0
-        self._check("attn_layers", known, f"one or more of {', '.join(ATTENTION)}")
+            check_rate(name, getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
+        eps = self.layer_norm_eps
+        self._check("layer_norm_eps", is_number(eps) and 0 <= eps < math.inf, "a finite number >= 0")
+        object.__setattr__(self, "layer_norm_eps", float(eps))
+        for name in ("same_bucket", "count_once", "causal", "reversible"):
+            self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        self._check("attn_layers", isinstance(self.attn_layers, tuple), 'a tuple such as ("lsh",)')
+        known = all(isinstance(kind, str) and kind in ATTENTION for kind in self.attn_layers)
+        self._check("attn_layers", known and self.attn_layers, f"one or more of {', '.join(ATTENTION)}")
         self._check("activation", self.activation in ("relu", "gelu"), "relu or gelu")
         if self.n_buckets is not None:
-            bucket_factors(self.n_buckets)
+            factors = tuple(int(factor) for factor in bucket_factors(self.n_buckets))
+            object.__setattr__(self, "n_buckets", factors if isinstance(self.n_buckets, tuple) else factors[0])
         kinds = ("axial", "learned", "sinusoidal")
         self._check("positions", self.positions in kinds, f"one of {', '.join(kinds)}")
         if self.positions == "axial":
             self._check_axial()
+        if self.positions == "sinusoidal":
+            self._check("d_model", self.d_model % 2 == 0, "an even number, for sinusoidal positions")
 
     def _check(self, name, fits, expected):
         if not fits:
             raise ValueError(f"{name}: expected {expected}; got {getattr(self, name)!r}")
 
     def _check_axial(self):
-        if self.axial_dims is None:
-            part = self.d_model // len(self.axial_shape)
-            first = self.d_model - part * (len(self.axial_shape) - 1)
-            object.__setattr__(self, "axial_dims", (first, *[part] * (len(self.axial_shape) - 1)))
+        object.__setattr__(self, "axial_shape", check_sizes("axial_shape", self.axial_shape))
         n_axes = len(self.axial_shape)
+        if self.axial_dims is None:
+            part = self.d_model // n_axes
+            object.__setattr__(self, "axial_dims", (self.d_model - part * (n_axes - 1), *[part] * (n_axes - 1)))
+        object.__setattr__(self, "axial_dims", check_sizes("axial_dims", self.axial_dims))
         self._check("axial_dims", len(self.axial_dims) == n_axes, f"{n_axes} sizes, one an axis of axial_shape")
         self._check("axial_dims", sum(self.axial_dims) == self.d_model, f"sizes that add up to d_model {self.d_model}")
         grid = math.prod(self.axial_shape)
         self._check("axial_shape", grid >= self.max_len, f"a product of at least max_len {self.max_len}")
 
 
-class ReformerCache(NamedTuple):
-    """The caches of a model's parts, in the order of `forward`."""
+class FeaturesCache(NamedTuple):
+    """The caches of a model's parts, in the order of `features`."""
 
     embedding: Any
     positions: Any
@@ -108,6 +129,13 @@ class ReformerCache(NamedTuple):
     layers: Any
     layer_norm: Any
     output_dropout: Any
+
+
+class ReformerCache(NamedTuple):
+    """What `Reformer.backward` needs."""
+
+    features: FeaturesCache
+    head: Any
 
 
 class Reformer(Layer):
@@ -146,14 +174,31 @@ class Reformer(Layer):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens, seed=0, training=True, key_mask=None, rotations=None):
-        """tokens (B, T) ints -> features (B, T, 2 d_model), what the head reads; cache.
+        """tokens (B, T) ints -> logits (B, T, V), cache. Other arguments as `features`."""
+        features, cache = self.features(tokens, seed, training, key_mask, rotations)
+        logits, head = self.head.forward(features)
+        return logits, ReformerCache(cache, head)
 
-        `key_mask` (B, T) booleans hides padding tokens. `rotations`: explicit hash rotations instead of ones
-        drawn from `seed`: one array for every LSH layer, or a list with one for each.
+    def backward(self, dlogits, cache):
+        """dlogits (B, T, V) -> None (tokens have no gradient), grads."""
+        check_array("dlogits", dlogits, *cache.head.x.shape[:2], self.config.vocab_size, like=cache.head.x)
+        dfeatures, head_grads = self.head.backward(dlogits, cache.head)
+        return None, self.features_backward(dfeatures, cache.features) | prefixed("head", head_grads)
+
+    def features(self, tokens, seed=0, training=True, key_mask=None, rotations=None):
+        """tokens (B, T) ints -> features (B, T, 2 d_model) floats, what the head reads; cache.
+
+        `key_mask` (B, T) booleans: False hides a padding token. `rotations`: explicit hash rotations (H, D, R,
+        columns), R being n_hashes, instead of ones drawn from `seed`: one array for every LSH layer, or a list with
+        one for each. ValueError or TypeError names the argument that doesn't fit.
         """
-        check_array("tokens", tokens, None, None, kind="i")
+        weight = self.embedding.params["weight"]
+        check_array("tokens", tokens, None, None, kind="i", like=weight)
         if not 1 <= tokens.shape[1] <= self.config.max_len:
             raise ValueError(f"tokens: expected 1 to {self.config.max_len} a sequence (max_len); got {tokens.shape[1]}")
+        check_not_empty("tokens", tokens)
+        if key_mask is not None:
+            check_array("key_mask", key_mask, *tokens.shape, kind="b", like=weight)
         x, embedding = self.embedding.forward(tokens)
         x, positions = self.positions.forward(x)
         x, embedding_dropout = self.dropout.forward(x, rng.fold(seed, "embedding"), training)
@@ -161,36 +206,45 @@ class Reformer(Layer):
         y, layers = self.layers.forward(x, rng.fold(seed, "layers"), training, **given)
         features, layer_norm = self.layer_norm.forward(y)
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
-        return features, ReformerCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
+        return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
 
-    def backward(self, dfeatures, cache):
-        """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), grads of everything but the head."""
-        dy, _ = self.dropout.backward(dfeatures, cache.output_dropout)
-        del dfeatures  # here and below, what has been used is let go: it would count in the peak
-        dy, norm_grads = self.layer_norm.backward(dy, cache.layer_norm)
+    def features_backward(self, dfeatures, cache):
+        """dfeatures (B, T, 2 d_model) -> grads of every parameter but the head's."""
+        check_array("dfeatures", dfeatures, *cache.layer_norm.x.shape, like=cache.layer_norm.x)
+        caches = list(cache)  # here and below, what has been used is let go: it would count in the peak
+        dy, _ = self.dropout.backward(dfeatures, caches.pop())
+        del dfeatures, cache
+        dy, norm_grads = self.layer_norm.backward(dy, caches.pop())
         streams = [dy]
         del dy
-        dx, layer_grads = self.layers.backward(streams.pop(), cache.layers)
-        dx, _ = self.dropout.backward(dx, cache.embedding_dropout)
-        dx, position_grads = self.positions.backward(dx, cache.positions)
-        _, embedding_grads = self.embedding.backward(dx, cache.embedding)
+        dx, layer_grads = self.layers.backward(streams.pop(), caches.pop())
+        dx, _ = self.dropout.backward(dx, caches.pop())
+        dx, position_grads = self.positions.backward(dx, caches.pop())
+        _, embedding_grads = self.embedding.backward(dx, caches.pop())
         grads = prefixed("embedding", embedding_grads) | prefixed("positions", position_grads)
-        return None, grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
+        return grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
 
     def __call__(self, tokens, seed=0, key_mask=None, rotations=None):
         """Logits (B, T, V) of tokens (B, T), without dropout. `seed` draws the hash rotations."""
-        features, _ = self.forward(tokens, seed, training=False, key_mask=key_mask, rotations=rotations)
+        features = self.features(tokens, seed, training=False, key_mask=key_mask, rotations=rotations)[0]
         return self.head(features)
 
     def loss_and_grads(self, tokens, targets, seed=1, mask=None, key_mask=None, rotations=None):
-        """Mean cross-entropy (nats, a float) of `targets` (B, T) ints where `mask` (B, T) is true, and its gradients.
+        """Mean cross-entropy of `targets` (B, T) ints with the logits of `tokens` (B, T) ints, and its gradients.
+
+        -> loss, a float in nats, and grads, a dict with the names and shapes of `params`. `mask` (B, T) booleans: the
+        mean is over the positions where it is true (None: all). `key_mask` and `rotations` as in `features`.
 
         Training mode: `seed` draws dropout and hash rotations; another seed each step. The logits of all
         positions never exist together: head and loss go through `loss_chunk_len` positions at a time.
+        ValueError (shapes, ids, a mask that is false everywhere) or TypeError (dtypes) names the argument.
         """
-        check_array("tokens", tokens, None, None, kind="i")
-        check_array("targets", targets, *tokens.shape, kind="i")
-        features, cache = self.forward(tokens, seed, key_mask=key_mask, rotations=rotations)
+        weight = self.embedding.params["weight"]
+        check_array("tokens", tokens, None, None, kind="i", like=weight)
+        check_array("targets", targets, *tokens.shape, kind="i", like=weight)
+        if mask is not None:
+            check_array("mask", mask, *tokens.shape, kind="b", like=weight)
+        features, *cache = self.features(tokens, seed, key_mask=key_mask, rotations=rotations)
         head = self.head.params
         loss, loss_cache = chunked_cross_entropy(
             features, head["weight"], head["bias"], targets, mask, chunk_len=self.config.loss_chunk_len
@@ -198,7 +252,7 @@ class Reformer(Layer):
         del features
         *dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, loss_cache)
         del loss_cache
-        _, grads = self.backward(dfeatures.pop(), cache)
+        grads = self.features_backward(dfeatures.pop(), cache.pop())
         grads |= {"head.weight": dweight, "head.bias": dbias}
         return float(loss), {name: grads[name] for name in self.params}
 

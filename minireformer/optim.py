@@ -8,7 +8,7 @@ instead of 2 n m, in the spirit of a model that cannot afford to remember.
     opt = Adam(model.params, lr=1e-3)
     opt.step(grads)                      # in place: model.params[name] are the arrays that change
 
-Read next: `training.py`, the loop around `step`.
+Read next: `checkpoint.py`, which writes `state` to a file.
 """
 
 import math
@@ -16,6 +16,7 @@ import math
 import numpy
 
 from minireformer import backend
+from minireformer.layer import check_array, is_number
 
 
 class Optimizer:
@@ -26,10 +27,12 @@ class Optimizer:
     """
 
     def __init__(self, params, lr):
-        if lr is not None and not lr > 0:
+        if lr is not None and not (is_number(lr) and lr > 0):
             raise ValueError(f"lr: expected a learning rate > 0; got {lr!r}")
         if not isinstance(params, dict):
             raise TypeError(f"params: expected a dict such as model.params; got {type(params).__name__}")
+        for name, param in params.items():
+            check_array(f"params[{name!r}]", param, ...)
         self.params = params
         self.lr = lr
         self.state = {"n_steps": numpy.zeros((), dtype="int64")}
@@ -39,12 +42,15 @@ class Optimizer:
 
         Raises ValueError, before anything changes, unless names and shapes are those of the parameters.
         """
+        if not isinstance(grads, dict):
+            raise TypeError(f"grads: expected a dict with the names of the parameters; got {type(grads).__name__}")
+        if lr is not None and not is_number(lr):
+            raise TypeError(f"lr: expected a number; got {lr!r}")
         missing, unknown = self.params.keys() - grads.keys(), grads.keys() - self.params.keys()
         if missing or unknown:
             raise ValueError(f"grads: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
         for name, param in self.params.items():
-            if grads[name].shape != param.shape:
-                raise ValueError(f"grads[{name!r}]: expected shape {param.shape}; got {grads[name].shape}")
+            check_array(f"grads[{name!r}]", grads[name], *param.shape, like=param)
         self.state["n_steps"] += 1
         t = int(self.state["n_steps"])
         lr = self.lr if lr is None else float(lr)  # a NumPy float64 would send float32 products through float64
@@ -67,8 +73,11 @@ class Adam(Optimizer):
         super().__init__(params, lr)
         if lr is None:
             raise ValueError("lr: expected a learning rate > 0; got None")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        is_pair = isinstance(betas, (tuple, list)) and len(betas) == 2
+        if not is_pair or not all(is_number(beta) and 0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas: expected two numbers in [0, 1); got {betas!r}")
+        if not is_number(eps) or not eps > 0:
+            raise ValueError(f"eps: expected a number > 0; got {eps!r}")
         self.betas = betas
         self.eps = eps
         for name, param in params.items():
@@ -151,7 +160,7 @@ def warmup_cosine(peak, warmup, steps):
     For runs whose length is known: the last steps, small, average out the noise of the batches.
     """
     _check_schedule(peak, warmup)
-    if steps <= warmup:
+    if not is_number(steps) or steps <= warmup:
         raise ValueError(f"steps: expected more than warmup ({warmup}); got {steps!r}")
 
     def schedule(step):
@@ -168,8 +177,12 @@ def clip_by_global_norm(grads, max_norm):
     -> the norm before clipping, a float. `math.inf` clips nothing. Gradients that are not finite are left
     alone, so that the caller sees a norm that is not finite and can stop.
     """
-    if not max_norm > 0:
+    if not is_number(max_norm) or not max_norm > 0:
         raise ValueError(f"max_norm: expected a number > 0; got {max_norm!r}")
+    if not isinstance(grads, dict) or not grads:
+        raise TypeError(f"grads: expected a dict with at least one gradient; got {grads!r}")
+    for name, grad in grads.items():
+        check_array(f"grads[{name!r}]", grad, ...)
     xp = backend.get_xp(next(iter(grads.values())))
     norm = math.sqrt(float(sum(xp.vdot(grad, grad) for grad in grads.values())))  # the one wait for a GPU
     if max_norm < norm < math.inf:
@@ -193,7 +206,7 @@ def _rms(array):
 
 
 def _check_schedule(peak, warmup):
-    if not peak > 0:
+    if not is_number(peak) or not peak > 0:
         raise ValueError(f"peak: expected a learning rate > 0; got {peak!r}")
-    if not warmup >= 1:
+    if not is_number(warmup) or not warmup >= 1:
         raise ValueError(f"warmup: expected a number of steps >= 1; got {warmup!r}")

@@ -108,7 +108,14 @@ def bucket_pairs(ax, first, second):
 
 
 def number_grid(ax, values, rows, columns, vmax=None):
-    """A table as a picture: `values` (rows, columns), each written into a cell that is darker when it is smaller."""
+    """A table as a picture: each number written into a cell, darker where it is smaller.
+
+    `values` (n, m) is a NumPy array of numbers, `rows` and `columns` the n and m labels, and `vmax` the number that
+    gets the lightest colour, 0 getting the darkest (None: the largest of `values`). ValueError where there are more
+    or fewer labels than rows or columns.
+    """
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(f"values: expected shape {(len(rows), len(columns))}, as the labels; got {values.shape}")
     vmax = values.max() if vmax is None else vmax
     ax.imshow(values, cmap="viridis", vmin=0, vmax=vmax, aspect="auto")
     for i, j in numpy.ndindex(values.shape):

@@ -2,7 +2,7 @@
 
 A learned table of T rows has as many parameters as a layer when T is 64K. *Axial* positions (appendix of the
 paper, "axial positional embeddings") write t as coordinates of a grid, t = i * b + j, and put together a row of
-one small table for i and of another for j: (a + b) rows instead of a * b.
+one small table for i and of another for j: (a + b) rows instead of a * b. Read next: `hashing.py`.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy
 
 from minireformer import backend, rng
-from minireformer.layer import Layer, check_array, float_dtype
+from minireformer.layer import Layer, check_array, check_count, float_dtype
 
 _STD = 0.02  # of the initial tables, as of the token embeddings they are added to
 
@@ -27,17 +27,20 @@ class Positions(Layer):
 
     def __init__(self, max_len, d_model):
         super().__init__()
+        check_count("max_len", max_len)
+        check_count("d_model", d_model)
         self.max_len, self.d_model = max_len, d_model
 
     def forward(self, x, seed=0, training=True):
         """x (B, T, d_model), T <= max_len -> (y, cache)."""
-        check_array("x", x, None, None, self.d_model)
+        check_array("x", x, None, None, self.d_model, like=next(iter(self.params.values()), None))
         if x.shape[1] > self.max_len:
             raise ValueError(f"x: expected at most {self.max_len} positions (max_len); got {x.shape[1]}")
         return x + self.table(x.shape[1]), PositionsCache(x.shape[1])
 
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx, grads; positions without a token get gradient 0."""
+        check_array("dy", dy, None, cache.length, self.d_model, like=next(iter(self.params.values()), None))
         return dy, self.table_backward(dy.sum(axis=0))
 
     def table(self, length):
@@ -90,10 +93,11 @@ class AxialPositions(Positions):
     """
 
     def __init__(self, shape, dims, seed=0, dtype="float32"):
-        if len(shape) != len(dims) or not shape:
-            raise ValueError(f"axial_dims: expected one size for each axis of axial_shape {shape}; got {dims}")
+        shape, dims = check_sizes("shape", shape), check_sizes("dims", dims)
+        if len(shape) != len(dims):
+            raise ValueError(f"dims: expected one size for each axis of shape {shape}; got {dims}")
         super().__init__(math.prod(shape), sum(dims))
-        self.shape, self.dims = tuple(shape), tuple(dims)
+        self.shape, self.dims = shape, dims
         for axis, (size, d) in enumerate(zip(shape, dims)):
             table_shape = [1] * len(shape) + [d]
             table_shape[axis] = size
@@ -131,6 +135,13 @@ class AxialPositions(Positions):
         for axis, d in enumerate(self.dims):
             yield axis, grid[..., start : start + d]
             start += d
+
+
+def check_sizes(name, sizes):
+    """`sizes` as a tuple of ints; ValueError unless they are one or more integers >= 1 in a tuple or list."""
+    if not isinstance(sizes, (tuple, list)) or not sizes:
+        raise ValueError(f"{name}: expected a tuple of sizes, such as (128, 128); got {sizes!r}")
+    return tuple(check_count(f"{name}[{axis}]", size) for axis, size in enumerate(sizes))
 
 
 def _draw(seed, label, shape, dtype):

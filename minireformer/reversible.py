@@ -8,6 +8,7 @@ Two streams pass through blocks of attention F and feed-forward G, each behind a
 The right column gives a block's inputs back from its outputs, so backward starts from the last pair of streams
 and rebuilds each block's activations just before it needs them. Besides that pair, only what a recompute
 cannot make again is kept: the seed and, for LSH, the buckets. Memory does not grow with the number of blocks.
+Read next: `model.py`.
 """
 
 from typing import Any, NamedTuple
@@ -43,6 +44,12 @@ class PreNorm(Layer):
         dx, norm_grads = self.layer_norm.backward(dnormed, cache.layer_norm)
         return dx, grads | prefixed("layer_norm", norm_grads)
 
+    def forward_and_backward(self, x, dy, seed=0, training=True, **given):
+        normed, layer_norm = self.layer_norm.forward(x)
+        y, dnormed, grads = self.part.forward_and_backward(normed, dy, seed, training, **given)
+        dx, norm_grads = self.layer_norm.backward(dnormed, layer_norm)
+        return y, dx, grads | prefixed("layer_norm", norm_grads)
+
     def __call__(self, x, seed=0, **given):
         normed = self.layer_norm(x)
         return self.part.forward(normed, seed=seed, training=False, **given)[0]
@@ -60,14 +67,14 @@ class ReversibleCache(NamedTuple):
     training: bool
     key_mask: Any
     replays: list  # per block: the buckets, or nothing
-    stored: list  # per block: the caches of F and G, with `reversible=False`; else empty
+    stored: list  # per block: the caches of F and G, with `reversible=False` in training; else empty
 
 
 class ReversibleStack(Layer):
     """Blocks of (attention F, feed-forward G), each a `PreNorm`; parameters `0.attention.*`, `0.feed_forward.*`, ...
 
     x (B, T, d_model) starts both streams; y (B, T, 2 d_model) is the last pair side by side. `reversible=False`
-    is the same function with every activation stored: it exists to compare memory and gradients.
+    is the same function with every activation stored in training: it exists to compare memory and gradients.
     """
 
     def __init__(self, blocks, reversible=True):
@@ -79,7 +86,8 @@ class ReversibleStack(Layer):
 
     def forward(self, x, seed=0, training=True, key_mask=None, rotations=None):
         """x (B, T, d_model) -> y (B, T, 2 d_model), cache. `rotations`: a list, per block an array or None."""
-        check_array("x", x, None, None, None)
+        check_array("x", x, None, None, None, like=next(iter(self.params.values()), None))
+        store = training and not self.reversible
         x1 = x2 = x
         replays, stored = [], []
         for i, (attention, feed_forward) in enumerate(self.blocks):
@@ -90,12 +98,12 @@ class ReversibleStack(Layer):
             f += x1  # in place: f is fresh, while the old x1 may stand in a cache
             x1 = f
             replays.append(attention.replay(f_cache))
-            if self.reversible:
+            if not store:
                 del f_cache
             g, g_cache = feed_forward.forward(x1, rng.fold(seed, i, "feed_forward"), training)
             g += x2
             x2 = g
-            if not self.reversible:
+            if store:
                 stored.append((f_cache, g_cache))
             del f, g, g_cache
         y = backend.get_xp(x).concatenate([x1, x2], axis=-1)
@@ -104,30 +112,33 @@ class ReversibleStack(Layer):
     def backward(self, dy, cache):
         """dy (B, T, 2 d_model) -> dx (B, T, d_model), grads."""
         check_array("dy", dy, *cache.y.shape)
-        dx1, dx2 = _streams(dy)
-        del dy
-        x1, x2 = (None, None) if cache.stored else _streams(cache.y)
+        (dx1, dx2), (x1, x2) = _streams(dy), (None, None) if cache.stored else _streams(cache.y)
+        _, seed, training, key_mask, replays, stored = cache
+        del dy, cache  # nobody else may need them: as much memory as the streams themselves
         grads = {}
         for i, (attention, feed_forward) in reversed(list(enumerate(self.blocks))):
-            if cache.stored:
-                f_cache, g_cache = cache.stored[i]
+            if stored:
+                d, part_grads = feed_forward.backward(dx2, stored[i][1])
             else:
-                g, g_cache = feed_forward.forward(x1, rng.fold(cache.seed, i, "feed_forward"), cache.training)
+                g, d, part_grads = feed_forward.forward_and_backward(
+                    x1, dx2, rng.fold(seed, i, "feed_forward"), training
+                )
                 x2 -= g
                 del g
-            d, part_grads = feed_forward.backward(dx2, g_cache)
             dx1 += d
+            del d
             grads.update(prefixed(f"{i}.feed_forward", part_grads))
-            del g_cache, d
-            if not cache.stored:
-                given = {"key_mask": cache.key_mask, **cache.replays[i]}
-                f, f_cache = attention.forward(x2, rng.fold(cache.seed, i, "attention"), cache.training, **given)
+            if stored:
+                d, part_grads = attention.backward(dx1, stored[i][0])
+            else:
+                f, d, part_grads = attention.forward_and_backward(
+                    x2, dx1, rng.fold(seed, i, "attention"), training, key_mask=key_mask, **replays[i]
+                )
                 x1 -= f
                 del f
-            d, part_grads = attention.backward(dx1, f_cache)
             dx2 += d
+            del d
             grads.update(prefixed(f"{i}.attention", part_grads))
-            del f_cache, d
         dx1 += dx2  # both streams started as x
         return dx1, {name: grads[name] for name in self.params}
 

@@ -4,6 +4,7 @@ Two kinds are needed. Parameters and hash rotations are few, so NumPy draws them
 are moved. Dropout masks are many and must be *replayable in any order*: a reversible layer recomputes
 them in its backward pass, and the attention kernel tile by tile. They come from a hash of a counter: the
 mask of an entry depends on the seed and on the entry's index, never on what was drawn before.
+Read next: `layer.py`.
 """
 
 import zlib
@@ -56,7 +57,5 @@ def counter_bits(seed, start, n, xp):
 
 
 def keep_threshold(rate):
-    """The uint32 below which a random word means "drop", for a dropout rate in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout: expected a rate in [0, 1); got {rate!r}")
+    """The uint32 below which a random word means "drop", for a dropout rate in [0, 1), which `check_rate` checks."""
     return numpy.uint32(round(rate * 2**32))

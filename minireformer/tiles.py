@@ -2,7 +2,7 @@
 
 Tokens stand in *slots*, R rounds of T slots; C slots make a chunk, and the chunks of all rounds stand in one
 circle. A query sees the keys of its own chunk and of a few neighbours (`Pattern`), minus those that a mask takes
-away. A `Walk` yields rounds, and of each round tiles: a few chunks of queries at a time, so that their logits stay
+away. A `Walk` yields rounds, and of each round tiles: a few chunks at a time, so that their logits stay
 in the CPU's cache. Nothing here multiplies or adds a query, key or value; that is `chunked.py`, next.
 """
 
@@ -44,64 +44,113 @@ class Tokens(NamedTuple):
     seed: int = 0
 
 
+class Layout:
+    """How heads lie in memory: as one table (B H T, ...) with a row for each token of each head.
+
+    Projections leave heads as (B, T, H, D), functions are mostly given (B, H, T, D): either is a table without a copy.
+    """
+
+    def __init__(self, heads):
+        self.shape, self.xp = heads.shape[:3], backend.get_xp(heads)
+        self.by_token = heads.strides[1] < heads.strides[2]  # (B, T, H, D)
+
+    def table(self, heads):
+        """heads (B, H, T, ...) as a table; a copy only where they lie otherwise than those of `__init__`."""
+        heads = heads.swapaxes(1, 2) if self.by_token else heads
+        return self.xp.ascontiguousarray(heads).reshape(-1, *heads.shape[3:])
+
+    def heads(self, table):
+        """A table as heads (B, H, T, ...), a view."""
+        n_batch, n_heads, length = self.shape
+        if self.by_token:
+            return table.reshape(n_batch, length, n_heads, *table.shape[1:]).swapaxes(1, 2)
+        return table.reshape(*self.shape, *table.shape[1:])
+
+    def blocks(self, groups):
+        """Groups (a group is a head of a sequence) taken together: one by one on the CPU, all at once on a GPU."""
+        return [range(g, g + 1) for g in groups] if self.xp is numpy else [groups]
+
+    def rows_of(self, block):
+        """The rows of all tokens of a block, as a slice."""
+        if len(block) > 1:
+            return slice(None)
+        _, n_heads, length = self.shape
+        batch, head = divmod(block[0], n_heads)
+        if self.by_token:
+            return slice(batch * length * n_heads + head, (batch + 1) * length * n_heads, n_heads)
+        return slice(block[0] * length, (block[0] + 1) * length)
+
+    def rows(self, block, tokens):
+        """The rows of tokens (g, S), for every group of a block its own."""
+        _, n_heads, length = self.shape
+        groups = self.xp.arange(block[0], block[-1] + 1)[:, None]
+        if self.by_token:
+            return tokens * n_heads + (groups // n_heads * (length * n_heads) + groups % n_heads)
+        return tokens + groups * length
+
+
 class Round(NamedTuple):
-    """One round's slots, with the chunks of its neighbours that its first and last chunks see: S slots in all."""
+    """One round's slots, with the chunks of its neighbours that its first and last chunks meet: S slots in all."""
 
     index: int
     position: Any  # (g, S) the token in each slot, in the smallest type: half the bytes compare twice as fast
-    rows: Any  # (g, S) its row in a table (g T, d) of all tokens of the block
-    inverse: Any  # (g, T) the slot of each token, as a row of a table (g S, d) of all slots
-    neighbours: list  # slices of the slots that belong to neighbouring rounds, chunk by chunk
+    rows: Any  # (g, S) its row in a table
 
 
 class Tile(NamedTuple):
-    """The chunks `start` to `stop` of a round, as slices of its slots."""
+    """A few chunks of a round and all chunks that they meet, as slices of its slots."""
 
     round: Round
     queries: slice
-    keys: slice  # all slots that these queries see
+    keys: slice
 
 
 class Walk:
-    """The rounds and tiles of a block of g groups, with the masks of a tile and buffers that are allocated once."""
+    """The rounds and tiles of a block of g groups, with the masks of a tile and buffers that are allocated once.
 
-    def __init__(self, dtype, tokens, pattern, xp):
-        self.dtype, self.tokens, self.pattern, self.xp = dtype, tokens, pattern, xp
-        self.buffers = {}
+    The chunks of a tile are queries, in whose windows are the keys that they see; with `of_keys`, they are keys, in
+    whose windows are the queries that see them. Either way every pair that meets is met once.
+    """
+
+    def __init__(self, layout, dtype, tokens, pattern, of_keys=False):
+        self.layout, self.dtype, self.tokens, self.pattern, self.of_keys = layout, dtype, tokens, pattern, of_keys
+        self.xp, self.buffers = layout.xp, {}
+        around = (pattern.n_before, pattern.n_after)
+        self.before, self.after = (n * pattern.chunk_len for n in (around[::-1] if of_keys else around))  # in slots
 
     def enter(self, block):
-        """Go on to the groups of the slice `block`."""
-        tokens, self.block = self.tokens, block
-        self.order = tokens.order[block]  # (g, R, T)
-        self.n_groups, self.n_rounds, self.length = self.order.shape
-        self.key_mask = None if tokens.key_mask is None else tokens.key_mask[block].reshape(-1)
-        self.buckets = None if tokens.buckets is None else tokens.buckets[block]
+        """Go on to the groups `block` (a range)."""
+        tokens, groups = self.tokens, slice(block[0], block[-1] + 1)
+        self.block, self.order = block, tokens.order[groups]  # (g, R, T)
+        _, self.n_rounds, self.length = self.order.shape
+        self.key_mask = None if tokens.key_mask is None else tokens.key_mask[groups]
+        self.buckets = None if tokens.buckets is None else tokens.buckets[groups]
         if self.pattern.count_once:
             self.home = self._places(self.order) // self.pattern.chunk_len  # (g, R, T): a token's chunk in each round
 
     def rounds(self):
-        """Every `Round`. Its slots begin `n_before` chunks before its first and end `n_after` after its last."""
-        xp, chunk_len, length = self.xp, self.pattern.chunk_len, self.length
-        before, after = self.pattern.n_before * chunk_len, self.pattern.n_after * chunk_len
-        n_slots = before + length + after
-        neighbours = [*range(0, before, chunk_len), *range(before + length, n_slots, chunk_len)]
-        group = xp.arange(self.n_groups)[:, None]
-        circle = self.order.reshape(self.n_groups, -1)
+        """Every `Round`. Its slots begin `before` its first and end `after` its last."""
+        circle = self.order.reshape(len(self.block), -1)
         for r in range(self.n_rounds):
-            slots = xp.arange(r * length - before, (r + 1) * length + after) % circle.shape[1]
-            tokens = circle[:, slots]
-            inverse = self._places(self.order[:, r]) + before + group * n_slots
-            position = tokens.astype(smallest_int(length))
-            yield Round(r, position, tokens + group * length, inverse, [slice(s, s + chunk_len) for s in neighbours])
+            tokens = circle[:, self._slots(r)]
+            yield Round(r, tokens.astype(smallest_int(self.length)), self.layout.rows(self.block, tokens))
 
     def tiles(self, of_round):
         """Every `Tile` of a round."""
         chunk_len, width = self.pattern.chunk_len, self.pattern.width
         size = chunk_len * max(1, _TILE_LOGITS // (chunk_len * chunk_len * width))
-        before = self.pattern.n_before * chunk_len
         for start in range(0, self.length, size):
             stop = min(start + size, self.length)
-            yield Tile(of_round, slice(before + start, before + stop), slice(start, stop + (width - 1) * chunk_len))
+            chunks, windows = (
+                slice(self.before + start, self.before + stop),
+                slice(start, stop + self.before + self.after),
+            )
+            yield Tile(of_round, windows, chunks) if self.of_keys else Tile(of_round, chunks, windows)
+
+    def _slots(self, r):
+        """Where the slots of round r, those before and those after it, stand in the circle of all rounds."""
+        first = r * self.length
+        return self.xp.arange(first - self.before, first + self.length + self.after) % (self.n_rounds * self.length)
 
     def _places(self, order):
         """The inverse of permutations (..., T) of T tokens: where each token stands."""
@@ -119,38 +168,56 @@ class Walk:
         return self.buffers[name][:size].reshape(shape)
 
     def take(self, table, rows, name):
-        """Rows (g, n) of `table` (g T, d) as (g, n, d), gathered into a buffer."""
-        out = self.buffer(name, *rows.shape, table.shape[-1])
+        """Rows (g, n) of a table (N, ...) as (g, n, ...), gathered into a buffer."""
+        out = self.buffer(name, *rows.shape, *table.shape[1:])
         backend.take_rows(table, rows, out)
         return out
+
+    def add(self, totals, of_round, slots, values):
+        """totals[row] += values[slot] for a slice of a round's slots: values (g, n, C, ...), totals a table (N, ...).
+
+        The gradient of a gather adds up what was gathered. No token stands twice in a round, but it may stand in
+        the chunks of neighbouring rounds too: those come one by one.
+        """
+        chunk_len, end = self.pattern.chunk_len, self.before + self.length
+        cuts = [*range(0, self.before, chunk_len), self.before, *range(end, end + self.after + 1, chunk_len)]
+        values = values.reshape(len(values), -1, *totals.shape[1:])
+        for start, stop in zip(cuts, cuts[1:]):
+            start, stop = max(start, slots.start), min(stop, slots.stop)
+            if start < stop:
+                rows = of_round.rows[:, start:stop]
+                sums = self.take(totals, rows, "sums")
+                sums += values[:, start - slots.start : stop - slots.start]
+                totals[rows] = sums
 
     def chunks(self, of_slots):
         """(g, n C, ...) -> (g, n, C, ...), as a view."""
         return of_slots.reshape(len(of_slots), -1, self.pattern.chunk_len, *of_slots.shape[2:])
 
-    def windows(self, of_keys):
+    def windows(self, of_slots):
         """(g, (n + W - 1) C, ...) -> (g, n, W C, ...): overlapping windows, as a view without a copy."""
         chunk_len, width = self.pattern.chunk_len, self.pattern.width
-        n = of_keys.shape[1] // chunk_len - width + 1
-        group, row, *rest = of_keys.strides
-        shape = (of_keys.shape[0], n, width * chunk_len, *of_keys.shape[2:])
-        return backend.strided(of_keys, shape, (group, chunk_len * row, row, *rest))
+        n = of_slots.shape[1] // chunk_len - width + 1
+        group, row, *rest = of_slots.strides
+        shape = (of_slots.shape[0], n, width * chunk_len, *of_slots.shape[2:])
+        return backend.strided(of_slots, shape, (group, chunk_len * row, row, *rest))
 
     def weights(self, tile):
         """What the exponentials of a tile are multiplied with: masks, and 1/N where a key is met N times."""
-        xp, pattern, rows = self.xp, self.pattern, tile.round.rows
+        xp, pattern, position = self.xp, self.pattern, tile.round.position
         if pattern.causal or pattern.exclude_self:
-            position = tile.round.position
-            of_query, of_key = self._pairs(position[:, tile.queries], position[:, tile.keys].copy())
+            of_query, of_key = self._pairs(position[:, tile.queries], position[:, tile.keys])
             if pattern.causal:
                 yield of_query > of_key if pattern.exclude_self else of_query >= of_key
             else:
                 yield of_query != of_key
         if self.key_mask is not None:
-            yield self.windows(self.key_mask[rows[:, tile.keys]])[:, :, None, :]
-        if pattern.same_bucket or pattern.count_once:
-            slot = xp.arange(tile.keys.start, tile.keys.stop) - pattern.n_before * pattern.chunk_len
-            yield self.windows(((slot >= 0) & (slot < self.length))[None])[:, :, None, :]
+            yield self._pairs_of_tokens(self.key_mask, tile)[1]
+        if pattern.same_bucket or pattern.count_once:  # only keys of the query's own round
+            slot = xp.arange(position.shape[1])[None]
+            inside = (slot >= self.before) & (slot < self.before + self.length)
+            of_query, of_key = self._pairs(inside[:, tile.queries], inside[:, tile.keys])
+            yield of_query & of_key
         if pattern.same_bucket:
             yield self._same_bucket(tile.round.index, tile)
         if pattern.count_once:
@@ -162,13 +229,15 @@ class Walk:
             yield 1 / xp.maximum(met, 1).astype(self.dtype)
 
     def _pairs(self, of_queries, of_keys):
-        """Arrays (g, n C) and (g, (n + W - 1) C) as (g, n, C, 1) and (g, n, 1, W C): every pair of a tile."""
-        return self.chunks(of_queries)[..., None], self.windows(of_keys)[:, :, None, :]
+        """Arrays (g, S') of a tile's queries and keys, shaped so that every pair meets: (g, n, C, W C) together."""
+        chunks, windows = (of_keys, of_queries) if self.of_keys else (of_queries, of_keys)
+        chunks, windows = self.chunks(chunks)[..., None], self.windows(windows.copy())[:, :, None, :]
+        return (windows, chunks) if self.of_keys else (chunks, windows)
 
     def _pairs_of_tokens(self, of_tokens, tile):
         """`_pairs` of an array (g, T) that has an entry for each token."""
-        of_tokens, rows = of_tokens.reshape(-1), tile.round.rows
-        return self._pairs(of_tokens[rows[:, tile.queries]], of_tokens[rows[:, tile.keys]])
+        group, position = self.xp.arange(len(self.block))[:, None], tile.round.position
+        return self._pairs(of_tokens[group, position[:, tile.queries]], of_tokens[group, position[:, tile.keys]])
 
     def _same_bucket(self, r, tile):
         of_query, of_key = self._pairs_of_tokens(self.buckets[:, r], tile)
@@ -176,32 +245,13 @@ class Walk:
 
     def keep(self, tile):
         """The dropout mask of a tile, scaled by 1 / (1 - rate): a function of (seed, group, round, query, key)."""
-        xp, tokens = self.xp, tile.round.position.astype("uint32")
-        groups = xp.arange(self.block.start, self.block.stop, dtype=xp.uint32)[:, None]
-        stream = xp.asarray(numpy.uint32(rng.fold(self.tokens.seed, tile.round.index) & 0xFFFFFFFF))
-        of_queries = rng.scramble(rng.scramble(groups ^ stream) + tokens[:, tile.queries])
-        of_query, of_key = self._pairs(of_queries, rng.scramble(tokens[:, tile.keys].copy()))
+        xp, position = self.xp, tile.round.position
+        groups = xp.arange(self.block[0], self.block[-1] + 1, dtype=xp.uint32)[:, None]
+        streams = numpy.array([rng.fold(self.tokens.seed, r) & 0xFFFFFFFF for r in range(self.n_rounds)], "uint32")
+        round_of_query = self._slots(tile.round.index)[tile.queries] // self.length
+        of_queries = rng.scramble(groups ^ xp.asarray(streams)[round_of_query])
+        of_queries = rng.scramble(of_queries + position[:, tile.queries].astype("uint32"))
+        of_query, of_key = self._pairs(of_queries, rng.scramble(position[:, tile.keys].astype("uint32")))
         keep = (rng.scramble(of_query + of_key) >= rng.keep_threshold(self.tokens.dropout)).astype(self.dtype)
         keep *= self.dtype.type(1 / (1 - self.tokens.dropout))
         return keep
-
-
-def blocks(groups, xp):
-    """Groups taken together: one by one on the CPU, all at once on a GPU."""
-    step = 1 if xp is numpy else len(groups)
-    return [slice(g, g + step) for g in groups[::step]]
-
-
-def get_groups(x, block):
-    """The groups `block` of heads x (B, H, T, D) as (g, T, D): for one group a view, whatever x's strides."""
-    if block.stop - block.start == 1:
-        return x[divmod(block.start, x.shape[1])][None]
-    return x.reshape(-1, *x.shape[2:])[block]
-
-
-def put_groups(x, block, values):
-    """Write values (g, T, D) into the groups `block` of heads x (B, H, T, D)."""
-    if block.stop - block.start == 1:
-        x[divmod(block.start, x.shape[1])] = values[0]
-    else:  # all of them
-        x[...] = values.reshape(x.shape)

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from minireformer import checkpoint as checkpoints
 from minireformer import memory, rng
-from minireformer.layer import check_count
+from minireformer.layer import check_array, check_count, check_path, is_number
 from minireformer.losses import softmax_cross_entropy
-from minireformer.optim import clip_by_global_norm
+from minireformer.optim import Optimizer, clip_by_global_norm
 
 
 def train(
@@ -63,6 +63,11 @@ def train(
     and checkpoint are then as they were before that step.
     """
     _check_arguments(model, batches, opt, steps, clip, log_every, checkpoint, checkpoint_every)
+    for name, function in (("schedule", schedule), ("evaluate", evaluate)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}: expected a function; got {type(function).__name__}")
+    rng.fold(seed)  # a TypeError unless it is an integer
+    batches = _checked(batches)
     start, log, recent = 0, [], []  # recent: (loss, gradient norm) of every step since the last row
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
@@ -116,12 +121,14 @@ def train(
 
 def accuracy(model, tokens, targets, mask=None, seed=0):
     """The fraction of `targets` (B, T), where `mask` is true, that `model` finds likeliest; a float."""
+    _check_scored(model, tokens, targets, mask)
     hits = model(tokens, seed=seed).argmax(axis=-1) == targets  # B, T
     return float((hits if mask is None else hits[mask]).mean())
 
 
 def bits_per_token(model, tokens, targets, mask=None, seed=0):
     """Mean -log2 p(target) over `targets` (B, T) where `mask` is true: for bytes, the bits per byte."""
+    _check_scored(model, tokens, targets, mask)
     logits = model(tokens, seed=seed)  # B, T, V
     if mask is None:
         logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
@@ -129,6 +136,17 @@ def bits_per_token(model, tokens, targets, mask=None, seed=0):
         logits, targets = logits[mask], targets[mask]  # n, V and n
     loss, _ = softmax_cross_entropy(logits, targets, scale=1 / len(targets), out=logits)
     return float(loss) / math.log(2)
+
+
+def _check_scored(model, tokens, targets, mask):
+    if not callable(model):
+        raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
+    check_array("tokens", tokens, None, None, kind="i")
+    check_array("targets", targets, *tokens.shape, kind="i", like=tokens, whose="the tokens")
+    if mask is not None:
+        check_array("mask", mask, *tokens.shape, kind="b", like=tokens, whose="the tokens")
+    if not targets.size or mask is not None and not mask.any():
+        raise ValueError("mask: no position is true, so there is nothing to take the mean of")
 
 
 def _step(model, batches, opt, step, learning_rate, clip, seed):
@@ -146,19 +164,37 @@ def _step(model, batches, opt, step, learning_rate, clip, seed):
     return tokens.size, float(loss), norm
 
 
+def _checked(batches):
+    """`batches`, which raises TypeError where it gives anything but two or three arrays."""
+
+    def checked(step):
+        batch = batches(step)
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise TypeError(
+                f"batches: expected (tokens, targets) or (tokens, targets, mask); got {type(batch).__name__}"
+            )
+        return batch
+
+    return checked
+
+
 def _check_arguments(model, batches, opt, steps, clip, log_every, checkpoint, checkpoint_every):
+    if not hasattr(model, "loss_and_grads"):
+        raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
     if not callable(batches):
         raise TypeError(
             f"batches: expected a function of the step, so that a resumed run sees the same data; "
             f"got {type(batches).__name__}"
         )
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"opt: expected an optimiser such as Adam(model.params); got {type(opt).__name__}")
     if any(opt.params.get(name) is not param for name, param in model.params.items()):
         raise ValueError("opt: expected an optimiser over model.params; got one over other arrays")
     check_count("steps", steps)
-    if clip is not None and not clip > 0:
+    if clip is not None and not (is_number(clip) and clip > 0):
         raise ValueError(f"clip: expected a norm > 0; got {clip!r}")
     check_count("log_every", log_every)
-    if checkpoint is not None and Path(checkpoint).suffix != ".safetensors":
+    if checkpoint is not None and check_path("checkpoint", checkpoint).suffix != ".safetensors":
         raise ValueError(f"checkpoint: expected a path that ends in .safetensors; got {str(checkpoint)!r}")
     if checkpoint_every is not None:
         check_count("checkpoint_every", checkpoint_every)

@@ -58,5 +58,31 @@ def test_out_is_written_to_and_dtype_in_is_dtype_out(pair, dtype):
     np.testing.assert_array_equal(x, expected)
 
 
+def test_gelu_in_place_has_no_gradient():
+    x = draw.standard_normal(3)
+    _, cache = gelu(x, out=x)
+    with pytest.raises(ValueError, match=r"cache: gelu wrote its result over x \(out=x\)"):
+        gelu_backward(np.ones(3), cache)
+
+
+def test_relu_in_place_has_the_same_gradient():
+    x = draw.standard_normal(9)
+    dx = relu_backward(np.ones(9), relu(x)[1])
+    np.testing.assert_array_equal(relu_backward(np.ones(9), relu(x, out=x)[1]), dx)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_bad_arguments_are_named(pair):
+    function, function_backward = pair
+    x = draw.standard_normal(4)
+    for bad in ([1.0], None, np.ones(4, int), np.ones(4, "float16")):
+        with pytest.raises(TypeError, match="x: expected"):
+            function(bad)
+    with pytest.raises(ValueError, match=r"dy: expected shape \(4,\); got \(3,\)"):
+        function_backward(x[:3], function(x)[1])
+    with pytest.raises(ValueError, match=r"out: expected shape \(4,\); got \(3,\)"):
+        function(x, out=np.empty(3))
+
+
 def test_nan_stays_nan():
     assert np.isnan(gelu(np.array([np.nan]))[0]).all() and np.isnan(relu(np.array([np.nan]))[0]).all()

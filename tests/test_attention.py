@@ -1,5 +1,6 @@
 """The kernel equals the dense equations, in every option, and its gradients equal finite differences."""
 
+import functools
 import itertools
 
 import pytest
@@ -64,6 +65,24 @@ def test_local_attention_is_the_dense_softmax_over_a_window(length, chunk_len, n
     window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
     out, _ = mr.local_attention(q, k, v, **window, causal=causal)
     np.testing.assert_allclose(out, dense.dense_attention(q / np.sqrt(8), k, v, allowed)[0], atol=1e-13)
+
+
+@pytest.mark.parametrize("n_chunks, n_before, n_after", [(2, 2, 0), (2, 1, 1), (3, 2, 2), (2, 3, 1)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_in_a_circle_smaller_than_the_window_a_key_weighs_as_often_as_it_is_met(n_chunks, n_before, n_after, causal):
+    length, window = 4 * n_chunks, {"chunk_len": 4, "n_before": n_before, "n_after": n_after, "causal": causal}
+    q, k, v = heads(1, 2, length, 8)
+    ahead = np.arange(length)[None] // 4 - np.arange(length)[:, None] // 4
+    times_met = sum((ahead - step) % n_chunks == 0 for step in range(-n_before, n_after + 1))
+    assert times_met.max() > 1
+    weights = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(8)) * times_met
+    if causal:
+        weights = weights * dense.causal_mask(length, np)
+    out, _ = mr.local_attention(q, k, v, **window)
+    np.testing.assert_allclose(out, weights / weights.sum(-1, keepdims=True) @ v, atol=1e-13)
+    buckets = buckets_for(q, n_hashes=1)
+    out, _ = mr.lsh_attention(q, v, buckets, **window)
+    np.testing.assert_allclose(out, dense.dense_lsh_attention(q, v, buckets, **window)[0], atol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1, 400])  # 400: logits so large that only their true maximum is safe
@@ -163,10 +182,15 @@ def test_gradients_in_other_windows_and_with_each_of_the_papers_options(
     options = {"chunk_len": 6, "n_before": n_before, "n_after": n_after, "causal": causal}
     assert_gradients(LSH, q, v, buckets=buckets_for(q, n_hashes=3), **options, **paper)
     assert_gradients(LOCAL, q, k, v, **options)
+    assert_gradients(LOCAL, q, k, v, **options | {"chunk_len": 15})  # two chunks: some windows meet a key twice
 
 
 def test_unit_length_gradient(assert_gradients):
-    pair = (lambda x: (chunked.unit_length(x), x), chunked.unit_length_backward)
+    def unit_length(x):
+        y = chunked.unit_length(x)
+        return y, (y.copy(), np.linalg.norm(y, axis=-1) / np.linalg.norm(x, axis=-1))
+
+    pair = unit_length, lambda dy, cache: chunked.unit_length_backward(dy, *cache)
     for scale in (1e-2, 1, 100):  # small vectors feel the epsilon
         assert_gradients(pair, heads(2, 3, 5, 7, n=1)[0] * scale, name="unit_length")
 
@@ -240,10 +264,61 @@ def test_memory_does_not_grow_with_the_square_of_the_length():
         ({"n_before": -1}, ValueError, "n_before"),
         ({"key_mask": np.ones((1, 9), bool)}, ValueError, "key_mask"),
         ({"key_mask": np.ones((1, 8))}, TypeError, "key_mask: expected booleans"),
-        ({"dropout": 1.0}, ValueError, "dropout"),
+        ({"dropout": 1.0}, ValueError, r"^dropout: expected a rate in \[0, 1\); got 1.0"),
+        ({"dropout": None}, ValueError, "^dropout: expected a rate"),
+        ({"qk": np.ones((1, 2, 8, 0)), "v": np.ones((1, 2, 8, 0))}, ValueError, "qk: expected at least one token"),
+        ({"qk": np.ones((1, 2, 0, 4)), "v": np.ones((1, 2, 0, 4))}, ValueError, "qk: expected at least one token"),
+        ({"qk": np.ones((1, 2, 8, 4), "float16")}, TypeError, "qk: expected floats .float32 or float64.; got"),
+        ({"qk": None}, TypeError, "qk: expected a NumPy or CuPy array; got NoneType"),
+        ({"buckets": np.zeros((1, 2, 0, 8), int)}, ValueError, "buckets: expected at least one token"),
+        ({"buckets": np.zeros((1, 2, 1, 8), "uint8")}, TypeError, "buckets: expected int16, int32 or int64, .* uint8"),
+        ({"buckets": np.zeros((1, 2, 1, 8), "int8")}, TypeError, "buckets: expected int16, int32 or int64, .* int8"),
+        ({"buckets": None}, TypeError, "buckets: expected a NumPy or CuPy array"),
     ],
 )
 def test_bad_arguments_are_named(change, error, name):
     given = {"qk": np.ones((1, 2, 8, 4)), "v": np.ones((1, 2, 8, 4)), "buckets": np.zeros((1, 2, 1, 8), int)}
     with pytest.raises(error, match=name):
         mr.lsh_attention(**(given | {"chunk_len": 4} | change))
+
+
+@pytest.mark.parametrize("attend", [mr.full_attention, functools.partial(mr.local_attention, chunk_len=4)])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({name: np.ones((1, 2, 0, 4)) for name in "qkv"}, ValueError, "q: expected at least one token"),
+        ({"q": np.ones((1, 0, 8, 4))}, ValueError, "q: expected at least one token"),
+        ({"k": np.ones((1, 2, 7, 4))}, ValueError, "k: expected shape"),
+        ({"v": None}, TypeError, "v: expected a NumPy or CuPy array; got NoneType"),
+        ({"key_mask": np.ones((1, 9), bool)}, ValueError, "key_mask: expected shape"),
+        ({"dropout": -0.1}, ValueError, "dropout: expected a rate"),
+        ({"dropout": 0.1, "seed": None}, TypeError, "seed: expected an integer"),
+    ],
+)
+def test_bad_heads_are_named(attend, change, error, message):
+    with pytest.raises(error, match=message):
+        attend(**({name: np.ones((1, 2, 8, 4)) for name in "qkv"} | change))
+
+
+def test_a_gradient_that_does_not_fit_is_named():
+    q, k, v = heads(1, 2, 8, 4)
+    out, cache = mr.full_attention(q, k, v)
+    with pytest.raises(ValueError, match="dout: expected shape"):
+        mr.full_attention_backward(out[:, :, 1:], cache)
+    with pytest.raises(TypeError, match="dout: expected float64, as the queries; got float32"):
+        mr.full_attention_backward(out.astype("float32"), cache)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda x: dense.dense_attention(x, x[:, :, 1:], x), ValueError, "k: expected shape"),
+        (lambda x: dense.dense_attention(x, x, x, np.ones((8, 8))), TypeError, "allowed: expected booleans"),
+        (lambda x: dense.dense_lsh_attention(x, x, np.zeros((1, 2, 1, 8)), 4), TypeError, "buckets: expected integers"),
+        (lambda x: dense.dense_lsh_attention(x, x, np.zeros((1, 2, 1, 8), int), 3), ValueError, "chunk_len: .*got 3"),
+        (lambda x: dense.dense_lsh_attention(x, x, np.zeros((1, 2, 1, 8), int), 0), ValueError, "chunk_len: .*got 0"),
+    ],
+)
+def test_bad_arguments_of_the_oracle_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.ones((1, 2, 8, 4)))

@@ -70,6 +70,54 @@ def test_inference_has_no_dropout():
     assert (layer(x) != layer.forward(x)[0]).any()
 
 
-def test_odd_buckets_are_refused_when_the_layer_is_made():
-    with pytest.raises(ValueError, match="n_buckets"):
-        LSHAttention(**SIZES, chunk_len=4, n_buckets=3)
+@pytest.mark.parametrize("kind", [LocalAttention, LSHAttention])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"chunk_len": 0}, "chunk_len: expected an integer >= 1; got 0"),
+        ({"n_before": -1}, "n_before: expected an integer >= 0; got -1"),
+        ({"n_after": 0.5}, "n_after: expected an integer >= 0; got 0.5"),
+        ({"d_model": 0}, "d_model: expected an integer >= 1; got 0"),
+        ({"n_heads": None}, "n_heads: expected an integer >= 1; got None"),
+        ({"d_head": -5}, "d_head: expected an integer >= 1; got -5"),
+        ({"dropout": 1.0}, r"^dropout: expected a rate in \[0, 1\); got 1.0"),
+        ({"attention_dropout": "0.1"}, r"^attention_dropout: expected a rate in \[0, 1\); got '0.1'"),
+        ({"dtype": "float16"}, "dtype: expected float32 or float64; got float16"),
+    ],
+)
+def test_bad_settings_are_refused_when_the_layer_is_made(kind, change, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**(SIZES | {"chunk_len": 4} | change))
+
+
+@pytest.mark.parametrize("change", [{"n_buckets": 3}, {"n_hashes": 0}, {"max_len": 0}])
+def test_bad_hashing_is_refused_when_the_layer_is_made(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))}: expected"):
+        LSHAttention(**SIZES, chunk_len=4, **change)
+
+
+def test_rotations_that_do_not_fit_are_named():
+    layer = LSHAttention(**SIZES, chunk_len=4, n_hashes=2, n_buckets=4)
+    draw = lambda *sizes: mr.random_rotations(0, *sizes, dtype="float64")  # noqa: E731
+    for length in (19, 3):  # a chunk holds the latter: nothing is hashed
+        with pytest.raises(ValueError, match=r"rotations: expected 2 rounds \(n_hashes\); got 3"):
+            layer.forward(inputs(length), rotations=draw(2, 5, 3, 4))
+        with pytest.raises(ValueError, match="rotations: expected shape"):
+            layer.forward(inputs(length), rotations=draw(2, 6, 2, 4))
+    with pytest.raises(ValueError, match="rotations: expected 2 columns for n_buckets 4; got 3"):
+        layer.forward(inputs(), rotations=draw(2, 5, 2, 6))
+
+
+def test_bad_inputs_are_named():
+    layer = FullAttention(**SIZES)
+    _, cache = layer.forward(inputs())
+    with pytest.raises(ValueError, match="x: expected shape"):
+        layer(inputs()[..., :5])
+    with pytest.raises(ValueError, match="q: expected at least one token"):
+        layer(inputs(0))
+    with pytest.raises(ValueError, match="dy: expected shape"):
+        layer.backward(inputs(5), cache)
+
+
+def test_parameters_are_float32_unless_told():
+    assert FullAttention(12, 2, 5).params["output.weight"].dtype == "float32"

@@ -66,9 +66,28 @@ def test_share_out_passes_errors_on(monkeypatch):
 
 
 def test_bad_thread_counts_are_refused():
-    for n in (0, -1, 1.5):
+    for n in (0, -1, 1.5, None, True):
         with pytest.raises(ValueError, match="n: expected a number of threads"):
             backend.set_threads(n)
+
+
+def test_thread_counts_may_be_numpys(monkeypatch):
+    monkeypatch.setattr(backend, "_n_threads", 1)
+    backend.set_threads(np.int64(2))
+    assert backend.n_threads() == 2 and type(backend.n_threads()) is int
+
+
+def test_nothing_to_share_out_is_no_work():
+    done = []
+    backend.share_out(done.extend, 0, np)
+    assert done == []
+    assert backend.matmul(np.ones((0, 3)), np.ones((3, 2))).shape == (0, 2)
+
+
+def test_matrices_that_do_not_fit_are_named():
+    for a, b in (((2, 3), (2, 3)), ((3,), (3, 2)), ((2, 3), (1, 3, 2))):
+        with pytest.raises(ValueError, match=r"b: expected matrices \(n, k\) and \(k, m\); got"):
+            backend.matmul(np.ones(a), np.ones(b))
 
 
 def test_strided_view_is_numpys():

@@ -226,8 +226,29 @@ def test_resuming_with_another_config_or_optimiser_says_what_differs(saved):
 def test_resuming_from_a_file_without_an_optimiser_says_so(tmp_path):
     model, opt = trained()
     model.save(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model.safetensors: missing \['optimizer\."):
+    with pytest.raises(ValueError, match="model.safetensors: holds a model, but no training run"):
         checkpoint.resume(model, opt, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_are_not_written_and_the_last_file_stays(saved, bad):
+    before = saved.read_bytes()
+    model, opt = trained(seed=1)
+    model.params["head.bias"][2] = bad
+    with pytest.raises(ValueError, match="not written, because params.head.bias holds NaN or infinity"):
+        checkpoint.save_model(model, saved, opt, {})
+    model.params["head.bias"][2] = 0
+    opt.state["mean.head.bias"][2] = bad
+    with pytest.raises(ValueError, match="not written, because optimizer.mean.head.bias holds NaN or infinity"):
+        checkpoint.save_model(model, saved, opt, {})
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_path_is_a_path():
+    for call in (Reformer.load, trained()[0].save):
+        with pytest.raises(TypeError, match="path: expected a path; got NoneType"):
+            call(None)
 
 
 def test_a_config_from_elsewhere_is_named(saved):

@@ -158,7 +158,21 @@ def test_text_files_reads_one_file_though_its_folder_is_hidden(tmp_path):
     assert text_files(str(path)).train.tobytes() == "é".encode() * 90 + b"\0"
 
 
+@pytest.mark.parametrize("files", [[b"one"], None, b"one"])
+def test_files_are_a_dict(files):
+    with pytest.raises(TypeError, match="files: expected a dict from names to bytes; got"):
+        ByteCorpus(files)
+
+
+@pytest.mark.parametrize("held_out", [0, 1, "0.1", None])
+def test_what_is_held_out_is_a_fraction(held_out):
+    with pytest.raises(ValueError, match="held_out: expected a fraction between 0 and 1; got"):
+        ByteCorpus({"one": b"1", "two": b"2"}, held_out)
+
+
 def test_missing_and_textless_paths_are_errors(tmp_path):
+    with pytest.raises(TypeError, match="path: expected a path; got NoneType"):
+        text_files(None)
     with pytest.raises(ValueError, match="nowhere does not exist"):
         text_files(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="neither empty nor binary"):

@@ -19,9 +19,14 @@ class Bigrams:
         self.config = SimpleNamespace(vocab_size=len(logits), max_len=max_len, causal=causal)
         self.lengths = []
 
-    def __call__(self, tokens):
+    def features(self, tokens, training):
+        assert not training
         self.lengths.append(tokens.shape[1])
-        return self.params["logits"][tokens]
+        return tokens, None
+
+    def head(self, features):
+        assert features.ndim == 1  # the last token of each row: no other logits are needed
+        return self.params["logits"][features]
 
 
 COUNT_UP = Bigrams(20.0 * np.roll(np.eye(256), 1, axis=1), max_len=512)  # after byte n comes n + 1
@@ -193,6 +198,8 @@ def test_prompts_that_are_not_sequences_of_tokens_are_refused(prompt):
         ([0.5], TypeError, "prompt: expected text or integers; got dtype float64"),
         ([True], TypeError, "bool"),
         ("a", ValueError, r"vocab_size 256\); got a str for vocab_size 4"),
+        ([[1], [1, 2]], ValueError, "prompt: expected tokens"),
+        (None, ValueError, "prompt: expected at least one token"),
     ],
 )
 def test_bad_prompts_are_named(prompt, error, message):
@@ -205,16 +212,24 @@ def test_bad_prompts_are_named(prompt, error, message):
     [
         ({"temperature": -0.1}, "temperature: .* got -0.1"),
         ({"temperature": np.nan}, "temperature: .* got nan"),
+        ({"temperature": "hot"}, "temperature: .* got 'hot'"),
         ({"top_k": 0}, "top_k: .* got 0"),
         ({"top_k": 1.5}, "top_k: .* got 1.5"),
         ({"top_p": 0}, r"top_p: expected a number in \(0, 1\]; got 0"),
         ({"top_p": 1.1}, "top_p: .* got 1.1"),
+        ({"top_p": "most"}, "top_p: .* got 'most'"),
         ({"n_tokens": -1}, "n_tokens: .* got -1"),
     ],
 )
 def test_bad_dials_are_named_even_if_no_token_is_drawn(dials, message):
     with pytest.raises(ValueError, match=message):
         generate(COUNT_UP, "a", **({"n_tokens": 0} | dials))
+
+
+@pytest.mark.parametrize("model", [None, "model", lambda tokens: tokens])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(TypeError, match="model: expected a Reformer; got"):
+        generate(model, [1], 1)
 
 
 def test_models_that_cannot_write_are_refused():

@@ -125,9 +125,41 @@ def test_bad_shapes_are_named():
     x = np.ones((1, 2, 5, 4), "float32")
     with pytest.raises(ValueError, match="rotations"):
         mr.hash_vectors(x[..., :3], rotations)
-    with pytest.raises(ValueError, match="n_buckets"):
+    with pytest.raises(ValueError, match=r"rotations: expected 4 columns for n_buckets \[4, 4\]; got 3"):
         mr.hash_vectors(x, rotations, [4, 4])
+    with pytest.raises(ValueError, match="x: expected at least one token"):
+        mr.hash_vectors(x[:, :, :0], rotations)
+    with pytest.raises(TypeError, match="x: expected a NumPy or CuPy array; got list"):
+        mr.hash_vectors(x.tolist(), rotations)
+    with pytest.raises(TypeError, match="rotations: expected floats"):
+        mr.hash_vectors(x, rotations.astype(int))
+    with pytest.raises(TypeError, match="buckets: expected integers"):
+        mr.sort_by_bucket(x)
     with pytest.raises(TypeError, match="x: expected floats"):
         mr.hash_vectors(x.astype(int), rotations)
     with pytest.raises(ValueError, match="angle"):
         mr.collision_probability(4.0, 8)
+
+
+@pytest.mark.parametrize("name", ["n_heads", "d_head", "n_hashes"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, None])
+def test_bad_counts_of_rotations_are_named(name, value):
+    counts = {"n_heads": 1, "d_head": 4, "n_hashes": 1} | {name: value}
+    with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1; got {value}"):
+        mr.random_rotations(0, **counts, n_buckets=4)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"n_hashes": 0}, ValueError, "n_hashes: expected an integer >= 1; got 0"),
+        ({"d_head": 1}, ValueError, "d_head: expected an integer >= 2; got 1"),
+        ({"n_buckets": 5}, ValueError, "n_buckets"),
+        ({"angle": math.nan}, ValueError, "angle: expected radians between 0 and pi"),
+        ({"angle": None}, TypeError, "angle: expected a number"),
+        ({"angle": "0.1"}, TypeError, "angle: expected a number"),
+    ],
+)
+def test_bad_arguments_of_collision_probability_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        mr.collision_probability(**({"angle": 0.1, "n_buckets": 4} | change))

@@ -157,7 +157,7 @@ CONFIG = ReformerConfig(
 def test_prediction_is_what_a_forward_pass_keeps(layers, length, reversible):
     config = dataclasses.replace(CONFIG, attn_layers=layers, reversible=reversible)
     model = Reformer(config)
-    _, cache = model.forward(np.zeros((2, length), int))
+    _, cache = model.features(np.zeros((2, length), int))
     kept = memory.nbytes((cache, model.params)) - memory.nbytes(model.params)
     assert memory.predict(config, 2, length).stored == pytest.approx(kept, rel=0.01)
 
@@ -176,3 +176,19 @@ def test_prediction_does_not_grow_with_depth_but_for_buckets():
     kept = [memory.predict(dataclasses.replace(CONFIG, attn_layers=("lsh",) * n), 1, 4096) for n in (2, 12)]
     assert kept[1].stored - kept[1].buckets == kept[0].stored - kept[0].buckets
     assert kept[1].buckets == 6 * kept[0].buckets
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"config": {"d_model": 8}}, TypeError, "config: expected a ReformerConfig; got dict"),
+        ({"length": 4097}, ValueError, r"length: expected at most 4096 \(max_len\); got 4097"),
+        ({"length": 0}, ValueError, "length: expected an integer >= 1"),
+        ({"batch": 1.5}, ValueError, "batch: expected an integer >= 1"),
+        ({"dtype": "int8"}, ValueError, "dtype: expected float32 or float64"),
+        ({"dtype": None}, ValueError, "dtype: expected float32 or float64; got None"),
+    ],
+)
+def test_bad_sizes_are_not_predicted(change, error, message):
+    with pytest.raises(error, match=message):
+        memory.predict(**({"config": CONFIG, "batch": 1, "length": 64} | change))

@@ -6,6 +6,7 @@ import pytest
 
 import minireformer as mr
 from arrays import np
+from minireformer import attention_layer
 
 SMALL = mr.ReformerConfig(
     vocab_size=11,
@@ -48,8 +49,7 @@ def slopes(model, names, directions, tokens, targets, mask, seed, step=1e-6):
     for sign in (1, -1):
         for name in names:
             model.params[name][...] = before[name] + sign * step * directions[name]
-        features, _ = model.forward(tokens, seed=seed)
-        logits = model.head(features)[mask]
+        logits = model.forward(tokens, seed=seed)[0][mask]
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         losses.append(-np.take_along_axis(log_p, targets[mask][:, None], -1).mean())
     for name in names:
@@ -73,6 +73,25 @@ def test_gradient_is_that_of_finite_differences(positions, seed, length):
     for names in [list(model.params), *alone]:
         exact, slope = slopes(model, names, directions, tokens, targets, mask, seed)
         assert abs(exact - slope) < 1e-6 * max(abs(exact), abs(slope), 1e-3), names
+
+
+@pytest.mark.parametrize("seed, length", [(0, 9), (1, 3)])
+@pytest.mark.parametrize("reversible", [True, False])
+def test_gradients_of_the_whole_model(assert_gradients, monkeypatch, seed, length, reversible):
+    """Buckets are not held fixed here, but steps are so small that none changes: that is asserted as well."""
+    hashed = []
+
+    def noted(*given):
+        hashed.append(mr.hash_vectors(*given))
+        return hashed[-1]
+
+    monkeypatch.setattr(attention_layer, "hash_vectors", noted)
+    model = model_of(seed=seed, activation="gelu", reversible=reversible)  # relu would put kinks in the way
+    tokens = tokens_and_targets(length, seed)[0, :1]
+    assert_gradients(model, tokens, seed=seed)
+    n_lsh_layers = model.config.attn_layers.count("lsh") if length > model.config.lsh_chunk_len else 0
+    assert len({buckets.tobytes() for buckets in hashed}) == n_lsh_layers
+    assert_gradients(model, tokens, seed=seed, key_mask=np.arange(length)[None] != 1)
 
 
 def test_reversible_equals_stored():
@@ -167,7 +186,23 @@ def test_save_and_load(tmp_path):
         ({"axial_shape": (4, 4)}, "axial_shape: expected a product of at least max_len 32"),
         ({"attn_layers": ("lsh", "sparse")}, "attn_layers: expected one or more of lsh"),
         ({"attn_layers": ()}, "attn_layers"),
+        ({"attn_layers": None}, r"attn_layers: expected a tuple such as \(\"lsh\",\); got None"),
+        ({"attn_layers": "lsh"}, r"attn_layers: expected a tuple such as \(\"lsh\",\); got 'lsh'"),
+        ({"attn_layers": (["lsh"],)}, "attn_layers: expected one or more of lsh"),
+        ({"axial_shape": 16384}, r"axial_shape: expected a tuple of sizes, such as \(128, 128\); got 16384"),
+        ({"axial_shape": (4, 8.0)}, r"axial_shape\[1\]: expected an integer >= 1; got 8.0"),
+        ({"axial_dims": (-4, 16)}, r"axial_dims\[0\]: expected an integer >= 1; got -4"),
+        ({"axial_dims": 12}, "axial_dims: expected a tuple of sizes"),
+        ({"positions": "sinusoidal", "d_model": 11}, "d_model: expected an even number"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps: expected a finite number >= 0; got -1"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps: expected a finite number >= 0; got '1e-12'"),
+        ({"layer_norm_eps": None}, "layer_norm_eps"),
+        ({"causal": "yes"}, "causal: expected True or False; got 'yes'"),
+        ({"reversible": 1}, "reversible: expected True or False"),
         ({"d_model": 0}, "d_model: expected an integer >= 1"),
+        ({"d_model": None}, "d_model: expected an integer >= 1; got None"),
+        ({"dropout": "0.1"}, r"dropout: expected a rate in \[0, 1\); got '0.1'"),
+        ({"attention_dropout": None}, "attention_dropout: expected a rate"),
         ({"n_hashes": 1.5}, "n_hashes: expected an integer"),
         ({"lsh_n_before": -1}, "lsh_n_before: expected an integer >= 0"),
         ({"dropout": 1.0}, "dropout: expected a rate"),
@@ -180,9 +215,38 @@ def test_bad_configurations_are_named(change, message):
         replace(SMALL, **change)
 
 
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    numbers = {"d_ff": np.int64(16), "n_buckets": np.int32(4), "dropout": np.float32(0.5)}
+    numbers["axial_shape"] = list(np.int64([4, 8]))
+    model = model_of("float32", **numbers)
+    model.save(tmp_path / "model.safetensors")
+    assert mr.Reformer.load(tmp_path / "model.safetensors").config == model.config
+
+
 def test_bad_inputs_are_named():
     model = model_of()
     tokens, targets = tokens_and_targets()
+    with pytest.raises(ValueError, match="tokens: expected 1 to 32 a sequence"):
+        model(tokens[:, :0])
+    with pytest.raises(ValueError, match="tokens: expected at least one token"):
+        model(tokens[:0])
+    with pytest.raises(TypeError, match="tokens: expected a NumPy or CuPy array; got NoneType"):
+        model(None)
+    with pytest.raises(TypeError, match="targets: expected integers"):
+        model.loss_and_grads(tokens, targets * 1.0)
+    with pytest.raises(TypeError, match="mask: expected booleans"):
+        model.loss_and_grads(tokens, targets, mask=targets)
+    with pytest.raises(ValueError, match="key_mask: expected shape"):
+        model(tokens, key_mask=np.ones((2, 5), bool))
+    with pytest.raises(ValueError, match=r"rotations: expected 2 rounds \(n_hashes\); got 3"):
+        model(tokens, rotations=mr.random_rotations(0, 2, 5, n_hashes=3, n_buckets=4, dtype="float64"))
+    with pytest.raises(TypeError, match="seed: expected an integer"):
+        model(tokens, seed=None)
+    logits, cache = model.forward(tokens)
+    with pytest.raises(ValueError, match="dlogits: expected shape"):
+        model.backward(logits[..., 1:], cache)
+    with pytest.raises(ValueError, match="dfeatures: expected shape"):
+        model.features_backward(logits, cache.features)
     with pytest.raises(ValueError, match="tokens: expected ids from 0 to 10"):
         model(tokens + 1)
     with pytest.raises(ValueError, match="tokens: expected 1 to 32 a sequence"):

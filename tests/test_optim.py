@@ -233,6 +233,11 @@ def test_clipping_reports_gradients_that_are_not_finite_and_leaves_them(bad):
         (lambda: Adam({}, lr=None), "lr: expected a learning rate > 0; got None"),
         (lambda: Adam({}, betas=(0.9, 1.0)), "betas: expected two numbers"),
         (lambda: Adafactor({}, lr=math.nan), "lr: expected .* got nan"),
+        (lambda: Adafactor({}, lr="0.1"), "lr: expected .* got '0.1'"),
+        (lambda: Adam({}, betas=0.9), "betas: expected two numbers"),
+        (lambda: Adam({}, eps=0), "eps: expected a number > 0; got 0"),
+        (lambda: warmup_inverse_sqrt(None, 10), "peak: .* got None"),
+        (lambda: warmup_cosine(1, 10, None), "steps: expected more than warmup"),
         (lambda: warmup_inverse_sqrt(-1, 10), "peak: .* got -1"),
         (lambda: warmup_inverse_sqrt(1, 0), "warmup: .* got 0"),
         (lambda: warmup_cosine(1, 10, 10), "steps: expected more than warmup"),
@@ -248,3 +253,18 @@ def test_bad_settings_are_named(call, message):
 def test_a_model_in_place_of_its_parameters_is_refused(kind):
     with pytest.raises(TypeError, match="params: expected a dict such as model.params; got object"):
         kind(object())
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: Adam({"a": [1.0]}), r"params\['a'\]: expected a NumPy or CuPy array; got list"),
+        (lambda: Adam({"a": np.ones(2)}).step(None), "grads: expected a dict .*; got NoneType"),
+        (lambda: Adam({"a": np.ones(2)}).step({"a": [1.0, 1.0]}), r"grads\['a'\]: expected a NumPy or CuPy array"),
+        (lambda: Adam({"a": np.ones(2)}).step({"a": np.ones(2)}, lr="1"), "lr: expected a number; got '1'"),
+        (lambda: clip_by_global_norm({}, 1.0), "grads: expected a dict with at least one gradient"),
+    ],
+)
+def test_wrong_types_are_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -55,8 +55,16 @@ def test_sinusoids_of_a_shifted_position_are_a_rotation_of_it():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="axial_dims"):
+    with pytest.raises(ValueError, match=r"dims: expected one size for each axis of shape \(4, 6\); got \(8,\)"):
         AxialPositions((4, 6), (8,))
+    with pytest.raises(ValueError, match=r"shape: expected a tuple of sizes, such as \(128, 128\); got 24"):
+        AxialPositions(24, (3, 5))
+    with pytest.raises(ValueError, match=r"dims\[0\]: expected an integer >= 1; got -4"):
+        AxialPositions((4, 6), (-4, 12))
+    with pytest.raises(ValueError, match=r"shape\[1\]: expected an integer >= 1; got 6.0"):
+        AxialPositions((4, 6.0), (3, 5))
+    with pytest.raises(ValueError, match="max_len: expected an integer >= 1; got 0"):
+        LearnedPositions(0, 8)
     with pytest.raises(ValueError, match="at most 24 positions"):
         AxialPositions((4, 6), (3, 5)).forward(np.zeros((1, 25, 8), "float32"))
     with pytest.raises(ValueError, match="x: expected shape"):

@@ -62,6 +62,14 @@ def test_gradients(assert_gradients, seed):
     assert_gradients(layer.blocks[0][1], inputs(9, seed=seed), seed=seed)
 
 
+def test_inference_stores_nothing():
+    one, two = (stack(2, reversible).forward(inputs(), training=False) for reversible in (True, False))
+    assert two[1].stored == []
+    assert mr.memory.nbytes(one[1]) == mr.memory.nbytes(two[1])
+    dy = np.ones((2, 22, 24))
+    np.testing.assert_array_equal(stack(2).backward(dy, one[1])[0], stack(2, False).backward(dy, two[1])[0])
+
+
 def test_backward_leaves_its_cache_as_it_was():
     layer, x = stack(2), inputs()
     y, cache = layer.forward(x, seed=1)

@@ -316,6 +316,13 @@ def test_the_progress_bar_can_be_turned_off(capsys):
     "settings, error, message",
     [
         ({"batches": [1, 2]}, TypeError, "batches: expected a function of the step.*got list"),
+        ({"batches": lambda step: None}, TypeError, r"batches: expected \(tokens, targets\) .*got NoneType"),
+        ({"make": lambda params, lr: None}, TypeError, "opt: expected an optimiser .*got NoneType"),
+        ({"schedule": 0.1}, TypeError, "schedule: expected a function; got float"),
+        ({"evaluate": {}}, TypeError, "evaluate: expected a function; got dict"),
+        ({"checkpoint": 5}, TypeError, "checkpoint: expected a path; got int"),
+        ({"seed": None}, TypeError, "seed: expected an integer"),
+        ({"clip": "1"}, ValueError, "clip: .*got '1'"),
         ({"steps": 0}, ValueError, "steps: .*got 0"),
         ({"log_every": 2.5}, ValueError, "log_every: .*got 2.5"),
         ({"clip": 0}, ValueError, "clip: .*got 0"),
@@ -327,3 +334,28 @@ def test_the_progress_bar_can_be_turned_off(capsys):
 def test_bad_settings_are_named(settings, error, message):
     with pytest.raises(error, match=message):
         run(**({"steps": 2} | settings))
+
+
+def test_a_model_without_a_training_run_is_not_resumed(tmp_path):
+    Reformer(CONFIG).save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="model.safetensors: holds a model, but no training run"):
+        run(2, tmp_path / "model.safetensors")
+    with pytest.raises(TypeError, match="model: expected a Reformer; got NoneType"):
+        train(None, batches, None, 2)
+
+
+@pytest.mark.parametrize("score", [accuracy, bits_per_token])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"model": None}, TypeError, "model: expected a Reformer; got NoneType"),
+        ({"tokens": [[0]]}, TypeError, "tokens: expected a NumPy or CuPy array; got list"),
+        ({"targets": np.zeros((1, 2), int)}, ValueError, "targets: expected shape"),
+        ({"mask": np.ones((1, 3))}, TypeError, "mask: expected booleans"),
+        ({"mask": np.zeros((1, 3), bool)}, ValueError, "mask: no position is true"),
+    ],
+)
+def test_bad_arguments_of_a_score_are_named(score, change, error, message):
+    given = {"model": lambda tokens, seed: np.zeros((1, 3, 2)), "tokens": np.zeros((1, 3), int)}
+    with pytest.raises(error, match=message):
+        score(**(given | {"targets": given["tokens"]} | change))
