@@ -6,7 +6,6 @@ away. A `Walk` yields rounds, and of each round tiles: a few chunks at a time, s
 in the CPU's cache. Nothing here multiplies or adds a query, key or value; that is `chunked.py`, next.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy
@@ -162,10 +161,10 @@ class Walk:
 
     def buffer(self, name, *shape):
         """A scratch array of this shape that keeps its memory from tile to tile."""
-        size = math.prod(shape)
-        if name not in self.buffers or self.buffers[name].size < size:
-            self.buffers[name] = self.xp.empty(size, self.dtype)
-        return self.buffers[name][:size].reshape(shape)
+        array = self.buffers.get((name, shape))
+        if array is None:
+            array = self.buffers[name, shape] = self.xp.empty(shape, self.dtype)
+        return array
 
     def take(self, table, rows, name):
         """Rows (g, n) of a table (N, ...) as (g, n, ...), gathered into a buffer."""
@@ -179,16 +178,21 @@ class Walk:
         The gradient of a gather adds up what was gathered. No token stands twice in a round, but it may stand in
         the chunks of neighbouring rounds too: those come one by one.
         """
-        chunk_len, end = self.pattern.chunk_len, self.before + self.length
-        cuts = [*range(0, self.before, chunk_len), self.before, *range(end, end + self.after + 1, chunk_len)]
         values = values.reshape(len(values), -1, *totals.shape[1:])
-        for start, stop in zip(cuts, cuts[1:]):
-            start, stop = max(start, slots.start), min(stop, slots.stop)
-            if start < stop:
-                rows = of_round.rows[:, start:stop]
-                sums = self.take(totals, rows, "sums")
-                sums += values[:, start - slots.start : stop - slots.start]
-                totals[rows] = sums
+        for start, stop in self._parts(slots.start, slots.stop):
+            rows = of_round.rows[:, start:stop]
+            sums = self.take(totals, rows, "sums")
+            sums += values[:, start - slots.start : stop - slots.start]
+            totals[rows] = sums
+
+    def _parts(self, start, stop):
+        """The slots start to stop in parts: the round's own, and each chunk of a neighbouring round."""
+        chunk_len, end = self.pattern.chunk_len, self.before + self.length
+        if self.before <= start and stop <= end:
+            return [(start, stop)]
+        cuts = [*range(0, self.before, chunk_len), self.before, *range(end, end + self.after + 1, chunk_len)]
+        parts = ((max(start, first), min(stop, last)) for first, last in zip(cuts, cuts[1:]))
+        return [(first, last) for first, last in parts if first < last]
 
     def chunks(self, of_slots):
         """(g, n C, ...) -> (g, n, C, ...), as a view."""
