@@ -47,7 +47,7 @@ REFUSED = {
     "where= in a ufunc": (lambda cupy, x, host: cupy.exp(x, where=x > 0), TypeError, "Wrong arguments.*where"),
     "where= in a reduction": (lambda cupy, x, host: x.sum(where=x > 0), TypeError, "keyword argument 'where'"),
     "initial= in a reduction": (lambda cupy, x, host: cupy.max(x, initial=0), TypeError, "keyword argument 'initial'"),
-    "device= of 14 only": (lambda cupy, x, host: cupy.asarray(x, copy=False), TypeError, "keyword argument 'copy'"),
+    "copy= of 14 only": (lambda cupy, x, host: cupy.asarray(x, copy=False), TypeError, "keyword argument 'copy'"),
     "mode= of take": (lambda cupy, x, host: cupy.take(x, x.argmax(), mode="clip"), TypeError, "argument 'mode'"),
     "too many arguments": (lambda cupy, x, host: cupy.argsort(x, 0, None, None), TypeError, "at most 3"),
     "another sort": (lambda cupy, x, host: cupy.sort(x, kind="quicksort"), NotImplementedError, "stable"),
