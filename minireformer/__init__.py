@@ -2,7 +2,7 @@
 
 Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
 `losses`, `positions` (what every Transformer has); `hashing`, `dense`, `tiles`, `chunked`, `attention`,
-`attention_layer`, `reversible` (what makes it a Reformer); `model`; then `data`, `optim`, `checkpoint`,
+`attention_layer`, `reversible` (what makes it a Reformer); `config`, `model`; then `data`, `optim`, `checkpoint`,
 `training`, `generation` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
 """
 
@@ -15,10 +15,11 @@ from minireformer.attention import (
     lsh_attention,
     lsh_attention_backward,
 )
+from minireformer.config import ReformerConfig
 from minireformer.generation import generate
 from minireformer.gradcheck import gradcheck
 from minireformer.hashing import collision_probability, hash_vectors, random_rotations, sort_by_bucket
-from minireformer.model import Reformer, ReformerConfig
+from minireformer.model import Reformer
 from minireformer.optim import Adafactor, Adam
 from minireformer.training import train
 

@@ -12,11 +12,15 @@ Read next: `losses.py`, where the widest layer of all goes chunk by chunk.
 from typing import Any, NamedTuple
 
 from minireformer import backend, rng
-from minireformer.activations import gelu, gelu_backward, relu, relu_backward
+from minireformer.activations import gelu, gelu_backward, gelu_tanh, gelu_tanh_backward, relu, relu_backward
 from minireformer.basic import Linear, dropout
 from minireformer.layer import Layer, check_array, check_count, check_rate
 
-ACTIVATIONS = {"relu": (relu, relu_backward), "gelu": (gelu, gelu_backward)}
+ACTIVATIONS = {
+    "relu": (relu, relu_backward),
+    "gelu": (gelu, gelu_backward),
+    "gelu_tanh": (gelu_tanh, gelu_tanh_backward),
+}
 
 
 class FeedForwardCache(NamedTuple):
@@ -32,7 +36,7 @@ class FeedForward(Layer):
 
     chunk_len   positions of the flattened batch that are computed at a time; 0: all at once. Results are
                 the same up to rounding, and dropout masks to the bit.
-    activation  "relu" or "gelu".
+    activation  "relu", "gelu" or "gelu_tanh".
     """
 
     def __init__(self, d_model, d_ff, seed, activation="relu", dropout=0.0, chunk_len=0, dtype="float32"):

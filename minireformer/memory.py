@@ -21,9 +21,9 @@ import numpy
 
 from minireformer import backend
 from minireformer.attention import FULL_CHUNK
+from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets, smallest_int
 from minireformer.layer import check_count, check_module, float_dtype
-from minireformer.model import ReformerConfig
 
 
 def nbytes(values):

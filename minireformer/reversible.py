@@ -8,7 +8,7 @@ Two streams pass through blocks of attention F and feed-forward G, each behind a
 The right column gives a block's inputs back from its outputs, so backward starts from the last pair of streams
 and rebuilds each block's activations just before it needs them. Besides that pair, only what a recompute
 cannot make again is kept: the seed and, for LSH, the buckets. Memory does not grow with the number of blocks.
-Read next: `model.py`.
+Read next: `config.py`.
 """
 
 from typing import Any, NamedTuple

@@ -5,10 +5,18 @@ import math
 import pytest
 
 from arrays import generator, np
-from minireformer.activations import gelu, gelu_backward, normal_cdf, relu, relu_backward
+from minireformer.activations import (
+    gelu,
+    gelu_backward,
+    gelu_tanh,
+    gelu_tanh_backward,
+    normal_cdf,
+    relu,
+    relu_backward,
+)
 
 draw = generator(0, "test_activations")
-PAIRS = [(relu, relu_backward), (gelu, gelu_backward)]
+PAIRS = [(relu, relu_backward), (gelu, gelu_backward), (gelu_tanh, gelu_tanh_backward)]
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -30,6 +38,14 @@ def test_the_lower_tail_of_the_normal_cdf_keeps_its_digits():
     x = np.linspace(-8, 0, 801)
     exact = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in x])
     np.testing.assert_allclose(normal_cdf(x), exact, rtol=1e-13)
+
+
+def test_the_fit_to_gelu_is_its_equation_and_close_to_gelu():
+    x = np.linspace(-8, 8, 1601)
+    y, _ = gelu_tanh(x)
+    exact = [v / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x.tolist()]
+    np.testing.assert_allclose(y, np.array(exact), rtol=0, atol=1e-15)
+    assert 1e-4 < np.abs(y - gelu(x)[0]).max() < 5e-4
 
 
 def test_relu_has_slope_zero_at_zero():
