@@ -2,8 +2,8 @@
 
 Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
 `losses`, `positions` (what every Transformer has); `hashing`, `dense`, `tiles`, `chunked`, `attention`,
-`attention_layer`, `reversible` (what makes it a Reformer); `config`, `model`; then `data`, `optim`, `checkpoint`,
-`training`, `generation` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
+`attention_layer`, `reversible` (what makes it a Reformer); `config`, `heads`, `model`; then `data`, `optim`,
+`checkpoint`, `training`, `generation`, `huggingface` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
 """
 
 from minireformer import backend, data, memory

@@ -9,6 +9,7 @@ Arrays that don't fit each other, and numbers out of range, raise ValueError; wr
 arrays of CuPy, TypeError. Either names the argument.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from minireformer import backend
@@ -42,20 +43,38 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
     """
     _check(q, k, v, key_mask, dropout)
     chunk_len = min(FULL_CHUNK, q.shape[2])
-    pattern = Pattern(chunk_len, -(-q.shape[2] // chunk_len) - 1, 0, causal, exclude_self=k is None)
-    return _attention(q, k, v, None, pattern, key_mask, dropout, seed)
+    n_chunks = -(-q.shape[2] // chunk_len)
+    pattern = Pattern(chunk_len, n_chunks - 1, 0, causal, exclude_self=k is None)
+    return _attention(q, k, v, None, pattern, n_chunks * chunk_len, key_mask, dropout, seed)
 
 
-def local_attention(q, k, v, *, chunk_len, n_before=1, n_after=0, causal=True, key_mask=None, dropout=0.0, seed=0):
+def local_attention(
+    q,
+    k,
+    v,
+    *,
+    chunk_len,
+    n_before=1,
+    n_after=0,
+    causal=True,
+    key_mask=None,
+    dropout=0.0,
+    seed=0,
+    padded_len=None,
+):
     """A query sees the keys of its own chunk, `n_before` chunks back and `n_after` ahead: (B, H, T, D) -> the same.
 
     Chunks are of `chunk_len` tokens and stand in a circle, as in the original code: without `causal`, the first
     looks back at the last, and where the circle has fewer chunks than a window (`n_before + 1 + n_after`), a
     query meets some chunks more than once and their keys weigh as often. Logits, masks and dropout as in
     `full_attention`.
+
+    A last chunk that is not full is filled up with hidden keys. `padded_len`, a multiple of `chunk_len`, adds whole
+    chunks of them: the circle is then that of `padded_len` tokens. See `padded_length`.
     """
     _check(q, k, v, key_mask, dropout)
-    return _attention(q, k, v, None, _pattern(q, chunk_len, n_before, n_after, causal), key_mask, dropout, seed)
+    pattern, padded_len = _pattern(q, chunk_len, n_before, n_after, causal, padded_len)
+    return _attention(q, k, v, None, pattern, padded_len, key_mask, dropout, seed)
 
 
 def lsh_attention(
@@ -72,6 +91,7 @@ def lsh_attention(
     seed=0,
     same_bucket=False,
     count_once=False,
+    padded_len=None,
 ):
     """LSH attention with shared queries and keys: qk, v (B, H, T, D), buckets (B, H, R, T) ints -> out, cache.
 
@@ -79,7 +99,8 @@ def lsh_attention(
     chunks back and `n_after` ahead (section 2, figure 2). Rounds are merged into one softmax. A token sees
     itself only when it sees nothing else. Masks and dropout as in `full_attention`; hidden keys sort last, under
     the largest number that the dtype of `buckets` (int16, int32 or int64) holds: a bucket must be below it.
-    Up to `chunk_len` tokens, nothing needs hashing: full attention with shared queries and keys.
+    Up to `chunk_len` tokens, nothing needs hashing: full attention with shared queries and keys. `padded_len` as in
+    `local_attention`.
 
     The paper's equations differ from its code in two ways, both available: `same_bucket` lets a query see only
     keys of its own bucket (eq. 4); `count_once` counts a key that is met in N rounds once and not N times
@@ -90,9 +111,9 @@ def lsh_attention(
     check_not_empty("buckets", buckets)
     if buckets.dtype.name not in ("int16", "int32", "int64"):
         raise TypeError(f"buckets: expected int16, int32 or int64, as hash_vectors gives; got {buckets.dtype}")
-    pattern = _pattern(qk, chunk_len, n_before, n_after, causal)
+    pattern, padded_len = _pattern(qk, chunk_len, n_before, n_after, causal, padded_len)
     pattern = pattern._replace(exclude_self=True, same_bucket=same_bucket, count_once=count_once)
-    return _attention(qk, None, v, buckets, pattern, key_mask, dropout, seed)
+    return _attention(qk, None, v, buckets, pattern, padded_len, key_mask, dropout, seed)
 
 
 def full_attention_backward(dout, cache):
@@ -122,6 +143,16 @@ def lsh_attention_backward(dout, cache):
     return full_attention_backward(dout, cache)
 
 
+def padded_length(length, chunk_lens):
+    """How many tokens `length` tokens are padded to in a model whose layers have chunks of `chunk_lens` tokens.
+
+    The next common multiple of all of them, so that every layer sees the same tokens, as in the original code; none
+    are added up to the shortest chunk, where no layer needs chunks at all.
+    """
+    multiple = math.lcm(*chunk_lens)
+    return length if length <= min(chunk_lens) else -(-length // multiple) * multiple
+
+
 def check_window(chunk_len, n_before, n_after):
     """Raise ValueError unless these make a window of chunks: see `local_attention`."""
     check_count("chunk_len", chunk_len)
@@ -142,19 +173,24 @@ def _check(q, k, v, key_mask, dropout):
     check_rate("dropout", dropout)
 
 
-def _pattern(q, chunk_len, n_before, n_after, causal):
+def _pattern(q, chunk_len, n_before, n_after, causal, padded_len):
+    """-> (the pattern, the length to pad to)."""
     check_window(chunk_len, n_before, n_after)
-    if q.shape[2] <= chunk_len:  # one chunk: nothing before it or after it
-        return Pattern(q.shape[2], 0, 0, causal)
-    return Pattern(chunk_len, n_before, n_after, causal)
+    length = q.shape[2]
+    if padded_len is None:
+        padded_len = padded_length(length, [chunk_len])
+    elif check_count("padded_len", padded_len, at_least=length) > chunk_len and padded_len % chunk_len:
+        raise ValueError(f"padded_len: expected a multiple of chunk_len {chunk_len}; got {padded_len}")
+    if padded_len <= chunk_len:  # one chunk: nothing before it or after it
+        return Pattern(length, 0, 0, causal), length
+    return Pattern(chunk_len, n_before, n_after, causal), padded_len
 
 
-def _attention(q, k, v, buckets, pattern, key_mask, dropout, seed):
+def _attention(q, k, v, buckets, pattern, padded_len, key_mask, dropout, seed):
     """Pad, order the tokens, run the kernel."""
     xp = backend.get_xp(q)
     n_batch, n_heads, length, _ = q.shape
     n_groups = n_batch * n_heads
-    padded_len = -(-length // pattern.chunk_len) * pattern.chunk_len
     if key_mask is not None or padded_len > length:
         full_mask = xp.zeros((n_batch, n_heads, padded_len), bool)
         full_mask[..., :length] = True if key_mask is None else key_mask[:, None]

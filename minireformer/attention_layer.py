@@ -19,10 +19,12 @@ from minireformer.attention import (
     local_attention_backward,
     lsh_attention,
     lsh_attention_backward,
+    padded_length,
 )
 from minireformer.basic import Dropout, Linear
 from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
 from minireformer.layer import Layer, check_array, check_count, check_rate, prefixed
+from minireformer.positions import check_sizes
 
 
 class SelfAttentionCache(NamedTuple):
@@ -157,16 +159,19 @@ class SharedFullAttention(SelfAttention):
 class LocalAttention(SelfAttention):
     """Tokens see their own chunk of `chunk_len`, `n_before` chunks back and `n_after` ahead.
 
-    Other arguments as `SelfAttention`, parameters as `FullAttention`.
+    `chunk_lens`: the chunk lengths of all layers of a model, which fills up the last chunks of each as far as its
+    layers agree (`attention.padded_length`); None for a layer on its own. Other arguments as `SelfAttention`,
+    parameters as `FullAttention`.
     """
 
-    def __init__(self, *args, chunk_len, n_before=1, n_after=0, **kwargs):
-        check_window(chunk_len, n_before, n_after)
+    def __init__(self, *args, chunk_len, n_before=1, n_after=0, chunk_lens=None, **kwargs):
+        self.chunk_lens = _check_chunks(chunk_len, n_before, n_after, chunk_lens)
         super().__init__(*args, **kwargs)
         self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
 
     def attend(self, heads, seed, options):
-        return *local_attention(*heads, **self.window, **options), None
+        padded_len = padded_length(heads[0].shape[2], self.chunk_lens)
+        return *local_attention(*heads, padded_len=padded_len, **self.window, **options), None
 
     def attend_backward(self, dmixed, cache):
         return local_attention_backward(dmixed, cache)
@@ -175,8 +180,9 @@ class LocalAttention(SelfAttention):
 class LSHAttention(SelfAttention):
     """Tokens see those that hash alike, in `n_hashes` rounds (section 2). Parameters as `SharedFullAttention`.
 
-    `chunk_len`, `n_before` and `n_after` as `LocalAttention`, the order being that of the buckets. `n_buckets`: an
-    even int, a list of factors, or None for about two buckets a chunk (`default_n_buckets`, which `max_len` is for).
+    `chunk_len`, `n_before`, `n_after` and `chunk_lens` as `LocalAttention`, the order being that of the buckets.
+    `n_buckets`: an even int, a list of factors, or None for about two buckets a chunk (`default_n_buckets` of the
+    length with its last chunk filled up, which `max_len` is for).
     `same_bucket` and `count_once` choose the paper's own equations: see `attention.lsh_attention`.
     """
 
@@ -188,6 +194,7 @@ class LSHAttention(SelfAttention):
         chunk_len,
         n_before=1,
         n_after=0,
+        chunk_lens=None,
         n_hashes=1,
         n_buckets=None,
         max_len=None,
@@ -195,7 +202,7 @@ class LSHAttention(SelfAttention):
         count_once=False,
         **kwargs,
     ):
-        check_window(chunk_len, n_before, n_after)
+        self.chunk_lens = _check_chunks(chunk_len, n_before, n_after, chunk_lens)
         check_count("n_hashes", n_hashes)
         if n_buckets is not None:
             bucket_factors(n_buckets)
@@ -210,6 +217,7 @@ class LSHAttention(SelfAttention):
         query_key, value = heads
         if buckets is None:
             buckets = self.hash(query_key, seed, rotations)
+        options = {"padded_len": padded_length(query_key.shape[2], self.chunk_lens), **options}
         mixed, cache = lsh_attention(query_key, value, buckets, **self.window, **self.paper, **options)
         return mixed, cache, buckets
 
@@ -227,11 +235,23 @@ class LSHAttention(SelfAttention):
             if rotations.shape[2] != self.n_hashes:
                 raise ValueError(f"rotations: expected {self.n_hashes} rounds (n_hashes); got {rotations.shape[2]}")
         length, chunk_len = query_key.shape[2], self.window["chunk_len"]
-        if length <= chunk_len:
+        padded_len = padded_length(length, self.chunk_lens)
+        if padded_len <= chunk_len:
             return backend.get_xp(query_key).zeros((*query_key.shape[:2], 1, length), "int16")
-        n_buckets = self.n_buckets or default_n_buckets(length, chunk_len, self.max_len)
+        n_buckets = self.n_buckets or default_n_buckets(padded_len, chunk_len, self.max_len)
         if rotations is None:
             rotations = random_rotations(
                 rng.fold(seed, "hash"), self.n_heads, self.d_head, self.n_hashes, n_buckets, query_key.dtype
             )
         return hash_vectors(query_key, rotations, n_buckets)
+
+
+def _check_chunks(chunk_len, n_before, n_after, chunk_lens):
+    """`chunk_lens`, or (chunk_len,); ValueError unless all of it are sizes and `chunk_len` is among `chunk_lens`."""
+    check_window(chunk_len, n_before, n_after)
+    if chunk_lens is None:
+        return (chunk_len,)
+    chunk_lens = check_sizes("chunk_lens", chunk_lens)
+    if chunk_len not in chunk_lens:
+        raise ValueError(f"chunk_lens: expected chunk_len {chunk_len} among them; got {chunk_lens}")
+    return chunk_lens

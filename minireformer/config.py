@@ -1,4 +1,4 @@
-"""The shape of a model, checked when it is made. Read next: `model.py`, which builds what this describes."""
+"""The shape of a model, checked when it is made. Read next: `heads.py`."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from minireformer.attention_layer import FullAttention, LocalAttention, LSHAttention, SharedFullAttention
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
+from minireformer.heads import HEADS
 from minireformer.layer import check_count, check_rate, is_number
 from minireformer.positions import check_sizes
 
@@ -44,24 +45,39 @@ class ReformerConfig:
     causal: bool = True
     dropout: float = 0.0  # of embeddings and of every block's two outputs
     attention_dropout: float = 0.0
+    lsh_attention_dropout: float | None = None  # of one kind of layer, where it differs
+    local_attention_dropout: float | None = None
     ff_chunk_len: int = 1024  # positions that pass the feed-forward layer together; 0: all
     loss_chunk_len: int = 1024  # positions whose logits exist together in training
     activation: str = "relu"  # or "gelu", or its fit "gelu_tanh"
     layer_norm_eps: float = 1e-12
     reversible: bool = True  # False stores every activation, to compare
+    head: str = "tokens"  # or "sequence" or "span": see `heads.py`
+    n_labels: int = 2  # of the sequence head
+    head_dropout: float | None = None  # of the sequence head, where it differs from `dropout`
 
     def __post_init__(self):
         for name in ("attn_layers", "axial_shape", "axial_dims", "n_buckets"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         sizes = ("vocab_size", "d_model", "n_heads", "d_head", "d_ff", "lsh_chunk_len", "local_chunk_len")
-        for name in (*sizes, "n_hashes", "max_len", "loss_chunk_len"):  # as Python's own numbers, which JSON knows
+        for name in (
+            *sizes,
+            "n_hashes",
+            "max_len",
+            "loss_chunk_len",
+            "n_labels",
+        ):  # as Python's own numbers, which JSON knows
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
         for name in ("lsh_n_before", "lsh_n_after", "local_n_before", "local_n_after", "ff_chunk_len"):
             object.__setattr__(self, name, check_count(name, getattr(self, name), at_least=0))
         for name in ("dropout", "attention_dropout"):
             check_rate(name, getattr(self, name))
             object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("lsh_attention_dropout", "local_attention_dropout", "head_dropout"):
+            if getattr(self, name) is not None:
+                check_rate(name, getattr(self, name))
+                object.__setattr__(self, name, float(getattr(self, name)))
         eps = self.layer_norm_eps
         self._check("layer_norm_eps", is_number(eps) and 0 <= eps < math.inf, "a finite number >= 0")
         object.__setattr__(self, "layer_norm_eps", float(eps))
@@ -71,6 +87,7 @@ class ReformerConfig:
         known = all(isinstance(kind, str) and kind in ATTENTION for kind in self.attn_layers)
         self._check("attn_layers", known and self.attn_layers, f"one or more of {', '.join(ATTENTION)}")
         self._check("activation", self.activation in tuple(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}")
+        self._check("head", self.head in HEADS, f"one of {', '.join(HEADS)}")
         if self.n_buckets is not None:
             factors = tuple(int(factor) for factor in bucket_factors(self.n_buckets))
             object.__setattr__(self, "n_buckets", factors if isinstance(self.n_buckets, tuple) else factors[0])
@@ -80,6 +97,12 @@ class ReformerConfig:
             self._check_axial()
         if self.positions == "sinusoidal":
             self._check("d_model", self.d_model % 2 == 0, "an even number, for sinusoidal positions")
+
+    @property
+    def chunk_lens(self):
+        """The chunk lengths of the model's LSH and local layers: what `attention.padded_length` needs."""
+        kinds = (kind for kind in ("lsh", "local") if kind in self.attn_layers)
+        return tuple(getattr(self, f"{kind}_chunk_len") for kind in kinds)
 
     def _check(self, name, fits, expected):
         if not fits:

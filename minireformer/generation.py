@@ -33,6 +33,8 @@ def generate(model, prompt, n_tokens, temperature=1.0, top_k=None, top_p=None, s
     if not hasattr(model, "features"):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
     config = model.config
+    if config.head != "tokens":
+        raise ValueError(f"model: expected one that predicts tokens; the head of this one is {config.head!r}")
     if not config.causal:
         raise ValueError("model: expected a causal model; one that sees what follows cannot write it")
     tokens = _encode(prompt, config.vocab_size)  # B, T

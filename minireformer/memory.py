@@ -13,14 +13,13 @@ Read next: `plots.py`, which draws what has been measured.
 
 import contextlib
 import dataclasses
-import math
 import tracemalloc
 from typing import NamedTuple
 
 import numpy
 
 from minireformer import backend
-from minireformer.attention import FULL_CHUNK
+from minireformer.attention import FULL_CHUNK, padded_length
 from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets, smallest_int
 from minireformer.layer import check_count, check_module, float_dtype
@@ -168,7 +167,9 @@ def predict(config, batch, length, dtype="float32"):
     blocks = buckets = 0
     for kind in config.attn_layers:
         chunk_len = {"lsh": config.lsh_chunk_len, "local": config.local_chunk_len}.get(kind, min(FULL_CHUNK, length))
-        padded = math.ceil(length / chunk_len) * chunk_len if length > chunk_len else length
+        padded = padded_length(length, config.chunk_lens if kind in ("lsh", "local") else [chunk_len])
+        if padded <= chunk_len:
+            padded = length
         slots = batch * config.n_heads * padded
         n_projections = 2 if kind in ("lsh", "shared_full") else 3
         # the streams and their LayerNorms' outputs; the projections; the heads' output; log-sum-exps
@@ -177,9 +178,9 @@ def predict(config, batch, length, dtype="float32"):
         if padded > length:
             blocks += slots  # the mask of the padding
         if kind == "lsh":
-            hashed = length > chunk_len
+            hashed = padded > chunk_len
             n_rounds = config.n_hashes if hashed else 1
-            n_buckets = config.n_buckets or default_n_buckets(length, chunk_len, config.max_len)
+            n_buckets = config.n_buckets or default_n_buckets(padded, chunk_len, config.max_len)
             bucket_size = numpy.dtype(smallest_int(numpy.prod(n_buckets) if hashed else 1)).itemsize
             buckets += batch * config.n_heads * n_rounds * length * bucket_size
             blocks += slots * n_rounds * 4 if hashed else 8 * length  # the order of the slots

@@ -11,9 +11,10 @@ Read next: `data.py`.
 from typing import Any, NamedTuple
 
 from minireformer import checkpoint, rng
-from minireformer.basic import Dropout, Embedding, LayerNorm, Linear
+from minireformer.basic import Dropout, Embedding, LayerNorm
 from minireformer.config import ATTENTION, ReformerConfig
 from minireformer.feed_forward import FeedForward
+from minireformer.heads import check_labels, labels_loss, logits_shape, make_head
 from minireformer.layer import Layer, check_array, check_not_empty, float_dtype, prefixed
 from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_backward
 from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
@@ -39,7 +40,7 @@ class ReformerCache(NamedTuple):
 
 
 class Reformer(Layer):
-    """A language model (or, with `causal=False`, an encoder with a head for every position).
+    """A language model; with `causal=False`, an encoder; with another `head` than "tokens", what `heads.py` says.
 
     `seed` draws the parameters, `dtype` is "float32" or "float64". Parameters: `embedding.weight`,
     `positions.*`, `layers.{i}.attention.*`, `layers.{i}.feed_forward.*`, `layer_norm.*`, `head.*`.
@@ -70,18 +71,19 @@ class Reformer(Layer):
             blocks.append((PreNorm(attention, d_model, eps, dtype), PreNorm(feed_forward, d_model, eps, dtype)))
         self.layers = self.add("layers", ReversibleStack(blocks, config.reversible))
         self.layer_norm = self.add("layer_norm", LayerNorm(2 * d_model, eps=eps, dtype=dtype))
-        self.head = self.add("head", Linear(2 * d_model, config.vocab_size, rng.fold(seed, "head"), dtype=dtype))
+        self.head = self.add("head", make_head(config, rng.fold(seed, "head"), dtype))
         self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens, seed=0, training=True, key_mask=None, rotations=None):
-        """tokens (B, T) ints -> logits (B, T, V), cache. Other arguments as `features`."""
+        """tokens (B, T) ints -> logits (B, T, V), or those of another head; cache. Other arguments as `features`."""
         features, cache = self.features(tokens, seed, training, key_mask, rotations)
-        logits, head = self.head.forward(features)
+        logits, head = self.head.forward(features, rng.fold(seed, "head"), training)
         return logits, ReformerCache(cache, head)
 
     def backward(self, dlogits, cache):
-        """dlogits (B, T, V) -> None (tokens have no gradient), grads."""
-        check_array("dlogits", dlogits, *cache.head.x.shape[:2], self.config.vocab_size, like=cache.head.x)
+        """dlogits, of the shape of the logits -> None (tokens have no gradient), grads."""
+        of_features = cache.features.layer_norm.x
+        check_array("dlogits", dlogits, *logits_shape(self.config, *of_features.shape[:2]), like=of_features)
         dfeatures, head_grads = self.head.backward(dlogits, cache.head)
         return None, self.features_backward(dfeatures, cache.features) | prefixed("head", head_grads)
 
@@ -125,7 +127,7 @@ class Reformer(Layer):
         return grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
 
     def __call__(self, tokens, seed=0, key_mask=None, rotations=None):
-        """Logits (B, T, V) of tokens (B, T), without dropout. `seed` draws the hash rotations."""
+        """Logits of tokens (B, T), without dropout. `seed` draws the hash rotations."""
         features = self.features(tokens, seed, training=False, key_mask=key_mask, rotations=rotations)[0]
         return self.head(features)
 
@@ -138,9 +140,19 @@ class Reformer(Layer):
         Training mode: `seed` draws dropout and hash rotations; another seed each step. The logits of all
         positions never exist together: head and loss go through `loss_chunk_len` positions at a time.
         ValueError (shapes, ids, a mask that is false everywhere) or TypeError (dtypes) names the argument.
+
+        With another head, `targets` are as in `heads.labels_loss`, and there is no mask.
         """
         weight = self.embedding.params["weight"]
         check_array("tokens", tokens, None, None, kind="i", like=weight)
+        if self.config.head != "tokens":
+            check_labels(self.config, targets, tokens)
+            if mask is not None:
+                raise ValueError(f"mask: expected None, as the head is {self.config.head!r}")
+            logits, cache = self.forward(tokens, seed, key_mask=key_mask, rotations=rotations)
+            loss, dlogits = labels_loss(logits, targets)
+            _, grads = self.backward(dlogits, cache)
+            return float(loss), {name: grads[name] for name in self.params}
         check_array("targets", targets, *tokens.shape, kind="i", like=weight)
         if mask is not None:
             check_array("mask", mask, *tokens.shape, kind="b", like=weight)
@@ -193,6 +205,9 @@ def _attention(config, kind, seed, dtype):
         "attention_dropout": config.attention_dropout,
     }
     if kind in ("lsh", "local"):
+        given["chunk_lens"] = config.chunk_lens
+        if (rate := getattr(config, f"{kind}_attention_dropout")) is not None:
+            given["attention_dropout"] = rate
         given |= {name: getattr(config, f"{kind}_{name}") for name in ("chunk_len", "n_before", "n_after")}
     if kind == "lsh":
         names = ("n_hashes", "n_buckets", "max_len", "same_bucket", "count_once")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import minireformer as mr
 from arrays import np
 from minireformer import backend, chunked, dense, tiles
+from minireformer.attention import padded_length
 from minireformer.chunked import LONELY
 
 FULL = (mr.full_attention, mr.full_attention_backward)
@@ -102,6 +103,45 @@ def test_rounds_merge_into_one_softmax(n_before, n_after, causal, same_bucket, c
     sorted_last = np.where(key_mask[:, None, None], buckets, 1000)
     expected, _ = dense.dense_lsh_attention(qk * scale, v, sorted_last, **options, key_mask=key_mask)
     np.testing.assert_allclose(out, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("length, padded_len", [(13, 16), (13, 24), (8, 24), (3, 8), (17, 32)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_padded_length_is_as_many_hidden_tokens(length, padded_len, causal):
+    q, k, v = heads(2, 2, length, 8)
+    buckets = buckets_for(q, n_hashes=2)
+    hidden = np.broadcast_to(np.arange(padded_len)[None] < length, (2, padded_len)).copy()
+    fill = ((0, 0),) * 2 + ((0, padded_len - length), (0, 0))
+    q_long, k_long, v_long = (np.pad(x, fill) for x in (q, k, v))
+    buckets_long = np.pad(buckets, ((0, 0),) * 3 + ((0, padded_len - length),))
+    options = {"chunk_len": 8, "n_before": 1, "n_after": 0 if causal else 1, "causal": causal}
+    for short, long, backward in [
+        ((mr.local_attention, q, k, v), (q_long, k_long, v_long), mr.local_attention_backward),
+        ((mr.lsh_attention, q, v, buckets), (q_long, v_long, buckets_long), mr.lsh_attention_backward),
+    ]:
+        function, *inputs = short
+        out, cache = function(*inputs, padded_len=padded_len, **options)
+        expected, long_cache = function(*long, key_mask=hidden, **options)
+        np.testing.assert_allclose(out, expected[:, :, :length], atol=1e-14)
+        dout = np.random.default_rng(1).standard_normal(out.shape)
+        gradients = backward(dout, cache), backward(np.pad(dout, fill), long_cache)
+        for gradient, expected in zip(*gradients):
+            np.testing.assert_allclose(gradient, expected[:, :, :length], atol=1e-14)
+
+
+@pytest.mark.parametrize("padded_len", [12, 20, 15.0])
+def test_a_bad_padded_length_is_named(padded_len):
+    q, k, v = heads(1, 1, 13, 4)
+    with pytest.raises(ValueError, match="padded_len: expected"):
+        mr.local_attention(q, k, v, chunk_len=8, padded_len=padded_len)
+
+
+@pytest.mark.parametrize(
+    "length, chunk_lens, expected",
+    [(5, [4], 8), (4, [4], 4), (3, [4], 3), (17, [16, 64], 64), (16, [16, 64], 16), (50, [48, 64], 192)],
+)
+def test_the_layers_of_a_model_agree_on_a_padded_length(length, chunk_lens, expected):
+    assert padded_length(length, chunk_lens) == expected
 
 
 def test_float32_stays_float32_and_close():

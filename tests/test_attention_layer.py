@@ -121,3 +121,9 @@ def test_bad_inputs_are_named():
 
 def test_parameters_are_float32_unless_told():
     assert FullAttention(12, 2, 5).params["output.weight"].dtype == "float32"
+
+
+@pytest.mark.parametrize("chunk_lens, message", [((6,), "expected chunk_len 4 among them"), (4, "a tuple of sizes")])
+def test_chunk_lengths_of_a_model_that_do_not_fit_are_refused(chunk_lens, message):
+    with pytest.raises(ValueError, match=f"chunk_lens: .*{message}"):
+        LocalAttention(**SIZES, chunk_len=4, chunk_lens=chunk_lens)

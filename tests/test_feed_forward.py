@@ -125,7 +125,7 @@ def test_peak_memory_in_training_is_bounded_by_the_chunk(activation, rate):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"activation": "tanh"}, "activation: expected one of relu, gelu; got 'tanh'"),
+        ({"activation": "tanh"}, "activation: expected one of relu, gelu, gelu_tanh; got 'tanh'"),
         ({"dropout": 1.0}, "dropout: expected a rate"),
         ({"dropout": "0.1"}, "dropout: expected a rate"),
         ({"chunk_len": -1}, "chunk_len: expected an integer >= 0; got -1"),

@@ -16,7 +16,7 @@ class Bigrams:
 
     def __init__(self, logits, max_len=64, causal=True):
         self.params = {"logits": backend.asarray(logits)}
-        self.config = SimpleNamespace(vocab_size=len(logits), max_len=max_len, causal=causal)
+        self.config = SimpleNamespace(vocab_size=len(logits), max_len=max_len, causal=causal, head="tokens")
         self.lengths = []
 
     def features(self, tokens, training):

@@ -207,7 +207,7 @@ def test_save_and_load(tmp_path):
         ({"lsh_n_before": -1}, "lsh_n_before: expected an integer >= 0"),
         ({"dropout": 1.0}, "dropout: expected a rate"),
         ({"positions": "rotary"}, "positions: expected one of axial"),
-        ({"activation": "tanh"}, "activation: expected relu or gelu"),
+        ({"activation": "tanh"}, "activation: expected one of relu, gelu, gelu_tanh; got"),
     ],
 )
 def test_bad_configurations_are_named(change, message):
@@ -279,3 +279,19 @@ def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch):
         assert other_loss == loss
         for name in grads:
             np.testing.assert_array_equal(other_grads[name], grads[name], err_msg=name)
+
+
+def test_layers_of_different_chunks_are_padded_alike():
+    """As if the tokens had been padded, and the padding hidden, before the model saw them."""
+    model = model_of(dropout=0.0, attention_dropout=0.0, causal=False)  # chunks of 4 and 6: padded to 24
+    tokens, _ = tokens_and_targets(17)
+    padded, hidden = np.pad(tokens, ((0, 0), (0, 7))), np.broadcast_to(np.arange(24)[None] < 17, (2, 24)).copy()
+    np.testing.assert_allclose(model(tokens), model(padded, key_mask=hidden)[:, :17], atol=1e-13)
+
+
+def test_attention_of_one_kind_may_have_a_dropout_of_its_own():
+    model = model_of(lsh_attention_dropout=0.0, local_attention_dropout=0.3)
+    rates = [attention.part.attention_dropout for attention, _ in model.layers.blocks]
+    assert rates == [0.0, 0.3, 0.1, 0.1, 0.0]
+    with pytest.raises(ValueError, match=r"lsh_attention_dropout: expected a rate in \[0, 1\); got 2"):
+        replace(SMALL, lsh_attention_dropout=2)
