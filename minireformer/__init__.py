@@ -6,7 +6,7 @@ Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`,
 `checkpoint`, `training`, `generation`, `huggingface` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
 """
 
-from minireformer import backend, data, memory
+from minireformer import backend, data, huggingface, memory
 from minireformer.attention import (
     full_attention,
     full_attention_backward,
@@ -19,6 +19,7 @@ from minireformer.config import ReformerConfig
 from minireformer.generation import generate
 from minireformer.gradcheck import gradcheck
 from minireformer.hashing import collision_probability, hash_vectors, random_rotations, sort_by_bucket
+from minireformer.huggingface import from_huggingface, to_huggingface
 from minireformer.model import Reformer
 from minireformer.optim import Adafactor, Adam
 from minireformer.training import train
@@ -33,11 +34,13 @@ __all__ = [
     "backend",
     "collision_probability",
     "data",
+    "from_huggingface",
     "full_attention",
     "full_attention_backward",
     "generate",
     "gradcheck",
     "hash_vectors",
+    "huggingface",
     "local_attention",
     "local_attention_backward",
     "lsh_attention",
@@ -45,5 +48,6 @@ __all__ = [
     "memory",
     "random_rotations",
     "sort_by_bucket",
+    "to_huggingface",
     "train",
 ]

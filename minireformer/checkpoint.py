@@ -30,20 +30,25 @@ def save_model(model, path, opt=None, progress=None):
     The file at `path` is replaced in one step, after the new one has reached the disk. ValueError, before anything
     is written, names an array that holds NaN or infinity: nobody could load it.
     """
-    path = check_path("path", path)
     arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
-    arrays = {name: numpy.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
-    _check_finite(f"{path}: not written, because", arrays)
     dtype = numpy.dtype(model.dtype).name
     about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
+    # One metadata entry, not several: safetensors writes them in no fixed order.
+    write_arrays(path, arrays, {"minireformer": json.dumps(about)})
+
+
+def write_arrays(path, arrays, metadata):
+    """Write a safetensors file of `arrays` (of either backend) and `metadata` (texts), as `save_model` does."""
+    path = check_path("path", path)
+    arrays = {name: numpy.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
+    check_finite(f"{path}: not written, because", arrays)
     folder = path.with_name(path.name + ".part")  # what a killed run leaves in it, the next save clears away
     temporary = folder / path.name
     try:
         folder.mkdir(exist_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode  # what this user gives new files; safetensors makes them private
-        # One metadata entry, not several: safetensors writes them in no fixed order.
-        safetensors.numpy.save_file(arrays, temporary, metadata={"minireformer": json.dumps(about)})
+        safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # else a power cut could keep the new name and lose the bytes
@@ -102,11 +107,12 @@ def _read(path, prefix):
             arrays = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
-    _check_finite(f"{path}:", arrays)
+    check_finite(f"{path}:", arrays)
     return about, arrays
 
 
-def _check_finite(where, arrays):
+def check_finite(where, arrays):
+    """Raise ValueError, which begins with `where`, if one of `arrays` (a dict) holds NaN or infinity."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not numpy.isfinite(array).all():
             raise ValueError(f"{where} {name} holds NaN or infinity")

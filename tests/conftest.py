@@ -1,4 +1,4 @@
-"""What all tests share: the gradient check, and the line at the end that says how many were made.
+"""What all tests share: the gradient check, and the lines at the end that say what was checked and compared.
 
     def test_layer_norm_gradients(assert_gradients):
         assert_gradients(LayerNorm(8), x)
@@ -77,15 +77,17 @@ def assert_gradients(record_property):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print how many functions and layers were gradient-checked, and the largest error among them."""
-    checks = [
-        value
+    """Print how many functions and layers were gradient-checked, and how close other Reformers' numbers are."""
+    reports = [
+        report
         for reports in terminalreporter.stats.values()
         for report in reports
         if getattr(report, "when", None) == "call"  # those of set-up and teardown repeat the properties
-        for key, value in report.user_properties
-        if key == "gradient"
     ]
+    checks, parity = (
+        [value for report in reports for key, value in report.user_properties if key == name]
+        for name in ("gradient", "parity")
+    )
     if checks:
         n_checked = len({name for name, _ in checks})
         name, worst = max(checks, key=lambda check: check[1])
@@ -94,3 +96,22 @@ def pytest_terminal_summary(terminalreporter):
             f"{n_checked} functions and layers checked against finite differences in float64, "
             f"{len(checks)} checks; largest relative error {worst:.1e} ({name})"
         )
+    if parity:
+        terminalreporter.write_sep("-", "parity")
+        for line in parity_table(parity):
+            terminalreporter.write_line(line)
+
+
+def parity_table(cases):
+    """Lines with the largest differences of cases (library, float32, float64, loss, gradient), by library.
+
+    None stands for what was not compared.
+    """
+    columns = ("logits, float32", "float64", "loss", "gradient")
+    lines = [f"{'largest differences from':24} {'cases':>5}  {'  '.join(f'{column:>8}' for column in columns)}"]
+    for library in dict.fromkeys(case[0] for case in cases):
+        own = [case[1:] for case in cases if case[0] == library]
+        worst = ["-" if None in numbers else f"{max(numbers):.1e}" for numbers in zip(*own)]
+        cells = (f"{text:>{max(8, len(column))}}" for text, column in zip(worst, columns))
+        lines.append(f"{library:24} {len(own):5}  {'  '.join(cells)}")
+    return lines

@@ -1,4 +1,4 @@
-"""The gradient check of `conftest.py`, tried on a right and on wrong gradients in a pytest of its own."""
+"""The summary of `conftest.py`, tried on right and wrong gradients, and on parity, in a pytest of its own."""
 
 import shutil
 import subprocess
@@ -38,6 +38,11 @@ def test_right_once_more(n, assert_gradients):
     assert_gradients((square, right), x[:, :n])
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_like_another_library(n, record_property):
+    record_property("parity", ("another library", None, n * 1e-7, 2e-9, 3e-3 / n))
+
+
 @pytest.mark.parametrize("backward", [almost_right, not_a_number])
 def test_wrong(backward, assert_gradients):
     assert_gradients((square, backward), x, name="a wrong one")
@@ -49,6 +54,8 @@ def test_wrong_gradients_fail_and_checks_of_every_process_are_counted(tmp_path):
     (tmp_path / "test_checks.py").write_text(CHECKS)
     command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:nbval", "-p", "no:cacheprovider"]
     out = subprocess.run([*command, "--rootdir", tmp_path, tmp_path], capture_output=True, text=True).stdout
-    assert "2 failed, 4 passed" in out
+    assert "2 failed, 6 passed" in out
     assert "3 functions and layers checked" in out and ", 7 checks" in out
     assert "largest relative error inf (a wrong one)" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("another library"))
+    assert line.split() == ["another", "library", "2", "-", "2.0e-07", "2.0e-09", "3.0e-03"]
