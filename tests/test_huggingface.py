@@ -13,10 +13,10 @@ import safetensors.numpy
 
 import minireformer as mr
 from arrays import np
+from cases import FIXTURES, FORWARD, PUBLIC_CONFIGS, differences, load_cases, paper_differences
 from minireformer import backend
 from minireformer.dense import dense_lsh_attention
-from minireformer.huggingface import state_dict
-from parity import FIXTURES, FORWARD, differences, load_cases
+from minireformer.huggingface import _our_config, state_dict
 
 CASES = load_cases(FIXTURES / "huggingface.safetensors")
 PAPER = load_cases(FIXTURES / "lucidrains.safetensors")
@@ -66,23 +66,9 @@ def test_there_are_cases_of_every_kind():
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_own_options_are_those_of_lucidrains(name, record_property):
-    """Their logits are divided by sqrt(D): queries are, here, and keys have length 1 anyway.
-
-    Where a key counts once, theirs subtracts log(N + 1e-9), so that weights differ by 1e-9; a `border` token's differ
-    by more, see below.
-    """
-    case = PAPER[name]
-    temperature = case["qk"].shape[-1] ** -0.5
-    qk, v, buckets, dout = (backend.asarray(case[key]) for key in ("qk", "v", "buckets", "dout"))
-    out, cache = mr.lsh_attention(qk * temperature, v, buckets, chunk_len=8, **case["options"])
-    dqk, dv = mr.lsh_attention_backward(dout, cache)
-    size = numpy.abs(case["out"]).max()
-    forward = float(numpy.abs(backend.to_numpy(out) - case["out"])[~case["border"]].max() / size)
-    pairs = [(dqk * temperature, case["dqk"]), (dv, case["dv"])]
-    gradient = max(float(numpy.abs(backend.to_numpy(a) - b).max() / numpy.abs(b).max()) for a, b in pairs)
-    record_property("parity", ("lucidrains", None, forward, None, gradient))
-    assert forward < (1e-9 if case["options"]["count_once"] else 1e-12)
-    assert gradient < (1e-9 if case["options"]["count_once"] else 1e-12)
+    found = paper_differences(PAPER[name])
+    record_property("parity", ("lucidrains", None, found.forward, None, found.gradient))
+    assert found.fit, f"{found}"
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -92,6 +78,17 @@ def test_public_architectures_load_by_folder(tmp_path, name):
     assert model.dtype == "float32"
     logits = model(backend.asarray(case["tokens"]), rotations=backend.asarray(case["rotations"]))
     numpy.testing.assert_allclose(backend.to_numpy(logits), case["logits/float64"], rtol=0, atol=FORWARD["float32"])
+
+
+@pytest.mark.parametrize("name, n_params, length", [("crime and punishment", 2748224, 200), ("enwik8", 149182722, 300)])
+def test_public_architectures_are_built_and_run_at_full_size(name, n_params, length):
+    if backend.active() is not numpy:
+        pytest.skip("seconds of drawing numbers, which are drawn by NumPy anyway")
+    config = _our_config(PUBLIC_CONFIGS[name], weights={"lm_head.bias": None})
+    model = mr.Reformer(config)
+    assert sum(param.size for param in model.params.values()) == n_params
+    logits = model(tokens_of(model, length, n_batch=1))
+    assert logits.shape == (1, length, config.vocab_size) and np.isfinite(logits).all()
 
 
 # There and back
