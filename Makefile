@@ -3,6 +3,7 @@
 # make test-double   of these, the runs on a stand-in for CuPy, which need no GPU
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
 # make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
+# make parity  logits and gradients beside the PyTorch Reformers' (installs them)     make parity N=50
 # make lint    check and format the code and the notebooks
 # make clean   back to a fresh clone
 #
@@ -11,12 +12,13 @@
 PYTHON  ?= python3
 PORT    ?= 8888
 WORKERS ?= 2
+N       ?= 20
 
 VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-double notebooks bench lint clean
+.PHONY: lab test test-double notebooks bench parity lint clean
 
 # Jupyter refuses to run as root unless told, and root is who one is in many containers.
 lab: $(INSTALLED)
@@ -43,6 +45,10 @@ bench: $(INSTALLED)
 	$(PY) benchmarks/training_step.py
 	$(PY) benchmarks/attention.py
 	$(PY) benchmarks/draw.py
+
+parity: $(INSTALLED)
+	$(PY) -c 'import reformer_pytorch, torch, transformers' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[parity]'
+	$(PY) benchmarks/parity.py --number $(N)
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .

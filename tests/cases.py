@@ -96,7 +96,7 @@ def differences(case):
     expected = {name[len("gradients/") :]: value for name, value in case.items() if name.startswith("gradients/")}
     assert grads.keys() == expected.keys()
     # A gradient that is 0 but for rounding is compared with the largest of all.
-    floor = 1e-6 * max(map(_largest, expected.values()))
+    floor = max(1e-6 * max(map(_largest, expected.values())), 1e-12)
     relative = {name: _largest(grads[name] - e) / max(_largest(e), floor) for name, e in expected.items()}
     worst = max(relative, key=relative.get)
     return Differences(float32, float64, abs(loss - float(case["loss"])), relative[worst], worst, theirs)

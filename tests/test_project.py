@@ -175,6 +175,14 @@ def test_make_test_fails_when_a_test_or_a_notebook_fails(make, failing):
 
 
 @needs_make
+def test_make_parity_installs_the_other_reformers_where_they_are_missing_and_compares_as_often_as_asked(make):
+    code, _, calls = make("parity", "N=7")
+    assert code == 0 and "benchmarks/parity.py --number 7" in calls and "[parity]" not in calls
+    code, _, calls = make("parity", fails_on="import reformer_pytorch")
+    assert code == 0 and "pip install --quiet --editable .[parity]" in calls and "--number 20" in calls
+
+
+@needs_make
 def test_make_lab_opens_the_notebooks_with_the_port_and_arguments_asked_for(make):
     code, _, calls = make("lab", "PORT=9000", "ARGS=--no-browser")
     assert code == 0 and "jupyter lab notebooks --port=9000" in calls and "--no-browser" in calls
