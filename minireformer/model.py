@@ -55,10 +55,10 @@ class Reformer(Layer):
         self.embedding = self.add(
             "embedding", Embedding(config.vocab_size, d_model, seed=rng.fold(seed, "embedding"), dtype=dtype)
         )
-        self.positions = self.add("positions", _positions(config, rng.fold(seed, "positions"), dtype))
+        self.positions = self.add("positions", make_positions(config, rng.fold(seed, "positions"), dtype))
         blocks = []
         for i, kind in enumerate(config.attn_layers):
-            attention = _attention(config, kind, rng.fold(seed, i, "attention"), dtype)
+            attention = make_attention(config, kind, rng.fold(seed, i, "attention"), dtype)
             feed_forward = FeedForward(
                 d_model,
                 config.d_ff,
@@ -190,7 +190,8 @@ class Reformer(Layer):
         return [next(rest) if kind == "lsh" else None for kind in kinds]
 
 
-def _positions(config, seed, dtype):
+def make_positions(config, seed, dtype):
+    """The positions that a `ReformerConfig` asks for."""
     if config.positions == "axial":
         return AxialPositions(config.axial_shape, config.axial_dims, seed=seed, dtype=dtype)
     if config.positions == "learned":
@@ -198,7 +199,8 @@ def _positions(config, seed, dtype):
     return SinusoidalPositions(config.max_len, config.d_model, dtype=dtype)
 
 
-def _attention(config, kind, seed, dtype):
+def make_attention(config, kind, seed, dtype):
+    """An attention layer of a `kind` in `ATTENTION`, as a `ReformerConfig` has it."""
     given = {
         "causal": config.causal,
         "dropout": config.dropout,
