@@ -5,8 +5,10 @@
 
 Both sides compute the same function, so the same weights give the same logits and gradients, to rounding, where the
 same rotations hash them: theirs come from torch's generator (`hash_seed` seeds it), and can be passed as `rotations=`.
-What a position that `key_mask` hides gives is nobody's business and differs. Their 5.x loads `lm_head.bias` without
-applying it; here it is applied, as it was when the public checkpoints were trained. Dropout draws other masks.
+The exceptions: what comes out at a position that `key_mask` hides, which is nobody's business; `lm_head.bias`, which
+their 5.x loads and does not apply, while here and in their 4.x it counts; in float32, a token that sees nothing but
+itself in several rounds, where theirs is off by up to 0.4 %; windows of more chunks back than there are chunks, which
+theirs does not wind round the circle again; the masks that dropout draws.
 
 Older checkpoints hold a `pytorch_model.bin`, which may run code when it is read and is not read here. With torch,
 

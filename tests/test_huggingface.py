@@ -302,7 +302,7 @@ def test_the_bias_of_the_head_is_applied():
 
 
 def test_in_float32_a_token_that_sees_only_itself_gets_just_its_own_value():
-    """Theirs adds up exp(-1e5 - L) over the rounds, of which float32 knows too little: up to 0.4 % are missing."""
+    """Theirs adds up exp(-1e5 - L) over the rounds, of which float32 knows too little: it is off by up to 0.4 %."""
     heads = np.random.default_rng(0).standard_normal((2, 1, 1, 24, 4)).astype("float32")
     buckets = np.random.default_rng(1).integers(0, 4, (1, 1, 3, 24))
     out, _ = mr.lsh_attention(*heads, buckets, chunk_len=8)

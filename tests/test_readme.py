@@ -10,7 +10,7 @@ from minireformer import backend
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TRAINS, LOOKS_INSIDE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+TRAINS, LOOKS_INSIDE, LOADS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_first_example_trains_writes_and_saves_a_model(monkeypatch, tmp_path, capsys):
@@ -31,6 +31,19 @@ def test_the_second_example_checks_the_gradients_of_a_layer(capsys):
     exec(LOOKS_INSIDE, names)
     assert capsys.readouterr().out.startswith("LSHAttention: every gradient is right")
     assert names["grads"].keys() == names["layer"].params.keys()
+
+
+def test_the_third_example_loads_writes_and_saves_a_checkpoint(monkeypatch, tmp_path):
+    config = mr.ReformerConfig(
+        vocab_size=258, d_model=8, n_heads=1, d_head=4, d_ff=8, axial_shape=(8, 16), max_len=128, lsh_chunk_len=16
+    )
+    monkeypatch.chdir(tmp_path)
+    mr.to_huggingface(mr.Reformer(config), "reformer-enwik8")
+    assert LOADS.count("50,") == 1  # made shorter here
+    names = {}
+    exec(LOADS.replace("50,", "3,"), names)
+    assert names["text"].startswith(b"In 1965, Brooks left IBM") and len(names["text"]) == 24 + 3
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)|`(\w+/[\w./]*\w\.\w+)`", README))))
