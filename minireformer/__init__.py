@@ -3,7 +3,7 @@
 Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
 `losses`, `positions` (what every Transformer has); `hashing`, `dense`, `tiles`, `chunked`, `attention`,
 `attention_layer`, `reversible` (what makes it a Reformer); `model`; then `data`, `optim`, `checkpoint`,
-`training`, `generation` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
+`training`, `attention_cache`, `decoding`, `generation`, `beam_search` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
 """
 
 from minireformer import backend, data, memory
@@ -15,7 +15,9 @@ from minireformer.attention import (
     lsh_attention,
     lsh_attention_backward,
 )
-from minireformer.generation import generate
+from minireformer.beam_search import beam_search
+from minireformer.decoding import CachedDecoder
+from minireformer.generation import generate, stream
 from minireformer.gradcheck import gradcheck
 from minireformer.hashing import collision_probability, hash_vectors, random_rotations, sort_by_bucket
 from minireformer.model import Reformer, ReformerConfig
@@ -27,9 +29,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Adafactor",
     "Adam",
+    "CachedDecoder",
     "Reformer",
     "ReformerConfig",
     "backend",
+    "beam_search",
     "collision_probability",
     "data",
     "full_attention",
@@ -44,5 +48,6 @@ __all__ = [
     "memory",
     "random_rotations",
     "sort_by_bucket",
+    "stream",
     "train",
 ]

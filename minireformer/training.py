@@ -4,7 +4,7 @@ Everything random is a function of the seed and of the step's number: `batches(s
 `fold(seed, "step", step)` the dropout masks and hash rotations. So a checkpoint holds no random state, and
 a run that was killed and resumed ends with the same parameters, bit for bit, as one that never was.
 
-Read next: `generation.py`, to see what a trained model says.
+Read next: `attention_cache.py`, the first of four files that make a trained model speak.
 """
 
 import json
