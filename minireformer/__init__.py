@@ -2,8 +2,9 @@
 
 Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
 `losses`, `positions` (what every Transformer has); `hashing`, `dense`, `tiles`, `chunked`, `attention`,
-`attention_layer`, `reversible` (what makes it a Reformer); `model`; then `data`, `optim`, `checkpoint`,
-`training`, `attention_cache`, `decoding`, `generation`, `beam_search` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
+`attention_layer`, `reversible` (what makes it a Reformer); `model`, and for translation `cross_attention`,
+`reversible_chain`, `encoder_decoder`; then `data`, `optim`, `checkpoint`, `training`, `attention_cache`, `decoding`,
+`generation`, `beam_search` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
 """
 
 from minireformer import backend, data, memory
@@ -17,6 +18,7 @@ from minireformer.attention import (
 )
 from minireformer.beam_search import beam_search
 from minireformer.decoding import CachedDecoder
+from minireformer.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from minireformer.generation import generate, stream
 from minireformer.gradcheck import gradcheck
 from minireformer.hashing import collision_probability, hash_vectors, random_rotations, sort_by_bucket
@@ -30,6 +32,8 @@ __all__ = [
     "Adafactor",
     "Adam",
     "CachedDecoder",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "Reformer",
     "ReformerConfig",
     "backend",

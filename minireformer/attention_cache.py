@@ -15,13 +15,21 @@ from bisect import bisect_left
 import numpy
 
 from minireformer import backend, rng
-from minireformer.attention_layer import LocalAttention, LSHAttention
+from minireformer.attention_layer import LocalAttention, LSHAttention, SelfAttention
 from minireformer.chunked import unit_length
+from minireformer.cross_attention import CrossAttention
 from minireformer.hashing import default_n_buckets, hash_vectors, random_rotations
 
 
-def seen_by(layer, n_rows, max_len, seed):
-    """An empty cache for a causal attention `layer`: `n_rows` sequences of up to `max_len` tokens."""
+def seen_by(layer, n_rows, max_len, seed, memory=None, memory_mask=None):
+    """What stands for a `layer` in decoding: its cache, empty, for `n_rows` sequences of up to `max_len` tokens.
+
+    `memory` (n_rows, S, d_memory) and its mask are what cross-attention looks at.
+    """
+    if isinstance(layer, CrossAttention):
+        return SeenSource(layer, memory, memory_mask)
+    if not isinstance(layer, SelfAttention):
+        return Positionwise(layer)
     kind = {LocalAttention: SeenWindow, LSHAttention: SeenBuckets}.get(type(layer), SeenTokens)
     return kind(layer, n_rows, max_len, seed)
 
@@ -190,10 +198,57 @@ class SeenBuckets(SeenTokens):
         self.orders = [[[order[:] for order in orders] for orders in self.orders[row]] for row in rows.tolist()]
 
 
+class SeenSource:
+    """Of cross-attention: keys and values of the source, made once. Every token meets all of it, O(S)."""
+
+    def __init__(self, layer, memory, memory_mask):
+        self.layer, self.memory, self.memory_mask = layer, memory, memory_mask
+        keys, values = (layer.split(layer.parts[name](memory)) for name in ("key", "value"))  # B, H, S, D
+        self.table = backend.get_xp(memory).concatenate([keys, values], axis=-1)
+
+    def start(self, x, rows):
+        """The layer's output for x (b, T, d_model), tokens of the sequences `rows` (b,)."""
+        rows = backend.get_xp(x).asarray(rows)
+        mask = None if self.memory_mask is None else self.memory_mask[rows]
+        return self.layer.forward(x, training=False, memory=self.memory[rows], memory_mask=mask)[0]
+
+    def step(self, x, lengths):
+        """The layer's output (B, d_model) for x (B, d_model), one token of each sequence."""
+        xp, params, d_head = backend.get_xp(x), self.layer.params, self.layer.d_head
+        query = (x @ params["query.weight"].T).reshape(len(x), self.layer.n_heads, d_head)
+        hidden = xp.zeros((1, 1, 1), bool) if self.memory_mask is None else ~self.memory_mask[:, None]
+        mixed = attend(query * (1 / math.sqrt(d_head)), self.table, hidden)
+        return mixed.reshape(len(x), -1) @ params["output.weight"].T
+
+    def select(self, rows, length):
+        """Go on with the sequences `rows` (B',)."""
+        rows = backend.get_xp(self.memory).asarray(rows)
+        self.memory, self.table = self.memory[rows], self.table[rows]
+        self.memory_mask = None if self.memory_mask is None else self.memory_mask[rows]
+
+
+class Positionwise:
+    """Of a layer in which tokens do not meet: nothing to remember."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def start(self, x, rows):
+        """x (b, T, d_model) -> the same."""
+        return self.layer(x)
+
+    def step(self, x, lengths):
+        """x (B, d_model) -> the same."""
+        return self.layer(x)
+
+    def select(self, rows, length):
+        """Nothing to do."""
+
+
 def attend(query, rows, hidden):
     """One query a head: query (B, H, D), scaled; rows (B, H, K, 2 D), keys beside values; -> (B, H, D).
 
-    `hidden` (B, 1 or H, K) booleans in host memory: what the query may not see. 0 where that is everything.
+    `hidden` (B, 1 or H, K) booleans: what the query may not see. 0 where that is everything.
     """
     xp, d_head = backend.get_xp(query), query.shape[-1]
     scores = xp.matmul(rows[..., :d_head], query[..., None])[..., 0]  # B, H, K

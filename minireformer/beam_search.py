@@ -24,6 +24,8 @@ def beam_search(
     stop=None,
     cached=None,
     lengths=None,
+    source=None,
+    source_mask=None,
 ):
     """`prompt`, continued by the likeliest tokens that `n_beams` beams find; -> the same kind of thing.
 
@@ -35,20 +37,20 @@ def beam_search(
     check_count("n_beams", n_beams)
     if not is_number(length_penalty) or not 0 <= length_penalty < math.inf:
         raise ValueError(f"length_penalty: expected a finite number >= 0; got {length_penalty!r}")
-    decoder, tokens, lengths, stop = prepare(model, prompt, n_tokens, stop, cached, lengths)
-    best = _search(decoder, tokens, lengths, n_tokens, n_beams, length_penalty, stop)
+    decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    best = _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop)
     n = max(len(found) for found in best)
     new = numpy.stack([found[numpy.minimum(numpy.arange(n), len(found) - 1)] for found in best])  # B, n
-    return decode(joined(tokens, lengths, new), prompt)
+    return decode(joined(tokens, given["lengths"], new), prompt)
 
 
-def _search(decoder, tokens, lengths, n_tokens, n_beams, length_penalty, stop):
+def _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop):
     """The best continuation of every row, as a list of arrays (n,)."""
     n_rows = len(tokens)
     best = [(-math.inf, numpy.empty(0, tokens.dtype)) for _ in range(n_rows)]
     for n in range(1, n_tokens + 1):
         if n == 1:  # one beam a row, which holds the prompt
-            logits = decoder.start(decoder.xp.asarray(tokens), lengths)
+            logits = decoder.start(decoder.xp.asarray(tokens), **given)
             beams = numpy.empty((n_rows, 1, 0), tokens.dtype)  # B, K, n: what was added to the prompt
             score = numpy.zeros((n_rows, 1))  # B, K: its log-probability
         else:

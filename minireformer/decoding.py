@@ -21,8 +21,9 @@ import numpy
 
 from minireformer import backend, rng
 from minireformer.attention_cache import seen_by
-from minireformer.attention_layer import LocalAttention, LSHAttention, SelfAttention
+from minireformer.attention_layer import LocalAttention, LSHAttention
 from minireformer.basic import check_tokens
+from minireformer.encoder_decoder import EncoderDecoder
 from minireformer.layer import check_array, check_count, check_not_empty
 from minireformer.model import Reformer
 
@@ -33,12 +34,17 @@ def is_exact(model):
     True where only the last self-attention layer may let later tokens change what earlier ones saw: an LSH layer
     (with `n_buckets` given: by default a longer text has more buckets), or a local one with a wide or forward window.
     """
-    if not isinstance(model, Reformer):
+    if not isinstance(model, (Reformer, EncoderDecoder)):
         return False
-    *before, last = [attention.part for attention, *_ in model.layers.blocks]
+    *before, last = [attention.part for attention, *_ in _decoder(model).layers.blocks]
     if isinstance(last, LSHAttention) and last.n_buckets is None:
         return False
     return all(_keeps_outputs(layer) for layer in before)
+
+
+def _decoder(model):
+    """The part of the model that writes."""
+    return model.decoder if isinstance(model, EncoderDecoder) else model
 
 
 def _keeps_outputs(layer):
@@ -51,7 +57,7 @@ def _keeps_outputs(layer):
 class Decoder:
     """What both kinds share: checks, the lengths of the sequences, and prompts of several lengths.
 
-    model    a causal `Reformer`.
+    model    a causal `Reformer`, or an `EncoderDecoder`.
     max_len  the longest sequence, prompt included; None: the model's own max_len.
     seed     draws the hash rotations, as in `model(tokens, seed=seed)`.
     """
@@ -66,26 +72,35 @@ class Decoder:
         self.xp = backend.get_xp(next(iter(model.params.values())))
         self.lengths = None  # (B,) in host memory, once there are sequences
 
-    def start(self, tokens, lengths=None):
+    def start(self, tokens, lengths=None, source=None, source_mask=None):
         """tokens (B, T) ints -> logits (B, V) after each of these prompts.
 
         `lengths` (B,) ints: how many tokens of each row are its prompt; what follows in the row is not looked at, and
         each row gets the logits that it gets alone. None: all T. What was decoded before is forgotten.
+        `source` (B, S) ints and `source_mask` (B, S) booleans: what an `EncoderDecoder` translates; it is encoded here.
         """
         check_array("tokens", tokens, None, None, kind="i", like=next(iter(self.model.params.values())))
         check_not_empty("tokens", tokens)
         if tokens.shape[1] > self.max_len:
             raise ValueError(f"tokens: expected at most {self.max_len} a sequence (max_len); got {tokens.shape[1]}")
         check_tokens("tokens", tokens, self.config.vocab_size)
-        self.lengths = check_lengths(lengths, *tokens.shape)
+        lengths = check_lengths(lengths, *tokens.shape)
+        self.memory = (None, None)  # of an encoder: (B, S, 2 d_model), and the mask of its padding
+        self.check_source(source, len(tokens))
+        if source is not None:
+            self.memory = self.model.encode(source, self.seed, source_mask)
+        self.lengths = lengths
         self._begin(tokens)
-        logits = None
-        for length in numpy.unique(self.lengths).tolist():  # equal lengths together: none is padded
-            rows = numpy.flatnonzero(self.lengths == length)
-            some = self._start(tokens[self.xp.asarray(rows), :length], rows)
-            logits = self.xp.empty((len(tokens), some.shape[-1]), some.dtype) if logits is None else logits
-            logits[self.xp.asarray(rows)] = some
-        return logits
+        return self._by_length(tokens, lengths)
+
+    def check_source(self, source, n_rows):
+        """ValueError unless `source` is None, for a model without an encoder, or has a row for each of `n_rows`."""
+        if not isinstance(self.model, EncoderDecoder):
+            if source is not None:
+                raise ValueError("source: expected None, as the model has no encoder")
+        elif source is None or len(source) != n_rows:
+            found = None if source is None else len(source)
+            raise ValueError(f"source: expected {n_rows} rows, one for each of the tokens; got {found}")
 
     def step(self, tokens):
         """tokens (B,) ints, the next one of each sequence -> logits (B, V) after it."""
@@ -110,28 +125,34 @@ class Decoder:
             self._select(rows)
             self.lengths = self.lengths[rows]
 
+    def _by_length(self, tokens, lengths):
+        """Logits (B, V) after the first `lengths` (B,) tokens of each row: rows of one length together, none padded."""
+        logits = self.xp.empty((len(tokens), self.config.vocab_size), next(iter(self.model.params.values())).dtype)
+        for length in numpy.unique(lengths).tolist():
+            rows = numpy.flatnonzero(lengths == length)
+            places = self.xp.asarray(rows)
+            logits[places] = self._start(tokens[places, :length], rows)
+        return logits
+
 
 class CachedDecoder(Decoder):
     """Remembers every layer's keys, values and buckets: see above. Arguments as `Decoder`."""
 
     def __init__(self, model, max_len=None, seed=0):
-        if not isinstance(model, Reformer):
+        if not isinstance(model, (Reformer, EncoderDecoder)):
             raise TypeError(f"model: expected a Reformer, for cached decoding; got {type(model).__name__}")
         super().__init__(model, max_len, seed)
-        self.part = model
+        self.part = _decoder(model)
 
     def _begin(self, tokens):
-        part, seed = self.part, rng.fold(self.seed, "layers")
+        part, sizes = self.part, (len(tokens), self.max_len)
+        seed = rng.fold(self.seed if part is self.model else rng.fold(self.seed, "decoder"), "layers")
         self.positions = part.positions.table(self.max_len)  # T, d_model
         self.sublayers = [
-            (sublayer.layer_norm, self._state(sublayer.part, len(tokens), rng.fold(seed, i, "attention")))
+            (sublayer.layer_norm, seen_by(sublayer.part, *sizes, rng.fold(seed, i, "attention"), *self.memory))
             for i, block in enumerate(part.layers.blocks)
             for sublayer in block
         ]
-
-    def _state(self, layer, n_rows, seed):
-        """What stands for a layer: its cache, or, where it takes tokens one by one anyway, something that has none."""
-        return seen_by(layer, n_rows, self.max_len, seed) if isinstance(layer, SelfAttention) else Remembered(layer)
 
     def _start(self, tokens, rows):
         x = self.part.positions(self.part.embedding(tokens))  # b, T, d_model
@@ -155,24 +176,6 @@ class CachedDecoder(Decoder):
             state.select(rows, int(self.lengths.max()))
 
 
-class Remembered:
-    """A layer in which tokens do not meet: nothing to remember."""
-
-    def __init__(self, layer):
-        self.layer = layer
-
-    def start(self, x, rows):
-        """x (b, T, d_model) -> the same."""
-        return self.layer(x)
-
-    def step(self, x, lengths):
-        """x (B, d_model) -> the same."""
-        return self.layer(x)
-
-    def select(self, rows, length):
-        """Nothing to do."""
-
-
 class PlainDecoder(Decoder):
     """Remembers the tokens, and runs the model on all of them for every new one. Arguments as `Decoder`."""
 
@@ -181,21 +184,23 @@ class PlainDecoder(Decoder):
         self.tokens[:, : tokens.shape[1]] = tokens
 
     def _start(self, tokens, rows):
-        features = self.model.features(tokens, training=False)[0]  # b, T, 2 d_model
-        return self.model.head(features[:, -1])
+        if isinstance(self.model, EncoderDecoder):
+            memory, mask = (None if array is None else array[self.xp.asarray(rows)] for array in self.memory)
+            given = {"memory": memory, "memory_mask": mask, "seed": rng.fold(self.seed, "decoder")}
+        else:
+            given = {"seed": self.seed}
+        part = _decoder(self.model)
+        features = part.features(tokens, training=False, **given)[0]  # b, T, 2 d_model
+        return part.head(features[:, -1])
 
     def _step(self, tokens):
         self.tokens[self.xp.arange(len(tokens)), self.xp.asarray(self.lengths)] = tokens
-        logits = None
-        for length in numpy.unique(self.lengths).tolist():
-            rows = numpy.flatnonzero(self.lengths == length)
-            some = self._start(self.tokens[self.xp.asarray(rows), : length + 1], rows)
-            logits = self.xp.empty((len(tokens), some.shape[-1]), some.dtype) if logits is None else logits
-            logits[self.xp.asarray(rows)] = some
-        return logits
+        return self._by_length(self.tokens, self.lengths + 1)
 
     def _select(self, rows):
-        self.tokens = self.tokens[self.xp.asarray(rows)]
+        rows = self.xp.asarray(rows)
+        self.tokens = self.tokens[rows]
+        self.memory = tuple(None if array is None else array[rows] for array in self.memory)
 
 
 def check_lengths(lengths, n_rows, length):

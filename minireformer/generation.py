@@ -30,6 +30,8 @@ def generate(
     stop=None,
     cached=None,
     lengths=None,
+    source=None,
+    source_mask=None,
 ):
     """`prompt`, continued by `n_tokens` tokens of `model`; -> the same kind of thing, prompt included.
 
@@ -43,14 +45,17 @@ def generate(
                   where the logits are the same but for rounding (`is_exact`).
     lengths       (B,) ints, for tokens (B, T): how many of each row are its prompt. The row's new tokens follow
                   directly; what comes after its end repeats its last token. None: all T.
+    source        for an `EncoderDecoder`, what to translate: of the same kinds as prompt, which is what the translation
+                  begins with, if only a start token. One row for each of the prompt's.
+    source_mask   (B, S) booleans: False hides padding. None: the config's pad_token does.
 
     Raises ValueError where prompt and new tokens exceed `model.config.max_len`, or a token the vocabulary.
     """
     _check_dials(temperature, top_k, top_p)
-    decoder, tokens, lengths, stop = prepare(model, prompt, n_tokens, stop, cached, lengths)
-    new = list(_draws(decoder, tokens, lengths, n_tokens, (temperature, top_k, top_p), seed, stop))
+    decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    new = list(_draws(decoder, tokens, given, n_tokens, (temperature, top_k, top_p), seed, stop))
     new = numpy.stack(new, axis=1) if new else numpy.empty((len(tokens), 0), tokens.dtype)  # B, n
-    return decode(joined(tokens, lengths, new), prompt)
+    return decode(joined(tokens, given["lengths"], new), prompt)
 
 
 def stream(
@@ -65,6 +70,8 @@ def stream(
     stop=None,
     cached=None,
     lengths=None,
+    source=None,
+    source_mask=None,
 ):
     """An iterator over what `generate` adds to `prompt`, as soon as it is there. Arguments and errors as `generate`.
 
@@ -75,8 +82,8 @@ def stream(
             print(piece, end="")
     """
     _check_dials(temperature, top_k, top_p)
-    decoder, tokens, lengths, stop = prepare(model, prompt, n_tokens, stop, cached, lengths)
-    draws = _draws(decoder, tokens, lengths, n_tokens, (temperature, top_k, top_p), seed, stop)
+    decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    draws = _draws(decoder, tokens, given, n_tokens, (temperature, top_k, top_p), seed, stop)
     if isinstance(prompt, str):
         return _characters(draws)
     if isinstance(prompt, bytes):
@@ -86,8 +93,11 @@ def stream(
     return (new.tolist() if isinstance(prompt, (list, tuple)) else backend.get_xp(prompt).asarray(new) for new in draws)
 
 
-def prepare(model, prompt, n_tokens, stop=None, cached=None, lengths=None):
-    """Check what all kinds of generation are given; -> decoder, tokens (B, T), lengths (B,), stop (n,), on the host."""
+def prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask):
+    """Check what all kinds of generation are given.
+
+    -> decoder, tokens (B, T) in host memory, what `decoder.start` is given beside them (a dict), stop (n,) ints.
+    """
     check_count("n_tokens", n_tokens, at_least=0)
     if not hasattr(model, "features"):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
@@ -110,10 +120,15 @@ def prepare(model, prompt, n_tokens, stop=None, cached=None, lengths=None):
         raise TypeError(f"stop: expected a token, or a list of them; got {stop!r}")
     lengths = check_lengths(lengths, *tokens.shape)
     cached = is_exact(model) if cached is None else cached
-    return (CachedDecoder if cached else PlainDecoder)(model, length), tokens, lengths, stop
+    decoder = (CachedDecoder if cached else PlainDecoder)(model, length)
+    if source is not None:
+        source = _encode(source, getattr(config, "source_vocab_size", None) or config.vocab_size, "source")
+        source = decoder.xp.asarray(source)
+    decoder.check_source(source, len(tokens))
+    return decoder, tokens, {"lengths": lengths, "source": source, "source_mask": source_mask}, stop
 
 
-def _draws(decoder, tokens, lengths, n_tokens, dials, seed, stop):
+def _draws(decoder, tokens, given, n_tokens, dials, seed, stop):
     """Yield up to `n_tokens` arrays (B,): the next token of every row."""
     random, logits = rng.generator(seed, "generate"), None
     ended, new = numpy.zeros(len(tokens), bool), None
@@ -121,7 +136,7 @@ def _draws(decoder, tokens, lengths, n_tokens, dials, seed, stop):
         if ended.all():
             return
         if new is None:
-            logits = decoder.start(decoder.xp.asarray(tokens), lengths)
+            logits = decoder.start(decoder.xp.asarray(tokens), **given)
         else:
             logits = decoder.step(decoder.xp.asarray(new))
         drawn = _draw(token_probabilities(logits, *dials), random)[:, 0]
@@ -194,25 +209,25 @@ def _draw(p, random):
     return (sums > u).argmax(axis=1)[:, None]  # B, 1
 
 
-def _encode(prompt, vocab_size):
-    """`prompt` as tokens (B, T) in host memory."""
+def _encode(prompt, vocab_size, name="prompt"):
+    """`prompt`, or whatever argument has the `name`, as tokens (B, T) in host memory."""
     if isinstance(prompt, (str, bytes)):
         if vocab_size != 256:
             raise ValueError(
-                f"prompt: expected token ids, as text needs a model of bytes (vocab_size 256); "
+                f"{name}: expected token ids, as text needs a model of bytes (vocab_size 256); "
                 f"got a {type(prompt).__name__} for vocab_size {vocab_size}"
             )
         prompt = numpy.frombuffer(prompt.encode() if isinstance(prompt, str) else prompt, dtype="uint8")
     try:
         tokens = backend.to_numpy(prompt)
     except ValueError as error:  # lists of several lengths
-        raise ValueError(f"prompt: expected tokens, (T,) or (B, T); {error}") from None
+        raise ValueError(f"{name}: expected tokens, (T,) or (B, T); {error}") from None
     if tokens.ndim not in (1, 2) or tokens.size == 0:
-        raise ValueError(f"prompt: expected at least one token, (T,) or (B, T); got shape {tokens.shape}")
+        raise ValueError(f"{name}: expected at least one token, (T,) or (B, T); got shape {tokens.shape}")
     if tokens.dtype.kind not in "iu":
-        raise TypeError(f"prompt: expected text or integers; got dtype {tokens.dtype}")
+        raise TypeError(f"{name}: expected text or integers; got dtype {tokens.dtype}")
     if tokens.min() < 0 or tokens.max() >= vocab_size:
-        raise ValueError(f"prompt: expected tokens in 0..{vocab_size - 1}; got {tokens.min()}..{tokens.max()}")
+        raise ValueError(f"{name}: expected tokens in 0..{vocab_size - 1}; got {tokens.min()}..{tokens.max()}")
     return numpy.atleast_2d(tokens).astype("int64")
 
 

@@ -5,7 +5,7 @@
     logits = LayerNorm([y1, y2]) W' + b        over the two streams side by side
 
 Pre-LayerNorm blocks and the shapes of all parameters follow the original code, so that its checkpoints fit.
-Read next: `data.py`.
+Read next: `cross_attention.py`, or, without translation, `data.py`.
 """
 
 import math
@@ -31,12 +31,7 @@ from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_bac
 from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions, check_sizes
 from minireformer.reversible import PreNorm, ReversibleStack
 
-ATTENTION = {
-    "lsh": LSHAttention,
-    "local": LocalAttention,
-    "full": FullAttention,
-    "shared_full": SharedFullAttention,
-}
+ATTENTION = {"lsh": LSHAttention, "local": LocalAttention, "full": FullAttention, "shared_full": SharedFullAttention}
 
 
 @dataclass(frozen=True)
@@ -154,10 +149,10 @@ class Reformer(Layer):
         self.embedding = self.add(
             "embedding", Embedding(config.vocab_size, d_model, seed=rng.fold(seed, "embedding"), dtype=dtype)
         )
-        self.positions = self.add("positions", _positions(config, rng.fold(seed, "positions"), dtype))
+        self.positions = self.add("positions", make_positions(config, rng.fold(seed, "positions"), dtype))
         blocks = []
         for i, kind in enumerate(config.attn_layers):
-            attention = _attention(config, kind, rng.fold(seed, i, "attention"), dtype)
+            attention = make_attention(config, kind, rng.fold(seed, i, "attention"), dtype)
             feed_forward = FeedForward(
                 d_model,
                 config.d_ff,
@@ -278,7 +273,8 @@ class Reformer(Layer):
         return [next(rest) if kind == "lsh" else None for kind in kinds]
 
 
-def _positions(config, seed, dtype):
+def make_positions(config, seed, dtype):
+    """The positions that a `ReformerConfig` asks for."""
     if config.positions == "axial":
         return AxialPositions(config.axial_shape, config.axial_dims, seed=seed, dtype=dtype)
     if config.positions == "learned":
@@ -286,7 +282,8 @@ def _positions(config, seed, dtype):
     return SinusoidalPositions(config.max_len, config.d_model, dtype=dtype)
 
 
-def _attention(config, kind, seed, dtype):
+def make_attention(config, kind, seed, dtype):
+    """An attention layer of a `kind` in `ATTENTION`, as a `ReformerConfig` has it."""
     given = {
         "causal": config.causal,
         "dropout": config.dropout,

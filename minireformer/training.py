@@ -161,7 +161,7 @@ def _step(model, batches, opt, step, learning_rate, clip, seed):
                 f"learning rate, a longer warm-up or clip=1.0 may help"
             )
     opt.step(grads, lr=learning_rate)
-    return tokens.size, float(loss), norm
+    return targets.size, float(loss), norm
 
 
 def _checked(batches):

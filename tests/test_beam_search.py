@@ -19,7 +19,7 @@ class Bigrams:
         self.params = {"logits": backend.asarray(logits)}
         self.config = SimpleNamespace(vocab_size=len(logits), max_len=max_len, causal=True)
 
-    def features(self, tokens, training):
+    def features(self, tokens, seed, training):
         return tokens, None
 
     def head(self, features):

@@ -19,7 +19,7 @@ class Bigrams:
         self.config = SimpleNamespace(vocab_size=len(logits), max_len=max_len, causal=causal)
         self.lengths = []
 
-    def features(self, tokens, training):
+    def features(self, tokens, seed, training):
         assert not training
         self.lengths.append(tokens.shape[1])
         return tokens, None
