@@ -18,7 +18,7 @@ from minireformer import backend, rng
 from minireformer.attention_layer import LocalAttention, LSHAttention, SelfAttention
 from minireformer.chunked import unit_length
 from minireformer.cross_attention import CrossAttention
-from minireformer.hashing import default_n_buckets, hash_vectors, random_rotations
+from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
 
 
 def seen_by(layer, n_rows, max_len, seed, memory=None, memory_mask=None):
@@ -126,9 +126,10 @@ class SeenWindow(SeenTokens):
 class SeenBuckets(SeenTokens):
     """Of LSH attention: a token meets the chunks around its slot in the sorted order of every round.
 
-    `orders[row][head][round]` is the sorted list of bucket * max_len + position, one number a token: 8 R H bytes a
-    token, in host memory. The number of buckets is fixed from the start: the layer's own, or, where it has none, the
-    one that `max_len` tokens would get.
+    `orders[row][head][round]` is the sorted list of bucket * max_len + position, one number a token, in host memory. To
+    insert a number moves those behind it: O(T), but at 64K tokens some 5 microseconds a list. The number of buckets is
+    fixed from the start: the layer's own, or, where it has none, the one that `max_len` tokens would get. A GPU is
+    waited for once a layer and token: its buckets go to the host.
     """
 
     def __init__(self, layer, n_rows, max_len, seed):
@@ -137,6 +138,7 @@ class SeenBuckets(SeenTokens):
         sizes = (layer.n_heads, layer.d_head, layer.n_hashes, self.n_buckets, self.table.dtype)
         self.rotations = random_rotations(rng.fold(seed, "hash"), *sizes)
         self.orders = [[] for _ in range(n_rows)]
+        self.code = "i" if math.prod(bucket_factors(self.n_buckets)) * max_len < 2**31 else "q"  # 4 or 8 bytes a number
 
     def given(self, x):
         query_key = self.layer.parts["query_key"](x).reshape(*x.shape[:2], self.layer.n_heads, self.layer.d_head)
@@ -144,9 +146,9 @@ class SeenBuckets(SeenTokens):
 
     def sort(self, rows, buckets):
         buckets = backend.to_numpy(buckets).astype("int64")
-        keys = numpy.sort(buckets * self.max_len + numpy.arange(buckets.shape[-1]), axis=-1)  # b, H, R, T
-        for row, of_heads in zip(rows.tolist(), keys):
-            self.orders[row] = [[array("q", order.tobytes()) for order in of_rounds] for of_rounds in of_heads]
+        entries = numpy.sort(buckets * self.max_len + numpy.arange(buckets.shape[-1]), axis=-1)  # b, H, R, T
+        for row, of_heads in zip(rows.tolist(), entries.astype(self.code)):
+            self.orders[row] = [[array(self.code, order.tobytes()) for order in of_rounds] for of_rounds in of_heads]
 
     def meet(self, query, lengths):
         n_rows, n_heads, _ = query.shape
@@ -158,9 +160,9 @@ class SeenBuckets(SeenTokens):
             for orders, of_rounds in zip(row, of_heads)
         ]
         own = numpy.repeat(lengths, n_heads)[:, None]  # B H, 1
-        positions = numpy.repeat(own, max(len(keys) for keys in found), axis=1)  # the token itself fills up
-        for row, keys in zip(positions, found):
-            row[: len(keys)] = keys
+        positions = numpy.repeat(own, max(len(entries) for entries in found), axis=1)  # the token itself fills up
+        for row, entries in zip(positions, found):
+            row[: len(entries)] = entries
         positions %= self.max_len  # from bucket * max_len + position
         if self.layer.paper["count_once"]:
             positions.sort(axis=1)
@@ -179,7 +181,7 @@ class SeenBuckets(SeenTokens):
             order.insert(slots[-1], entry)
         if position < chunk_len:
             return range(position)  # up to one chunk of tokens, every token meets every other
-        n_chunks, met = position // chunk_len + 1, array("q")
+        n_chunks, met = position // chunk_len + 1, array(self.code)
         for r, (order, slot) in enumerate(zip(orders, slots)):
             first, last = slot // chunk_len - n_before, slot // chunk_len + n_after
             if self.layer.paper["same_bucket"]:  # the token is the last of its bucket

@@ -54,7 +54,7 @@ def _keeps_outputs(layer):
     return not isinstance(layer, LSHAttention)
 
 
-class Decoder:
+class Decoding:
     """What both kinds share: checks, the lengths of the sequences, and prompts of several lengths.
 
     model    a causal `Reformer`, or an `EncoderDecoder`.
@@ -119,6 +119,8 @@ class Decoder:
 
         This copies what is remembered of them: O(T).
         """
+        if self.lengths is None:
+            raise ValueError("rows: expected a prompt, given to `start`, before any choice of rows")
         rows = numpy.asarray(rows)
         check_tokens("rows", rows, len(self.lengths))
         if len(rows) != len(self.lengths) or (rows != numpy.arange(len(rows))).any():
@@ -135,8 +137,8 @@ class Decoder:
         return logits
 
 
-class CachedDecoder(Decoder):
-    """Remembers every layer's keys, values and buckets: see above. Arguments as `Decoder`."""
+class CachedDecoder(Decoding):
+    """Remembers every layer's keys, values and buckets: see above. Arguments as `Decoding`."""
 
     def __init__(self, model, max_len=None, seed=0):
         if not isinstance(model, (Reformer, EncoderDecoder)):
@@ -176,8 +178,8 @@ class CachedDecoder(Decoder):
             state.select(rows, int(self.lengths.max()))
 
 
-class PlainDecoder(Decoder):
-    """Remembers the tokens, and runs the model on all of them for every new one. Arguments as `Decoder`."""
+class PlainDecoder(Decoding):
+    """Remembers the tokens, and runs the model on all of them for every new one. Arguments as `Decoding`."""
 
     def _begin(self, tokens):
         self.tokens = self.xp.zeros((len(tokens), self.max_len), tokens.dtype)

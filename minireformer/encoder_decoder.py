@@ -57,12 +57,17 @@ class EncoderDecoderConfig(ReformerConfig):
 
 
 class Encoder(Reformer):
-    """A Reformer without a head: `features` and `features_backward` are all that is needed of it."""
+    """A Reformer without a head: tokens (B, S) ints -> memory (B, S, 2 d_model), with or without a cache."""
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__(config, seed, dtype)
         self.head = None
         self.params = {name: param for name, param in self.params.items() if not name.startswith("head.")}
+
+    forward, __call__ = Reformer.features, Layer.__call__
+
+    def backward(self, dy, cache):
+        return None, self.features_backward(dy, cache)
 
 
 class DecoderCache(NamedTuple):

@@ -179,6 +179,8 @@ def test_bad_input_is_named(kind):
     decoder = kind(model, 10)
     with pytest.raises(ValueError, match="tokens: expected a prompt, given to `start`"):
         decoder.step(tokens[:, 0])
+    with pytest.raises(ValueError, match="rows: expected a prompt, given to `start`"):
+        decoder.select([0])
     with pytest.raises(ValueError, match="tokens: expected at most 10 a sequence"):
         decoder.start(tokens)
     with pytest.raises(ValueError, match="tokens: expected ids from 0 to 10"):

@@ -215,6 +215,12 @@ def test_text_goes_in_and_comes_out():
     assert len(mr.beam_search(model, b"<", 4, source=b"guten Tag")) == 5
 
 
+def test_the_encoder_alone_keeps_the_contract_of_a_layer(assert_gradients):
+    encoder, source = model_of(encoder_layers=("local", "full")).encoder, pair_of()[0]
+    assert encoder(source).shape == (2, 19, 24)
+    assert_gradients(encoder, source, key_mask=masks_of(pair_of())[0])
+
+
 def test_save_and_load(tmp_path):
     model = model_of("float32")
     model.save(tmp_path / "model.safetensors")
@@ -271,3 +277,31 @@ def test_bad_inputs_are_named():
             function(mr.Reformer(mr.ReformerConfig()), [1], 2, source=[1])
         with pytest.raises(ValueError, match=r"source: expected tokens in 0\.\.8"):
             function(model, [1], 2, source=[9])
+
+
+def reversing(seed, n_rows=32, longest=8):
+    """4 to 8 digits (2..11) and padding (0), to be written in reverse after a 1: (source, target), targets, mask."""
+    random = mr.rng.generator(seed, "digits")
+    lengths, place = random.integers(4, longest + 1, (n_rows, 1)), numpy.arange(longest)
+    mask = place < lengths
+    source = numpy.where(mask, random.integers(2, 12, (n_rows, longest)), 0)
+    targets = numpy.where(mask, numpy.take_along_axis(source, numpy.maximum(lengths - 1 - place, 0), axis=1), 0)
+    target = numpy.concatenate([numpy.ones((n_rows, 1), int), targets[:, :-1]], axis=1)
+    source, target, targets, mask = (backend.asarray(a) for a in (source, target, targets, mask))
+    return (source, target), targets, mask
+
+
+@pytest.mark.skipif("backend.active() is not numpy", reason="a minute and a half on the double, for the same numbers")
+def test_it_learns_to_write_digits_in_reverse(record_property):
+    sizes = {"d_model": 64, "n_heads": 1, "d_head": 64, "d_ff": 128, "local_chunk_len": 4, "max_len": 16}
+    layers = {"encoder_layers": ("local",), "attn_layers": ("local",), "positions": "sinusoidal"}
+    model = mr.EncoderDecoder(mr.EncoderDecoderConfig(vocab_size=12, pad_token=0, **sizes, **layers))
+    steps = 400
+    rate = lambda step: 4e-3 * min(1, (step + 1) / 50) * (1 - step / steps)  # noqa: E731
+    mr.train(model, reversing, mr.Adam(model.params), steps, schedule=rate, clip=1.0, progress=False)
+    (source, _), targets, mask = reversing(-1, 500)  # not among the seeds of training
+    written = generate(model, np.ones((500, 1), int), 8, temperature=0, source=source)[:, 1:]
+    accuracy = float((written == targets)[mask].mean())
+    record_property("accuracy of reversed digits", accuracy)
+    print(f"accuracy of reversed digits: {accuracy:.2%}")
+    assert accuracy >= 0.99
