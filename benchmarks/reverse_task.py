@@ -64,7 +64,8 @@ def main():
     )
     model, began = mr.EncoderDecoder(config), time.perf_counter()
     rate = lambda step: 3e-3 * min(1, (step + 1) / 100) * (1 - step / options.steps)  # noqa: E731
-    log = mr.train(model, batch, mr.Adam(model.params), options.steps, schedule=rate, clip=1.0, log_every=100)
+    settings = {"schedule": rate, "clip": 1.0, "log_every": 100, "progress": False}
+    log = mr.train(model, batch, mr.Adam(model.params), options.steps, **settings)
     found = accuracy(model)
     results = {"surroundings": contest.surroundings(), "steps": options.steps, "accuracy": found}
     results |= {"seconds": time.perf_counter() - began, "loss": {row["step"]: row["loss"] for row in log}}
