@@ -41,6 +41,7 @@ def train(
     """Train `model` in place for `steps` steps in all, counted from 0; -> the log, a list of rows (dicts).
 
     batches(step) -> (tokens, targets) or (tokens, targets, mask), arrays of the model's backend, (B, T) each.
+                  For an `EncoderDecoder`, tokens are the pair (source, target).
     opt           an optimiser over model.params.
     schedule      step -> learning rate (None: the optimiser's own).
     clip          the largest global norm of the gradients, to which larger ones are scaled down (None: any).
