@@ -44,6 +44,8 @@ bench: $(INSTALLED)
 	$(PY) benchmarks/depth.py --rounds 1
 	$(PY) benchmarks/training_step.py
 	$(PY) benchmarks/attention.py
+	$(PY) benchmarks/generation.py
+	$(PY) benchmarks/reverse_task.py
 	$(PY) benchmarks/draw.py
 
 parity: $(INSTALLED)

@@ -2,8 +2,10 @@
 
 Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
 `losses`, `positions` (what every Transformer has); `hashing`, `dense`, `tiles`, `chunked`, `attention`,
-`attention_layer`, `reversible` (what makes it a Reformer); `config`, `heads`, `model`; then `data`, `optim`,
-`checkpoint`, `training`, `generation`, `huggingface` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
+`attention_layer`, `reversible` (what makes it a Reformer); `config`, `heads`, `model`, and for translation
+`cross_attention`, `reversible_chain`, `encoder_decoder`; then `data`, `optim`, `checkpoint`, `training`,
+`attention_cache`, `decoding`, `generation`, `beam_search`, `huggingface` (using it) and `gradcheck`, `memory`, `plots`
+(looking at it).
 """
 
 from minireformer import backend, data, huggingface, memory
@@ -15,8 +17,11 @@ from minireformer.attention import (
     lsh_attention,
     lsh_attention_backward,
 )
+from minireformer.beam_search import beam_search
 from minireformer.config import ReformerConfig
-from minireformer.generation import generate
+from minireformer.decoding import CachedDecoder
+from minireformer.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from minireformer.generation import generate, stream
 from minireformer.gradcheck import gradcheck
 from minireformer.hashing import collision_probability, hash_vectors, random_rotations, sort_by_bucket
 from minireformer.huggingface import from_huggingface, to_huggingface
@@ -29,9 +34,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Adafactor",
     "Adam",
+    "CachedDecoder",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "Reformer",
     "ReformerConfig",
     "backend",
+    "beam_search",
     "collision_probability",
     "data",
     "from_huggingface",
@@ -48,6 +57,7 @@ __all__ = [
     "memory",
     "random_rotations",
     "sort_by_bucket",
+    "stream",
     "to_huggingface",
     "train",
 ]

@@ -1,23 +1,38 @@
 """Text from a trained model: one token after another, each drawn from what the model finds likely.
 
-Every token runs the model on everything before it: plain and slow, O(n) runs for n tokens. Hash buckets
-couple all positions, so nothing that an LSH layer computed for a shorter text is sure to hold for a longer
-one; the memory of a run is small instead.
-
 Three dials turn the model's distribution p into the one that is drawn from: `temperature` τ makes it
 p^(1/τ), `top_k` keeps the k likeliest tokens, `top_p` the likeliest tokens that together have mass p
-("nucleus", Holtzman et al. 2020). Read next: `gradcheck.py`.
+("nucleus", Holtzman et al. 2020). `decoding.py` has the two ways to p: with a cache, whose time per token does not
+grow with the text, or by a run of the model on everything before each token.
+
+`generate` gives all of it at once, `stream` piece by piece. Read next: `beam_search.py`, which draws nothing.
 """
 
+import codecs
 import math
 
 import numpy
 
 from minireformer import backend, rng
+from minireformer.decoding import CachedDecoder, PlainDecoder, check_lengths, is_exact
 from minireformer.layer import check_array, check_count, check_not_empty, is_number
 
 
-def generate(model, prompt, n_tokens, temperature=1.0, top_k=None, top_p=None, seed=0):
+def generate(
+    model,
+    prompt,
+    n_tokens,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    seed=0,
+    *,
+    stop=None,
+    cached=None,
+    lengths=None,
+    source=None,
+    source_mask=None,
+):
     """`prompt`, continued by `n_tokens` tokens of `model`; -> the same kind of thing, prompt included.
 
     prompt        a str or bytes, if the model's tokens are bytes (a str may end amid a character: what is not
@@ -25,13 +40,69 @@ def generate(model, prompt, n_tokens, temperature=1.0, top_k=None, top_p=None, s
     temperature   0: always the likeliest token; 1: as the model says; more: wilder.
     top_k, top_p  None: all tokens may be drawn. With both, top_k comes first.
     seed          of the draws. The same seed, prompt and settings give the same text.
+    stop          a token, or a list of them, after which a row ends; the result is as long as its longest row.
+    cached        True: with a cache (`CachedDecoder`); False: a run of the model for every token; None: with a cache
+                  where the logits are the same but for rounding (`is_exact`).
+    lengths       (B,) ints, for tokens (B, T): how many of each row are its prompt. The row's new tokens follow
+                  directly; what comes after its end repeats its last token. None: all T.
+    source        for an `EncoderDecoder`, what to translate: of the same kinds as prompt, which is what the translation
+                  begins with, if only a start token. One row for each of the prompt's.
+    source_mask   (B, S) booleans: False hides padding. None: the config's pad_token does.
 
     Raises ValueError where prompt and new tokens exceed `model.config.max_len`, or a token the vocabulary.
     """
-    check_count("n_tokens", n_tokens, at_least=0)
     _check_dials(temperature, top_k, top_p)
+    decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    new = list(_draws(decoder, tokens, given, n_tokens, (temperature, top_k, top_p), seed, stop))
+    new = numpy.stack(new, axis=1) if new else numpy.empty((len(tokens), 0), tokens.dtype)  # B, n
+    return decode(joined(tokens, given["lengths"], new), prompt)
+
+
+def stream(
+    model,
+    prompt,
+    n_tokens,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    seed=0,
+    *,
+    stop=None,
+    cached=None,
+    lengths=None,
+    source=None,
+    source_mask=None,
+):
+    """An iterator over what `generate` adds to `prompt`, as soon as it is there. Arguments and errors as `generate`.
+
+    For a str, pieces of text (a character may take several tokens); for bytes, single bytes; for tokens (T,), ints;
+    for (B, T), lists or arrays (B,), in which a row that has ended repeats its last token.
+
+        for piece in mr.stream(model, "def forward(self", 100):
+            print(piece, end="")
+    """
+    _check_dials(temperature, top_k, top_p)
+    decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    draws = _draws(decoder, tokens, given, n_tokens, (temperature, top_k, top_p), seed, stop)
+    if isinstance(prompt, str):
+        return _characters(draws)
+    if isinstance(prompt, bytes):
+        return (new.astype("uint8").tobytes() for new in draws)
+    if backend.to_numpy(prompt).ndim == 1:
+        return (int(new[0]) for new in draws)
+    return (new.tolist() if isinstance(prompt, (list, tuple)) else backend.get_xp(prompt).asarray(new) for new in draws)
+
+
+def prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask):
+    """Check what all kinds of generation are given.
+
+    -> decoder, tokens (B, T) in host memory, what `decoder.start` is given beside them (a dict), stop (n,) ints.
+    """
+    check_count("n_tokens", n_tokens, at_least=0)
     if not hasattr(model, "features"):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
+    if cached not in (None, True, False):
+        raise ValueError(f"cached: expected True, False or None; got {cached!r}")
     config = model.config
     if config.head != "tokens":
         raise ValueError(f"model: expected one that predicts tokens; the head of this one is {config.head!r}")
@@ -44,13 +115,58 @@ def generate(model, prompt, n_tokens, temperature=1.0, top_k=None, top_p=None, s
             f"n_tokens: prompt ({tokens.shape[1]}) and new tokens ({n_tokens}) are {length} together; "
             f"expected at most the model's max_len, {config.max_len}"
         )
-    xp = backend.get_xp(next(iter(model.params.values())))
-    random = rng.generator(seed, "generate")
+    stop = numpy.atleast_1d(backend.to_numpy([] if stop is None else stop))
+    if not stop.size:
+        stop = stop.astype("int64")
+    if stop.dtype.kind not in "iu" or stop.ndim != 1:
+        raise TypeError(f"stop: expected a token, or a list of them; got {stop!r}")
+    lengths = check_lengths(lengths, *tokens.shape)
+    cached = is_exact(model) if cached is None else cached
+    decoder = (CachedDecoder if cached else PlainDecoder)(model, length)
+    if source is not None:
+        source = _encode(source, getattr(config, "source_vocab_size", None) or config.vocab_size, "source")
+        source = decoder.xp.asarray(source)
+    decoder.check_source(source, len(tokens))
+    return decoder, tokens, {"lengths": lengths, "source": source, "source_mask": source_mask}, stop
+
+
+def _draws(decoder, tokens, given, n_tokens, dials, seed, stop):
+    """Yield up to `n_tokens` arrays (B,): the next token of every row."""
+    random, logits = rng.generator(seed, "generate"), None
+    ended, new = numpy.zeros(len(tokens), bool), None
     for _ in range(n_tokens):
-        features = model.features(xp.asarray(tokens), training=False)[0]  # B, T, 2 d_model
-        p = token_probabilities(model.head(features[:, -1]), temperature, top_k, top_p)  # B, V
-        tokens = numpy.concatenate([tokens, _draw(p, random)], axis=1)
-    return _decode(tokens, prompt)
+        if ended.all():
+            return
+        if new is None:
+            logits = decoder.start(decoder.xp.asarray(tokens), **given)
+        else:
+            logits = decoder.step(decoder.xp.asarray(new))
+        drawn = _draw(token_probabilities(logits, *dials), random)[:, 0]
+        new = drawn if new is None else numpy.where(ended, new, drawn)
+        ended |= numpy.isin(new, stop)
+        yield new
+
+
+def _characters(draws):
+    """Bytes one by one, as text: a piece for every byte that completes a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for new in draws:
+        if piece := decoder.decode(new.astype("uint8").tobytes()):
+            yield piece
+    if piece := decoder.decode(b"", final=True):
+        yield piece
+
+
+def joined(tokens, lengths, new):
+    """Prompts tokens (B, T), of which the first `lengths` (B,) count, and their continuations new (B, n) -> (B, T + n).
+
+    The rest of a row repeats its last token.
+    """
+    out = numpy.pad(tokens, ((0, 0), (0, new.shape[1])))
+    for row, length, of_row in zip(out, lengths, new):
+        row[length : length + len(of_row)] = of_row
+        row[length + len(of_row) :] = row[length + len(of_row) - 1]
+    return out
 
 
 def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
@@ -60,12 +176,7 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     is at least top_p. Of equally likely tokens at the border the one with the lower id stays.
     """
     _check_dials(temperature, top_k, top_p)
-    check_array("logits", logits, None, None)
-    check_not_empty("logits", logits)
-    logits = backend.to_numpy(logits).astype("float64")
-    if not numpy.isfinite(logits).all():
-        raise ValueError("logits: expected finite numbers; the model gave NaN or infinity")
-    logits -= logits.max(axis=1, keepdims=True)
+    logits = shifted(logits)
     if temperature == 0:
         top_k, temperature = 1, 1.0
     p = numpy.exp(logits / temperature)
@@ -83,6 +194,16 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     return probabilities
 
 
+def shifted(logits):
+    """`logits` (B, V) less the largest of each row: float64, in host memory. ValueError for NaN and infinity."""
+    check_array("logits", logits, None, None)
+    check_not_empty("logits", logits)
+    logits = backend.to_numpy(logits).astype("float64")
+    if not numpy.isfinite(logits).all():
+        raise ValueError("logits: expected finite numbers; the model gave NaN or infinity")
+    return logits - logits.max(axis=1, keepdims=True)
+
+
 def _draw(p, random):
     """A token of each row's distribution `p` (B, V): where a uniform number falls among the running sums."""
     sums = numpy.cumsum(p, axis=1)
@@ -90,30 +211,30 @@ def _draw(p, random):
     return (sums > u).argmax(axis=1)[:, None]  # B, 1
 
 
-def _encode(prompt, vocab_size):
-    """`prompt` as tokens (B, T) in host memory."""
+def _encode(prompt, vocab_size, name="prompt"):
+    """`prompt`, or whatever argument has the `name`, as tokens (B, T) in host memory."""
     if isinstance(prompt, (str, bytes)):
         if vocab_size != 256:
             raise ValueError(
-                f"prompt: expected token ids, as text needs a model of bytes (vocab_size 256); "
+                f"{name}: expected token ids, as text needs a model of bytes (vocab_size 256); "
                 f"got a {type(prompt).__name__} for vocab_size {vocab_size}"
             )
         prompt = numpy.frombuffer(prompt.encode() if isinstance(prompt, str) else prompt, dtype="uint8")
     try:
         tokens = backend.to_numpy(prompt)
     except ValueError as error:  # lists of several lengths
-        raise ValueError(f"prompt: expected tokens, (T,) or (B, T); {error}") from None
+        raise ValueError(f"{name}: expected tokens, (T,) or (B, T); {error}") from None
     if tokens.ndim not in (1, 2) or tokens.size == 0:
-        raise ValueError(f"prompt: expected at least one token, (T,) or (B, T); got shape {tokens.shape}")
+        raise ValueError(f"{name}: expected at least one token, (T,) or (B, T); got shape {tokens.shape}")
     if tokens.dtype.kind not in "iu":
-        raise TypeError(f"prompt: expected text or integers; got dtype {tokens.dtype}")
+        raise TypeError(f"{name}: expected text or integers; got dtype {tokens.dtype}")
     if tokens.min() < 0 or tokens.max() >= vocab_size:
-        raise ValueError(f"prompt: expected tokens in 0..{vocab_size - 1}; got {tokens.min()}..{tokens.max()}")
+        raise ValueError(f"{name}: expected tokens in 0..{vocab_size - 1}; got {tokens.min()}..{tokens.max()}")
     return numpy.atleast_2d(tokens).astype("int64")
 
 
-def _decode(tokens, prompt):
-    """`tokens` (B, T) as the kind of thing that `prompt` is."""
+def decode(tokens, prompt):
+    """`tokens` (B, T) in host memory as the kind of thing that `prompt` is."""
     if isinstance(prompt, (str, bytes)):
         data = tokens.astype("uint8").tobytes()
         return data.decode(errors="replace") if isinstance(prompt, str) else data

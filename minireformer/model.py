@@ -5,7 +5,7 @@
     logits = LayerNorm([y1, y2]) W' + b        over the two streams side by side
 
 Pre-LayerNorm blocks and the shapes of all parameters follow the original code, so that its checkpoints fit.
-Read next: `data.py`.
+Read next: `cross_attention.py`, or, without translation, `data.py`.
 """
 
 from typing import Any, NamedTuple

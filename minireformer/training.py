@@ -4,7 +4,7 @@ Everything random is a function of the seed and of the step's number: `batches(s
 `fold(seed, "step", step)` the dropout masks and hash rotations. So a checkpoint holds no random state, and
 a run that was killed and resumed ends with the same parameters, bit for bit, as one that never was.
 
-Read next: `generation.py`, to see what a trained model says.
+Read next: `attention_cache.py`, the first of four files that make a trained model speak.
 """
 
 import json
@@ -41,6 +41,7 @@ def train(
     """Train `model` in place for `steps` steps in all, counted from 0; -> the log, a list of rows (dicts).
 
     batches(step) -> (tokens, targets) or (tokens, targets, mask), arrays of the model's backend, (B, T) each.
+                  For an `EncoderDecoder`, tokens are the pair (source, target).
     opt           an optimiser over model.params.
     schedule      step -> learning rate (None: the optimiser's own).
     clip          the largest global norm of the gradients, to which larger ones are scaled down (None: any).
@@ -161,7 +162,7 @@ def _step(model, batches, opt, step, learning_rate, clip, seed):
                 f"learning rate, a longer warm-up or clip=1.0 may help"
             )
     opt.step(grads, lr=learning_rate)
-    return tokens.size, float(loss), norm
+    return targets.size, float(loss), norm
 
 
 def _checked(batches):

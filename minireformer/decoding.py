@@ -1,0 +1,218 @@
+"""Logits of one token after another: with a cache, at the cost of one token each, or by running it all again.
+
+    decoder = CachedDecoder(model, max_len=2048)
+    logits = decoder.start(prompts, lengths)      # (B, T) tokens -> (B, V): what comes after each prompt
+    logits = decoder.step(tokens)                 # (B,) tokens, one more of each -> (B, V)
+
+A cached step costs O(R C) attention in an LSH layer and O(C) in a local one, however long the text. What it computes
+is what a run of the whole sequence gives for its last token, *if earlier tokens' outputs stay what they were*. They do
+in full attention, and in local attention that looks back and not round a circle. In LSH attention they do not:
+a new token moves chunk boundaries, and earlier tokens see a little more or less. So
+
+- a model in which no attention layer follows an LSH layer is decoded exactly (`is_exact`);
+- with more attention behind an LSH layer, "what a token saw" is not one thing, and cached logits differ from those of a
+  new run. `benchmarks/generation.py` measures it, 128 tokens after a prompt of 512: untrained models of 2 and of 6 LSH
+  layers have logits (standard deviation 1) moved by 0.014 and 0.019 in the median, by a third at most, and the same
+  likeliest token in 98 % and 93 % of the places; after a short training bits per byte are the same to 0.0004.
+
+Hash buckets need a fixed number: `config.n_buckets`, or, where that is None, the number for `max_len` tokens.
+Read next: `generation.py`.
+"""
+
+import numpy
+
+from minireformer import backend, rng
+from minireformer.attention_cache import seen_by
+from minireformer.attention_layer import LocalAttention, LSHAttention
+from minireformer.basic import check_tokens
+from minireformer.encoder_decoder import EncoderDecoder
+from minireformer.layer import check_array, check_count, check_not_empty
+from minireformer.model import Reformer
+
+
+def is_exact(model):
+    """Whether cached decoding gives the logits of a new run at every length, but for rounding.
+
+    True where only the last self-attention layer may let later tokens change what earlier ones saw: an LSH layer
+    (with `n_buckets` given: by default a longer text has more buckets), or a local one with a wide or forward window.
+    """
+    if not isinstance(model, (Reformer, EncoderDecoder)):
+        return False
+    *before, last = [attention.part for attention, *_ in _decoder(model).layers.blocks]
+    if isinstance(last, LSHAttention) and last.n_buckets is None:
+        return False
+    return all(_keeps_outputs(layer) for layer in before)
+
+
+def _decoder(model):
+    """The part of the model that writes."""
+    return model.decoder if isinstance(model, EncoderDecoder) else model
+
+
+def _keeps_outputs(layer):
+    """Whether an earlier token's output is the same, whatever comes after it."""
+    if isinstance(layer, LocalAttention):  # chunks stand in a circle: a wider window meets later tokens from behind
+        return layer.window["n_before"] <= 1 and layer.window["n_after"] == 0
+    return not isinstance(layer, LSHAttention)
+
+
+class Decoding:
+    """What both kinds share: checks, the lengths of the sequences, and prompts of several lengths.
+
+    model    a causal `Reformer`, or an `EncoderDecoder`.
+    max_len  the longest sequence, prompt included; None: the model's own max_len.
+    seed     draws the hash rotations, as in `model(tokens, seed=seed)`.
+    """
+
+    def __init__(self, model, max_len=None, seed=0):
+        self.model, self.seed, self.config = model, seed, model.config
+        self.max_len = self.config.max_len if max_len is None else check_count("max_len", max_len)
+        if self.max_len > self.config.max_len:
+            raise ValueError(f"max_len: expected at most the model's, {self.config.max_len}; got {max_len}")
+        if not self.config.causal:
+            raise ValueError("model: expected a causal model; one that sees what follows cannot write it")
+        self.xp = backend.get_xp(next(iter(model.params.values())))
+        self.lengths = None  # (B,) in host memory, once there are sequences
+
+    def start(self, tokens, lengths=None, source=None, source_mask=None):
+        """tokens (B, T) ints -> logits (B, V) after each of these prompts.
+
+        `lengths` (B,) ints: how many tokens of each row are its prompt; what follows in the row is not looked at, and
+        each row gets the logits that it gets alone. None: all T. What was decoded before is forgotten.
+        `source` (B, S) ints and `source_mask` (B, S) booleans: what an `EncoderDecoder` translates; it is encoded here.
+        """
+        check_array("tokens", tokens, None, None, kind="i", like=next(iter(self.model.params.values())))
+        check_not_empty("tokens", tokens)
+        if tokens.shape[1] > self.max_len:
+            raise ValueError(f"tokens: expected at most {self.max_len} a sequence (max_len); got {tokens.shape[1]}")
+        check_tokens("tokens", tokens, self.config.vocab_size)
+        lengths = check_lengths(lengths, *tokens.shape)
+        self.memory = (None, None)  # of an encoder: (B, S, 2 d_model), and the mask of its padding
+        self.check_source(source, len(tokens))
+        if source is not None:
+            self.memory = self.model.encode(source, self.seed, source_mask)
+        self.lengths = lengths
+        self._begin(tokens)
+        return self._by_length(tokens, lengths)
+
+    def check_source(self, source, n_rows):
+        """ValueError unless `source` is None, for a model without an encoder, or has a row for each of `n_rows`."""
+        if not isinstance(self.model, EncoderDecoder):
+            if source is not None:
+                raise ValueError("source: expected None, as the model has no encoder")
+        elif source is None or len(source) != n_rows:
+            found = None if source is None else len(source)
+            raise ValueError(f"source: expected {n_rows} rows, one for each of the tokens; got {found}")
+
+    def step(self, tokens):
+        """tokens (B,) ints, the next one of each sequence -> logits (B, V) after it."""
+        if self.lengths is None:
+            raise ValueError("tokens: expected a prompt, given to `start`, before the first step")
+        check_array("tokens", tokens, len(self.lengths), kind="i", like=next(iter(self.model.params.values())))
+        check_tokens("tokens", tokens, self.config.vocab_size)
+        if self.lengths.max() >= self.max_len:
+            raise ValueError(f"tokens: expected no more, as a sequence has max_len = {self.max_len} already")
+        logits = self._step(tokens)
+        self.lengths = self.lengths + 1
+        return logits
+
+    def select(self, rows):
+        """Go on with the sequences `rows` (B',) ints in host memory: some of the present ones, repeated or reordered.
+
+        This copies what is remembered of them: O(T).
+        """
+        if self.lengths is None:
+            raise ValueError("rows: expected a prompt, given to `start`, before any choice of rows")
+        rows = numpy.asarray(rows)
+        check_tokens("rows", rows, len(self.lengths))
+        if len(rows) != len(self.lengths) or (rows != numpy.arange(len(rows))).any():
+            self._select(rows)
+            self.lengths = self.lengths[rows]
+
+    def _by_length(self, tokens, lengths):
+        """Logits (B, V) after the first `lengths` (B,) tokens of each row: rows of one length together, none padded."""
+        logits = self.xp.empty((len(tokens), self.config.vocab_size), next(iter(self.model.params.values())).dtype)
+        for length in numpy.unique(lengths).tolist():
+            rows = numpy.flatnonzero(lengths == length)
+            places = self.xp.asarray(rows)
+            logits[places] = self._start(tokens[places, :length], rows)
+        return logits
+
+
+class CachedDecoder(Decoding):
+    """Remembers every layer's keys, values and buckets: see above. Arguments as `Decoding`."""
+
+    def __init__(self, model, max_len=None, seed=0):
+        if not isinstance(model, (Reformer, EncoderDecoder)):
+            raise TypeError(f"model: expected a Reformer, for cached decoding; got {type(model).__name__}")
+        super().__init__(model, max_len, seed)
+        self.part = _decoder(model)
+
+    def _begin(self, tokens):
+        part, sizes = self.part, (len(tokens), self.max_len)
+        seed = rng.fold(self.seed if part is self.model else rng.fold(self.seed, "decoder"), "layers")
+        self.positions = part.positions.table(self.max_len)  # T, d_model
+        self.sublayers = [
+            (sublayer.layer_norm, seen_by(sublayer.part, *sizes, rng.fold(seed, i, "attention"), *self.memory))
+            for i, block in enumerate(part.layers.blocks)
+            for sublayer in block
+        ]
+
+    def _start(self, tokens, rows):
+        x = self.part.positions(self.part.embedding(tokens))  # b, T, d_model
+        return self._through(x, lambda state, x: state.start(x, rows))
+
+    def _step(self, tokens):
+        x = self.part.embedding.params["weight"][tokens] + self.positions[self.xp.asarray(self.lengths)]  # B, d_model
+        return self._through(x, lambda state, x: state.step(x, self.lengths))
+
+    def _through(self, x, run):
+        """Both streams through all sublayers: each adds to one stream what it makes of the other; -> logits (b, V)."""
+        one = other = x
+        for layer_norm, state in self.sublayers:
+            one, other = other, one + run(state, layer_norm(other))
+        if one.ndim == 3:
+            one, other = one[:, -1], other[:, -1]
+        return self.part.head(self.part.layer_norm(self.xp.concatenate([one, other], axis=-1)))
+
+    def _select(self, rows):
+        for _, state in self.sublayers:
+            state.select(rows, int(self.lengths.max()))
+
+
+class PlainDecoder(Decoding):
+    """Remembers the tokens, and runs the model on all of them for every new one. Arguments as `Decoding`."""
+
+    def _begin(self, tokens):
+        self.tokens = self.xp.zeros((len(tokens), self.max_len), tokens.dtype)
+        self.tokens[:, : tokens.shape[1]] = tokens
+
+    def _start(self, tokens, rows):
+        if isinstance(self.model, EncoderDecoder):
+            memory, mask = (None if array is None else array[self.xp.asarray(rows)] for array in self.memory)
+            given = {"memory": memory, "memory_mask": mask, "seed": rng.fold(self.seed, "decoder")}
+        else:
+            given = {"seed": self.seed}
+        part = _decoder(self.model)
+        features = part.features(tokens, training=False, **given)[0]  # b, T, 2 d_model
+        return part.head(features[:, -1])
+
+    def _step(self, tokens):
+        self.tokens[self.xp.arange(len(tokens)), self.xp.asarray(self.lengths)] = tokens
+        return self._by_length(self.tokens, self.lengths + 1)
+
+    def _select(self, rows):
+        rows = self.xp.asarray(rows)
+        self.tokens = self.tokens[rows]
+        self.memory = tuple(None if array is None else array[rows] for array in self.memory)
+
+
+def check_lengths(lengths, n_rows, length):
+    """`lengths` as (B,) int64 in host memory; an error unless None (all T) or B integers from 1 to T."""
+    if lengths is None:
+        return numpy.full(n_rows, length)
+    lengths = backend.to_numpy(lengths)
+    check_array("lengths", lengths, n_rows, kind="i")
+    if lengths.min() < 1 or lengths.max() > length:
+        raise ValueError(f"lengths: expected 1 to {length}; got {lengths.min()}..{lengths.max()}")
+    return lengths.astype("int64")
