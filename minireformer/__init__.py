@@ -1,9 +1,10 @@
 """minireformer: the Reformer (Kitaev, Kaiser, Levskaya, 2020) in NumPy or CuPy, every gradient by hand.
 
 Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
-`losses`, `positions` (what every Transformer has); `hashing`, `dense`, `tiles`, `chunked`, `attention`,
+`losses`, `positions` (what every Transformer has); `hashing`, `dense`, `fused`, `tiles`, `chunked`, `attention`,
 `attention_layer`, `reversible` (what makes it a Reformer); `model`; then `data`, `optim`, `checkpoint`,
-`training`, `generation` (using it) and `gradcheck`, `memory`, `plots` (looking at it).
+`training`, `generation` (using it) and `gradcheck`, `memory`, `plots` (looking at it); `gpu` holds the few kernels
+that a GPU is given.
 """
 
 from minireformer import backend, data, memory

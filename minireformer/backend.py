@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy
 from threadpoolctl import ThreadpoolController
 
+from minireformer import gpu
+
 _NAMES = ("numpy", "cupy")
 _active = numpy
 _LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many cores, each long enough for BLAS
@@ -70,7 +72,7 @@ def take_rows(table, rows, out):
     if get_xp(table) is numpy:
         numpy.take(table, rows, axis=0, out=out, mode="clip")
     else:
-        out[...] = table[rows]
+        get_xp(table).take(table, rows, axis=0, out=out)
 
 
 def strided(array, shape, strides):
@@ -106,6 +108,21 @@ def matmul(a, b, out=None):
 
     share_out(work, -(-len(a) // n_rows), numpy)
     return out
+
+
+def products(a, b, out):
+    """out[g, n] = a[g, n] @ b[g, n], matrix by matrix: a (g, n, i, k), b (g, n, k, j), a contiguous out (g, n, i, j).
+
+    Matrices that are transposed, or overlap as windows do, are read where they lie, on a GPU too.
+    """
+    xp = get_xp(out)
+    return xp.matmul(a, b, out=out) if xp is numpy else gpu.products(xp, a, b, out)
+
+
+@functools.cache  # the driver takes its time
+def device_bytes():
+    """All memory of the GPU in use, in bytes."""
+    return _import_cupy().cuda.runtime.memGetInfo()[1]
 
 
 def set_threads(n):
