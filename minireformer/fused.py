@@ -89,9 +89,10 @@ def _weigh_on_gpu(walk, tile, scores, rows, reference, total):
 
 def _gradient_on_gpu(walk, tile, p, ds, lse, delta, keep):
     queries, keys = _places(walk, tile)
-    weights = _paper_weights(walk, tile, p)
-    arrays = p, ds, keys, queries, lse, delta, _or_any(weights, p), _or_any(keep, p)
-    numbers = (*_sizes(walk, p), weights is not None, keep is not None)
+    weights, drops = _paper_weights(walk, tile, p), keep is not None
+    lse, delta, keep = map(walk.xp.ascontiguousarray, (lse, delta, _or_any(keep, p)))
+    arrays = p, ds, keys, queries, lse, delta, _or_any(weights, p), keep
+    numbers = (*_sizes(walk, p), weights is not None, drops)
     gpu.launch(walk.xp, "gradient", keys.size, arrays, numbers, queries.dtype.name)
 
 

@@ -3,8 +3,8 @@
 `fused.py` says in NumPy what each kernel computes. CuPy compiles them when they are first asked for. No function here
 waits for the device, and none copies a matrix because it is transposed.
 
-A kernel works row by row: the lanes of a warp share a row's entries and put their sums together. With one lane instead
-of 32 the same text is C++ that any compiler takes: that is how tests run it where there is no GPU.
+A kernel works row by row: the lanes of a warp share a row's entries and put their sums together. The text is plain
+C++ but for its index variables, so that tests can run it where there is no GPU.
 """
 
 import functools
