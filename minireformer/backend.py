@@ -179,13 +179,15 @@ def _import_cupy():
         import cupy
     except ImportError as error:
         raise ImportError(
-            "backend: CuPy is not installed. For CUDA 12: pip install cupy-cuda12x; "
-            "for CUDA 13: pip install cupy-cuda13x (nvidia-smi shows the driver's CUDA version)"
+            "backend: CuPy is not installed. For CUDA 12: pip install 'cupy-cuda12x[ctk]'; "
+            "for CUDA 13: pip install 'cupy-cuda13x[ctk]' (nvidia-smi shows the driver's CUDA version)"
         ) from error
     try:
-        cupy.cuda.runtime.getDeviceCount()
+        n_devices = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise ImportError(f"backend: CuPy is installed but finds no GPU or driver ({error})") from error
+    if not n_devices:
+        raise ImportError("backend: CuPy and a driver are installed, but the driver finds no GPU")
     return cupy
 
 

@@ -1,6 +1,7 @@
 """What a GPU is given: kernels that compile, and give what `fused.py` says in NumPy; products that copy no operand."""
 
 import re
+import sys
 
 import numpy
 import pytest
@@ -193,3 +194,35 @@ def test_a_tile_takes_a_sixteenth_of_a_small_card_at_most(cupy, monkeypatch):
 
 def test_a_reference_of_nothing_is_below_every_logit():
     assert numpy.float32(fused.NOTHING_SEEN) < -1e29 and numpy.isfinite(numpy.float32(fused.NOTHING_SEEN))
+
+
+# Asked for what is not there
+
+
+@pytest.fixture
+def forget(cupy):
+    """The backend looks for CuPy anew, now and afterwards."""
+    backend._import_cupy.cache_clear()
+    yield
+    backend._import_cupy.cache_clear()
+
+
+def test_without_cupy_the_error_says_which_wheel_belongs_to_which_cuda(forget, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"CUDA 12: pip install 'cupy-cuda12x\[ctk\]'; for CUDA 13: .*cupy-cuda13x"):
+        backend.use("cupy")
+    assert backend.use("numpy") is numpy
+
+
+@pytest.mark.parametrize("found, message", [("nothing", r"finds no GPU or driver \(no driver\)"), (0, "finds no GPU")])
+def test_with_cupy_but_no_driver_or_card_the_error_says_so(found, message, forget, cupy, monkeypatch):
+    def count():
+        if found == 0:
+            return 0
+        raise cupy.cuda.runtime.CUDARuntimeError("no driver")
+
+    backend.use("numpy")
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", count)
+    with pytest.raises(ImportError, match=message):
+        backend.use("cupy")
+    assert backend.active() is numpy
