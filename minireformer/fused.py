@@ -83,7 +83,7 @@ def _weigh_on_gpu(walk, tile, scores, rows, reference, total):
     weights = _paper_weights(walk, tile, scores)
     shrink, n_rows = xp.empty(rows.shape, scores.dtype), rows.size
     arrays = scores, queries, keys, _or_any(weights, scores), xp.ascontiguousarray(rows), reference, total, shrink
-    gpu.launch(xp, "weigh", n_rows, arrays, (*_sizes(walk, scores), weights is not None), queries.dtype.name)
+    gpu.launch(xp, "weigh", n_rows, arrays, (*_sizes(walk, scores), weights is not None))
     return shrink
 
 
@@ -93,7 +93,7 @@ def _gradient_on_gpu(walk, tile, p, ds, lse, delta, keep):
     lse, delta, keep = map(walk.xp.ascontiguousarray, (lse, delta, _or_any(keep, p)))
     arrays = p, ds, keys, queries, lse, delta, _or_any(weights, p), keep
     numbers = (*_sizes(walk, p), weights is not None, drops)
-    gpu.launch(walk.xp, "gradient", keys.size, arrays, numbers, queries.dtype.name)
+    gpu.launch(walk.xp, "gradient", keys.size, arrays, numbers)
 
 
 def _add_on_gpu(walk, totals, rows, values, shrink):
@@ -104,13 +104,12 @@ def _add_on_gpu(walk, totals, rows, values, shrink):
 
 
 def _places(walk, tile):
-    """Positions of the tile's queries (g, m) and keys (g, m'), keys that the mask hides at -1."""
+    """Positions of the tile's queries (g, m) and keys (g, m') as int32, keys that the mask hides at -1."""
     xp, position = walk.xp, tile.round.position
-    keys = position[:, tile.keys]
+    queries, keys = (xp.ascontiguousarray(position[:, slots].astype("int32")) for slots in (tile.queries, tile.keys))
     if walk.key_mask is not None:
-        group = xp.arange(len(keys))[:, None]
-        keys = xp.where(walk.key_mask[group, keys], keys, -1).astype(position.dtype)
-    return xp.ascontiguousarray(position[:, tile.queries]), xp.ascontiguousarray(keys)
+        keys = xp.where(walk.key_mask[xp.arange(len(keys))[:, None], keys], keys, xp.int32(-1))
+    return queries, keys
 
 
 def _paper_weights(walk, tile, scores):

@@ -12,13 +12,14 @@ import os
 
 import numpy
 
-_C_TYPES = {"float32": "float", "float64": "double", "int16": "short", "int32": "int", "int64": "long long"}
+_C_TYPES = {"float32": "float", "float64": "double"}
 _THREADS, _LANES = 128, 32
 
 _SOURCE = r"""
 #ifndef LANES
 #define LANES 32
 #endif
+typedef int place;  // a token's position; that of a key that nobody may see is -1
 typedef long long whole;  // every number that is passed
 
 __device__ real of_all_lanes(real x) {  // the sum
@@ -42,7 +43,7 @@ __device__ whole window_of(whole row, whole n, whole chunk_len, whole width) {
     return group * ((n - 1) * chunk_len + width) + chunk * chunk_len;
 }
 
-__device__ bool seen(place query, place key, whole causal, whole exclude_self) {  // hidden keys stand at -1
+__device__ bool seen(place query, place key, whole causal, whole exclude_self) {
     return key >= 0 && (!causal || key <= query) && (!exclude_self || key != query);
 }
 
@@ -125,21 +126,21 @@ def compiles(xp):
     return hasattr(xp, "RawModule")
 
 
-def source(real, place="int32"):
-    """The text of all kernels for floats and token positions of these dtypes (names of NumPy's)."""
-    return f"typedef {_C_TYPES[real]} real;\ntypedef {_C_TYPES[place]} place;\n{_SOURCE}"
+def source(dtype):
+    """The text of all kernels for floats of a dtype, "float32" or "float64"."""
+    return f"typedef {_C_TYPES[dtype]} real;\n{_SOURCE}"
 
 
 @functools.cache
-def _module(xp, real, place):
-    return xp.RawModule(code=source(real, place))
+def _module(xp, dtype):
+    return xp.RawModule(code=source(dtype))
 
 
-def launch(xp, name, n_rows, arrays, numbers, place="int32"):
+def launch(xp, name, n_rows, arrays, numbers):
     """Start the kernel `name` on `n_rows` rows. `arrays` are its pointers, `numbers` the integers after `n_rows`."""
     if not n_rows:
         return
-    kernel = _module(xp, arrays[0].dtype.name, place).get_function(name)
+    kernel = _module(xp, arrays[0].dtype.name).get_function(name)
     n_blocks = -(-n_rows * _LANES // _THREADS)
     kernel((n_blocks,), (_THREADS,), (*arrays, *map(numpy.int64, (n_rows, *numbers))))
 
