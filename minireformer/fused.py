@@ -5,7 +5,7 @@ which takes all steps in one pass over memory, that is started instead: a GPU co
 A `walk` and its tiles are those of `tiles.py`, which is next.
 """
 
-from minireformer import gpu
+from minireformer import backend, gpu
 
 NOTHING_SEEN = -1e30  # the reference of a query that has met no key: below every logit
 
@@ -67,7 +67,8 @@ def add(walk, totals, rows, values, shrink=None):
     """totals[rows] = totals[rows] * shrink + values, for distinct `rows` (g, m) of a table; values (g, m, ...)."""
     if gpu.compiles(walk.xp):
         return _add_on_gpu(walk, totals, rows, values, shrink)
-    sums = walk.take(totals, rows, "sums")
+    sums = walk.scratch("sums", *values.shape)
+    backend.take_rows(totals, rows, sums)
     if shrink is not None:
         sums *= shrink.reshape(*rows.shape, *(1 for _ in values.shape[2:]))
     sums += values

@@ -186,6 +186,13 @@ class Walk:
             array = self.buffers[name, shape] = self.xp.empty(shape, self.dtype)
         return array
 
+    def scratch(self, name, *shape):
+        """The same where every tile needs another shape: one array, as large as the largest."""
+        size, array = math.prod(shape), self.buffers.get(name)
+        if array is None or array.size < size:
+            array = self.buffers[name] = self.xp.empty(size, self.dtype)
+        return array[:size].reshape(shape)
+
     def take(self, table, rows, name):
         """Rows (g, n) of a table (N, ...) as (g, n, ...), gathered into a buffer."""
         out = self.buffer(name, *rows.shape, *table.shape[1:])
