@@ -1,6 +1,8 @@
 # make lab     open the course in JupyterLab         make lab ARGS=--no-browser PORT=9000
 # make test    every test, notebooks included        make test PYTHON=python3.13
 # make test-double   of these, the runs on a stand-in for CuPy, which need no GPU
+# make gpu     tests, notebooks and benchmarks on a GPU, through CuPy, which is installed if it is missing
+#              make gpu PY=python3 takes a Python in which everything is installed as it is: no .venv, no network
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
 # make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity  logits and gradients beside the PyTorch Reformers' (installs them)     make parity N=50
@@ -18,14 +20,14 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-double notebooks bench parity lint clean
+.PHONY: lab test test-double gpu notebooks bench parity lint clean
 
 # Jupyter refuses to run as root unless told, and root is who one is in many containers.
 lab: $(INSTALLED)
 	$(PY) -m jupyter lab notebooks --port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # Tests run side by side, so each keeps to one thread; a notebook stays on one worker.
-test test-double: export OMP_NUM_THREADS := 1
+test test-double gpu: export OMP_NUM_THREADS := 1
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout=300
 
 test: $(INSTALLED)
@@ -34,6 +36,22 @@ test: $(INSTALLED)
 
 test-double: $(INSTALLED)
 	MINIREFORMER_BACKEND=cupy PYTHONPATH="$(CURDIR)/tests/double$(if $(PYTHONPATH),:$(PYTHONPATH))" $(PYTEST) tests notebooks
+
+# The driver says which CUDA it can run. A CuPy that is there already, such as Colab's, is used as it is.
+gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+gpu: $(if $(filter $(VENV)/bin/python,$(PY)),$(INSTALLED))
+	@$(PY) -c 'import cupy' 2>/dev/null || { \
+		cuda=$$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA [A-Z ]*Version: *\([0-9][0-9]*\).*/\1/p' | head -n 1); \
+		test -n "$$cuda" || { echo "No driver of an NVIDIA GPU was found: nvidia-smi is missing or shows no CUDA version." \
+			"Without a GPU, make test-double runs the same code on a stand-in for CuPy." >&2; exit 1; }; \
+		test "$$cuda" -ge 12 || { echo "The driver runs CUDA $$cuda, and CuPy 14 needs 12 or newer:" \
+			"update the driver." >&2; exit 1; }; \
+		test "$$cuda" -lt 13 || cuda=13; \
+		echo "Installing CuPy for CUDA $$cuda."; \
+		$(PY) -m pip install --quiet --editable ".[notebooks,test,gpu$$cuda]"; }
+	@$(PY) -c 'from minireformer import backend; backend.use("cupy")'
+	MINIREFORMER_BACKEND=cupy $(PYTEST) tests notebooks
+	$(PY) benchmarks/gpu.py
 
 notebooks: export OMP_NUM_THREADS := 1
 notebooks: $(INSTALLED)

@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results" / "attention.json"
 
 
 def ours(length):
-    """`hash_vectors`, `lsh_attention` and its backward."""
+    """`hash_vectors`, `lsh_attention` and its backward, on the backend in use."""
     import numpy
 
     import minireformer as mr
@@ -26,7 +26,7 @@ def ours(length):
 
     random = numpy.random.default_rng(0)
     shape = (BATCH, HEADS, length, D_HEAD)
-    qk, v, dout = (random.standard_normal(shape, dtype="float32") for _ in range(3))
+    qk, v, dout = (mr.backend.asarray(random.standard_normal(shape, dtype="float32")) for _ in range(3))
     n_buckets = default_n_buckets(length, CHUNK, length)
 
     def step():
@@ -48,7 +48,7 @@ def ours_projected(length):
 
     d_model, random = HEADS * D_HEAD, numpy.random.default_rng(0)
     query_key, value = (Linear(d_model, d_model, seed, bias=False) for seed in (0, 1))
-    x, dout = (random.standard_normal((BATCH, length, d_model), dtype="float32") for _ in range(2))
+    x, dout = (mr.backend.asarray(random.standard_normal((BATCH, length, d_model), dtype="float32")) for _ in range(2))
     n_buckets = default_n_buckets(length, CHUNK, length)
 
     def split(y):
@@ -66,7 +66,7 @@ def ours_projected(length):
     return step
 
 
-def huggingface(length):
+def huggingface(length, device="cpu"):
     """`LSHSelfAttention` of transformers."""
     import torch
     from transformers import ReformerConfig
@@ -86,8 +86,9 @@ def huggingface(length):
         max_position_embeddings=length,
         hash_seed=0,
     )
-    layer, x = LSHSelfAttention(config), torch.randn(BATCH, length, d_model, requires_grad=True)
-    dout = torch.randn(BATCH, length, d_model)
+    layer = LSHSelfAttention(config).to(device)
+    x, dout = (torch.randn(BATCH, length, d_model, device=device) for _ in range(2))
+    x.requires_grad_()
 
     def step():
         x.grad = None
@@ -114,13 +115,14 @@ def lucidrains(length):
     return step
 
 
-def exact(length):
+def exact(length, device="cpu"):
     """torch's `scaled_dot_product_attention`: exact, in tiles, without the matrix in memory."""
     import torch
 
     torch.set_num_threads(contest.N_THREADS)
-    q, k, v = (torch.randn(BATCH, HEADS, length, D_HEAD, requires_grad=True) for _ in range(3))
-    dout = torch.randn(BATCH, HEADS, length, D_HEAD)
+    q, k, v, dout = (torch.randn(BATCH, HEADS, length, D_HEAD, device=device) for _ in range(4))
+    for x in (q, k, v):
+        x.requires_grad_()
 
     def step():
         q.grad = k.grad = v.grad = None

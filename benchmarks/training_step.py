@@ -25,7 +25,7 @@ def tokens_and_targets(length):
 
 
 def ours(length, layers=LAYERS):
-    """`Reformer.loss_and_grads`."""
+    """`Reformer.loss_and_grads`, on the backend in use."""
     import minireformer as mr
 
     config = mr.ReformerConfig(
@@ -40,11 +40,11 @@ def ours(length, layers=LAYERS):
         axial_shape=(length // 64, 64),
         max_len=length,
     )
-    model, (tokens, targets) = mr.Reformer(config), tokens_and_targets(length)
+    model, (tokens, targets) = mr.Reformer(config), map(mr.backend.asarray, tokens_and_targets(length))
     return lambda: model.loss_and_grads(tokens, targets)
 
 
-def huggingface(length, layers=LAYERS):
+def huggingface(length, layers=LAYERS, device="cpu"):
     """`ReformerModelWithLMHead` of transformers, chunked feed-forward layers included."""
     import torch
     from transformers import ReformerConfig, ReformerModelWithLMHead
@@ -68,8 +68,8 @@ def huggingface(length, layers=LAYERS):
         lsh_attention_probs_dropout_prob=0.0,
         hash_seed=0,
     )
-    model = ReformerModelWithLMHead(config).train()
-    tokens = torch.tensor(tokens_and_targets(length)[0].copy())
+    model = ReformerModelWithLMHead(config).train().to(device)
+    tokens = torch.tensor(tokens_and_targets(length)[0].copy(), device=device)
 
     def step():
         model.zero_grad()

@@ -1,11 +1,11 @@
 """minireformer: the Reformer (Kitaev, Kaiser, Levskaya, 2020) in NumPy or CuPy, every gradient by hand.
 
 Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
-`losses`, `positions` (what every Transformer has); `hashing`, `dense`, `tiles`, `chunked`, `attention`,
+`losses`, `positions` (what every Transformer has); `hashing`, `dense`, `fused`, `tiles`, `chunked`, `attention`,
 `attention_layer`, `reversible` (what makes it a Reformer); `config`, `heads`, `model`, and for translation
 `cross_attention`, `reversible_chain`, `encoder_decoder`; then `data`, `optim`, `checkpoint`, `training`,
 `attention_cache`, `decoding`, `generation`, `beam_search`, `huggingface` (using it) and `gradcheck`, `memory`, `plots`
-(looking at it).
+(looking at it); `gpu` holds the few kernels that a GPU is given.
 """
 
 from minireformer import backend, data, huggingface, memory

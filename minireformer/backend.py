@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy
 from threadpoolctl import ThreadpoolController
 
+from minireformer import gpu
+
 _NAMES = ("numpy", "cupy")
 _active = numpy
 _LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many cores, each long enough for BLAS
@@ -70,7 +72,7 @@ def take_rows(table, rows, out):
     if get_xp(table) is numpy:
         numpy.take(table, rows, axis=0, out=out, mode="clip")
     else:
-        out[...] = table[rows]
+        get_xp(table).take(table, rows, axis=0, out=out)
 
 
 def strided(array, shape, strides):
@@ -106,6 +108,21 @@ def matmul(a, b, out=None):
 
     share_out(work, -(-len(a) // n_rows), numpy)
     return out
+
+
+def products(a, b, out):
+    """out[g, n] = a[g, n] @ b[g, n], matrix by matrix: a (g, n, i, k), b (g, n, k, j), a contiguous out (g, n, i, j).
+
+    Matrices that are transposed, or overlap as windows do, are read where they lie, on a GPU too.
+    """
+    xp = get_xp(out)
+    return xp.matmul(a, b, out=out) if xp is numpy else gpu.products(xp, a, b, out)
+
+
+@functools.cache  # the driver takes its time
+def device_bytes():
+    """All memory of the GPU in use, in bytes."""
+    return _import_cupy().cuda.runtime.memGetInfo()[1]
 
 
 def set_threads(n):
@@ -162,13 +179,15 @@ def _import_cupy():
         import cupy
     except ImportError as error:
         raise ImportError(
-            "backend: CuPy is not installed. For CUDA 12: pip install cupy-cuda12x; "
-            "for CUDA 13: pip install cupy-cuda13x (nvidia-smi shows the driver's CUDA version)"
+            "backend: CuPy is not installed. For CUDA 12: pip install 'cupy-cuda12x[ctk]'; "
+            "for CUDA 13: pip install 'cupy-cuda13x[ctk]' (nvidia-smi shows the driver's CUDA version)"
         ) from error
     try:
-        cupy.cuda.runtime.getDeviceCount()
+        n_devices = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise ImportError(f"backend: CuPy is installed but finds no GPU or driver ({error})") from error
+    if not n_devices:
+        raise ImportError("backend: CuPy and a driver are installed, but the driver finds no GPU")
     return cupy
 
 

@@ -9,7 +9,7 @@ anyway. Read next: `activations.py`, then `feed_forward.py`, which takes the pie
 import math
 from typing import Any, NamedTuple
 
-from minireformer import backend, rng
+from minireformer import backend, gpu, rng
 from minireformer.layer import Layer, check_array, check_count, check_rate, float_dtype, is_number
 
 
@@ -93,7 +93,8 @@ def layer_norm_backward(dy, cache):
 
 def row_dot(a, b):
     """The dot products of the rows of a and b (..., d) -> (...), without the temporary a * b."""
-    return backend.get_xp(a).einsum("...i,...i->...", a, b)
+    xp = backend.get_xp(a)
+    return gpu.row_dot(xp, a, b) if gpu.compiles(xp) else xp.einsum("...i,...i->...", a, b)
 
 
 class EmbeddingCache(NamedTuple):

@@ -6,7 +6,7 @@ which makes the output **one** softmax over all (round, key) pairs:
 
     o_i = sum_r sum_j exp(q_i . k_j - L_i) v_j          L_i = log sum_r sum_j exp(q_i . k_j)
 
-So forward adds up numerators and denominators over all tiles, and backward needs only q, k, v, o and L:
+So forward adds up numerators and denominators over all tiles (`fused.py`), and backward needs only q, k, v, o and L:
 
     P = exp(Q K' - L)     dV = P' dO     dS = P * (dO V' - Δ)  with  Δ_i = do_i . o_i     dQ = dS K     dK = dS' Q
 
@@ -17,7 +17,7 @@ Read next: `attention.py`.
 
 import math
 
-from minireformer import backend
+from minireformer import backend, fused
 from minireformer.basic import row_dot
 from minireformer.tiles import Layout, Walk
 
@@ -40,28 +40,28 @@ def chunked_attention(q, k, v, tokens, pattern):
     def work(groups):
         walk = Walk(layout, q.dtype, tokens, pattern)
         ones = xp.ones(pattern.width * pattern.chunk_len, q.dtype)
-        for block in layout.blocks(groups):
+        for block in walk.blocks(groups):
             walk.enter(block)
             mine = layout.rows_of(block)
             steep = _set_scale(scale, queries, keys, mine)
-            reference[mine] = 0
-            if steep:
-                _set_maxima(walk, reference, mine, queries, keys, scale)
+            reference[mine] = fused.NOTHING_SEEN if steep else 0
             for of_round in walk.rounds():
                 for tile in walk.tiles(of_round):
                     tile_q, tile_k = _queries_and_keys(walk, tile, queries, keys, scale)
                     tile_q, tile_k = walk.chunks(tile_q), walk.windows(tile_k)
                     tile_v = walk.windows(walk.take(values, of_round.rows[:, tile.keys], "values"))
                     scores = walk.buffer("scores", *tile_q.shape[:3], tile_k.shape[2])  # (g, n, C, W C)
-                    xp.matmul(tile_q, tile_k.swapaxes(-1, -2), out=scores)
+                    backend.products(tile_q, tile_k.swapaxes(-1, -2), scores)
                     if steep:
-                        scores -= walk.chunks(reference[of_round.rows[:, tile.queries]])[..., None]
-                    _weigh(walk, tile, scores, steep)
-                    walk.add(total, of_round, tile.queries, scores @ ones)
+                        shrink = fused.weigh_steep(walk, tile, scores, reference, total)
+                    else:
+                        fused.weigh(walk, tile, scores)
+                        walk.add(total, of_round, tile.queries, scores @ ones)
+                        shrink = None
                     if tokens.dropout:
                         scores *= walk.keep(tile)
-                    sums = xp.matmul(scores, tile_v, out=walk.buffer("outputs", *tile_q.shape))
-                    walk.add(out, of_round, tile.queries, sums)
+                    sums = backend.products(scores, tile_v, walk.buffer("outputs", *tile_q.shape))
+                    walk.add(out, of_round, tile.queries, sums, shrink)
             lonely = total[mine] == 0
             total[mine] += lonely
             out[mine] /= total[mine, None]
@@ -87,7 +87,7 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
 
     def work(groups):
         walk = Walk(layout, q.dtype, tokens, pattern, of_keys=True)
-        for block in layout.blocks(groups):
+        for block in walk.blocks(groups):
             walk.enter(block)
             mine = layout.rows_of(block)
             steep = _set_scale(scale, queries, keys, mine)
@@ -106,21 +106,13 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
                     tile_do = walk.windows(slot_do)
                     tile_v = walk.chunks(walk.take(values, rows_k, "values"))
                     p, ds = walk.buffer("logits", 2, *tile_k.shape[:3], tile_q.shape[2])  # each (g, n, C, W C)
-                    xp.matmul(tile_k, tile_q.swapaxes(-1, -2), out=p)  # here keys go down and queries across
-                    if steep:
-                        p -= walk.windows(lse[rows_q])[:, :, None, :]
-                    _weigh(walk, tile, p, steep)
-                    xp.matmul(tile_v, tile_do.swapaxes(-1, -2), out=ds)
-                    if tokens.dropout:
-                        keep = walk.keep(tile)
-                        ds *= keep
-                    ds -= walk.windows(delta[rows_q])[:, :, None, :]
-                    ds *= p
-                    if tokens.dropout:
-                        p *= keep
-                    tile_dv = xp.matmul(p, tile_do, out=walk.buffer("dvalues", *tile_v.shape))
+                    backend.products(tile_k, tile_q.swapaxes(-1, -2), p)  # here keys go down and queries across
+                    backend.products(tile_v, tile_do.swapaxes(-1, -2), ds)
+                    keep = walk.keep(tile) if tokens.dropout else None
+                    fused.gradient(walk, tile, p, ds, lse[rows_q], delta[rows_q], keep, steep)
+                    tile_dv = backend.products(p, tile_do, walk.buffer("dvalues", *tile_v.shape))
                     walk.add(dvalues, of_round, tile.keys, tile_dv)
-                    tile_dk = xp.matmul(ds, tile_q, out=walk.buffer("dkeys", *tile_k.shape))
+                    tile_dk = backend.products(ds, tile_q, walk.buffer("dkeys", *tile_k.shape))
                     tile_dq = _add_windows(walk, ds, tile_k)
                     if k is None:  # the keys were queries
                         slot_dk = unit_length_backward(tile_dk.reshape(slot_k.shape), slot_k, scale[rows_k])
@@ -136,16 +128,6 @@ def chunked_attention_backward(dout, q, k, v, out, lse, tokens, pattern):
 
     backend.share_out(work, math.prod(q.shape[:2]), xp)
     return layout.heads(dqueries), None if k is None else layout.heads(dkeys), layout.heads(dvalues)
-
-
-def _weigh(walk, tile, scores, steep):
-    """scores = exp(scores), weighted, in place: over all tiles they sum to the softmax's denominator."""
-    xp = walk.xp
-    if steep:  # what may not be seen can exceed the reference by far
-        xp.minimum(scores, 0, out=scores)
-    xp.exp(scores, out=scores)
-    for weight in walk.weights(tile):
-        scores *= weight
 
 
 def _queries_and_keys(walk, tile, queries, keys, scale):
@@ -174,7 +156,7 @@ def _add_windows(walk, left, right):
     """left' right for every window, added up by slot: left (g, n, C, W C), right (g, n, C, D) -> (g, n', D)."""
     groups, n, chunk_len, d = right.shape
     product = walk.buffer("product", groups, n, left.shape[-1], d)
-    walk.xp.matmul(left.swapaxes(-1, -2), right, out=product)
+    backend.products(left.swapaxes(-1, -2), right, product)
     sums = walk.buffer("by window", groups, n + walk.pattern.width - 1, chunk_len, d)
     sums[:, n:] = 0
     sums[:, :n] = product[:, :, :chunk_len]
@@ -199,24 +181,9 @@ def _set_scale(scale, queries, keys, mine):
     else:
         longest = xp.sqrt(row_dot(keys[mine], keys[mine]).max()) * scale
     bound = xp.sqrt(squares.max()) * longest  # no logit exceeds |q| max|k|
-    if xp is not backend.numpy:  # a GPU is not asked: the host would wait for it in every layer
+    if xp is not backend.numpy:  # a GPU is not asked: the host would wait, and its kernel looks at every logit anyway
         return True
     return float(bound) > _SAFE_BOUND[squares.dtype.name]
-
-
-def _set_maxima(walk, reference, mine, queries, keys, scale):
-    """reference = the largest logit that each query sees, 0 for one that sees nothing."""
-    xp = walk.xp
-    reference[mine] = -xp.inf
-    for of_round in walk.rounds():
-        for tile in walk.tiles(of_round):
-            tile_q, tile_k = _queries_and_keys(walk, tile, queries, keys, scale)
-            scores = walk.chunks(tile_q) @ walk.windows(tile_k).swapaxes(-1, -2)
-            for weight in walk.weights(tile):
-                scores = xp.where(weight > 0, scores, -xp.inf)
-            rows = of_round.rows[:, tile.queries]
-            reference[rows] = xp.maximum(reference[rows], scores.max(axis=-1).reshape(rows.shape))
-    reference[mine] = xp.where(xp.isinf(reference[mine]), 0, reference[mine])
 
 
 def _inverse_length(squares, d_head):

@@ -16,6 +16,7 @@ from minireformer.activations import normal_cdf
 from minireformer.layer import check_array, check_count, check_not_empty, float_dtype
 
 _BLOCK = 512  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
+_TIMES_VECTORS = 2  # on a GPU: projections take at most so often what the vectors of a head take
 
 
 def default_n_buckets(length, chunk_len, max_len=None):
@@ -80,15 +81,17 @@ def hash_vectors(x, rotations, n_buckets=None):
         rotations = rotations.astype(x.dtype)
     buckets = xp.empty((n_batch, n_heads, n_hashes, length), smallest_int(math.prod(factors)))
 
+    block = _BLOCK if xp is numpy else max(_BLOCK, _TIMES_VECTORS * length * d_head // (n_hashes * columns))
+
     def work(heads):
-        buffer = xp.empty((min(_BLOCK, length), n_hashes * columns), x.dtype)
+        buffer = xp.empty((min(block, length), n_hashes * columns), x.dtype)
         for b, h in (divmod(item, n_heads) for item in heads):
             matrix = rotations[h].reshape(d_head, n_hashes * columns)
-            for start in range(0, length, _BLOCK):
-                tokens = x[b, h, start : start + _BLOCK]
+            for start in range(0, length, block):
+                tokens = x[b, h, start : start + block]
                 projected = xp.matmul(tokens, matrix, out=buffer[: len(tokens)])
                 largest = _largest(projected.reshape(-1, n_hashes, columns), factors, xp)
-                buckets[b, h, :, start : start + _BLOCK] = largest.T
+                buckets[b, h, :, start : start + block] = largest.T
 
     backend.share_out(work, n_batch * n_heads, xp)
     return buckets

@@ -3,16 +3,19 @@
 Tokens stand in *slots*, R rounds of T slots; C slots make a chunk, and the chunks of all rounds stand in one
 circle. A query sees the keys of its own chunk and of a few neighbours (`Pattern`), minus those that a mask takes
 away. A `Walk` yields rounds, and of each round tiles: a few chunks at a time, so that their logits stay
-in the CPU's cache. Nothing here multiplies or adds a query, key or value; that is `chunked.py`, next.
+in the CPU's cache; on a GPU as many as memory allows. Nothing here multiplies a query, key or value; that
+is `chunked.py`, after `fused.py`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy
 
-from minireformer import backend, rng
+from minireformer import backend, fused, rng
 
-_TILE_LOGITS = 16 * 64 * 128  # half a megabyte in float32: stays in a core's own cache
+_TILE_LOGITS = 16 * 64 * 128  # on a CPU: half a megabyte in float32 stays in a core's own cache
+_TIMES_QUERIES = 8  # on a GPU: a tile's buffers take at most so often what the queries take, so memory grows with T
 
 
 class Pattern(NamedTuple):
@@ -49,7 +52,7 @@ class Layout:
     """
 
     def __init__(self, heads):
-        self.shape, self.xp = heads.shape[:3], backend.get_xp(heads)
+        self.shape, self.xp, self.d_head = heads.shape[:3], backend.get_xp(heads), heads.shape[3]
         self.by_token = heads.strides[1] < heads.strides[2]  # (B, T, H, D)
 
     def table(self, heads):
@@ -63,10 +66,6 @@ class Layout:
         if self.by_token:
             return table.reshape(n_batch, length, n_heads, *table.shape[1:]).swapaxes(1, 2)
         return table.reshape(*self.shape, *table.shape[1:])
-
-    def blocks(self, groups):
-        """Groups (a group is a head of a sequence) taken together: one by one on the CPU, all at once on a GPU."""
-        return [range(g, g + 1) for g in groups] if self.xp is numpy else [groups]
 
     def rows_of(self, block):
         """The rows of all tokens of a block, as a slice."""
@@ -106,6 +105,8 @@ class Tile(NamedTuple):
 class Walk:
     """The rounds and tiles of a block of g groups, with the masks of a tile and buffers that are allocated once.
 
+    A group is a head of a sequence.
+
     The chunks of a tile are queries, in whose windows are the keys that they see; with `of_keys`, they are keys, in
     whose windows are the queries that see them. Either way every pair that meets is met once.
     """
@@ -115,6 +116,21 @@ class Walk:
         self.xp, self.buffers = layout.xp, {}
         around = (pattern.n_before, pattern.n_after)
         self.before, self.after = (n * pattern.chunk_len for n in (around[::-1] if of_keys else around))  # in slots
+
+    def blocks(self, groups):
+        """Groups that are taken together: one by one on the CPU, all at once on a GPU that has room for them."""
+        together = self.xp is not numpy and self._bytes_of_chunks(len(groups)) <= self._room()
+        return [groups] if together else [range(g, g + 1) for g in groups]
+
+    def _room(self):
+        """Bytes that a tile may take on a GPU."""
+        n_queries = math.prod(self.layout.shape) * self.layout.d_head
+        return min(_TIMES_QUERIES * n_queries * self.dtype.itemsize, backend.device_bytes() // 16)
+
+    def _bytes_of_chunks(self, n):
+        """About what `n` chunks take in a tile of the backward pass: p and ds, and vectors, slot by slot."""
+        chunk_len, width = self.pattern.chunk_len, self.pattern.width
+        return n * chunk_len * (2 * width * chunk_len + (8 + width) * self.layout.d_head) * self.dtype.itemsize
 
     def enter(self, block):
         """Go on to the groups `block` (a range)."""
@@ -137,7 +153,11 @@ class Walk:
     def tiles(self, of_round):
         """Every `Tile` of a round."""
         chunk_len, width = self.pattern.chunk_len, self.pattern.width
-        size = chunk_len * max(1, _TILE_LOGITS // (chunk_len * chunk_len * width))
+        if self.xp is numpy:
+            n = _TILE_LOGITS // (chunk_len * chunk_len * width)
+        else:
+            n = self._room() // self._bytes_of_chunks(len(self.block))
+        size = chunk_len * max(1, n)
         for start in range(0, self.length, size):
             stop = min(start + size, self.length)
             chunks, windows = (
@@ -166,24 +186,30 @@ class Walk:
             array = self.buffers[name, shape] = self.xp.empty(shape, self.dtype)
         return array
 
+    def scratch(self, name, *shape):
+        """The same where every tile needs another shape: one array, as large as the largest."""
+        size, array = math.prod(shape), self.buffers.get(name)
+        if array is None or array.size < size:
+            array = self.buffers[name] = self.xp.empty(size, self.dtype)
+        return array[:size].reshape(shape)
+
     def take(self, table, rows, name):
         """Rows (g, n) of a table (N, ...) as (g, n, ...), gathered into a buffer."""
         out = self.buffer(name, *rows.shape, *table.shape[1:])
         backend.take_rows(table, rows, out)
         return out
 
-    def add(self, totals, of_round, slots, values):
+    def add(self, totals, of_round, slots, values, shrink=None):
         """totals[row] += values[slot] for a slice of a round's slots: values (g, n, C, ...), totals a table (N, ...).
 
         The gradient of a gather adds up what was gathered. No token stands twice in a round, but it may stand in
-        the chunks of neighbouring rounds too: those come one by one.
+        the chunks of neighbouring rounds too: those come one by one. `shrink` (g, n C): what `totals` is multiplied
+        with before, for the round's own slots.
         """
         values = values.reshape(len(values), -1, *totals.shape[1:])
         for start, stop in self._parts(slots.start, slots.stop):
-            rows = of_round.rows[:, start:stop]
-            sums = self.take(totals, rows, "sums")
-            sums += values[:, start - slots.start : stop - slots.start]
-            totals[rows] = sums
+            part = values[:, start - slots.start : stop - slots.start]
+            fused.add(self, totals, of_round.rows[:, start:stop], part, shrink)
 
     def _parts(self, start, stop):
         """The slots start to stop in parts: the round's own, and each chunk of a neighbouring round."""
@@ -208,7 +234,7 @@ class Walk:
 
     def weights(self, tile):
         """What the exponentials of a tile are multiplied with: masks, and 1/N where a key is met N times."""
-        xp, pattern, position = self.xp, self.pattern, tile.round.position
+        pattern, position = self.pattern, tile.round.position
         if pattern.causal or pattern.exclude_self:
             of_query, of_key = self._pairs(position[:, tile.queries], position[:, tile.keys])
             if pattern.causal:
@@ -217,6 +243,11 @@ class Walk:
                 yield of_query != of_key
         if self.key_mask is not None:
             yield self._pairs_of_tokens(self.key_mask, tile)[1]
+        yield from self.paper_weights(tile)
+
+    def paper_weights(self, tile):
+        """Those of the `weights` that only the paper's own equations ask for."""
+        xp, pattern, position = self.xp, self.pattern, tile.round.position
         if pattern.same_bucket or pattern.count_once:  # only keys of the query's own round
             slot = xp.arange(position.shape[1])[None]
             inside = (slot >= self.before) & (slot < self.before + self.length)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy
 import pytest
 
-from arrays import np
+from arrays import generator, np
 from minireformer import Reformer, ReformerConfig, backend, memory
+from minireformer.attention import full_attention, full_attention_backward
 
 MB = 1 << 20
 
@@ -192,3 +193,14 @@ def test_prediction_does_not_grow_with_depth_but_for_buckets():
 def test_bad_sizes_are_not_predicted(change, error, message):
     with pytest.raises(error, match=message):
         memory.predict(**({"config": CONFIG, "batch": 1, "length": 64} | change))
+
+
+def test_the_memory_of_exact_attention_grows_with_length_backward_too():
+    peaks = []
+    for length in (1024, 2048, 4096):
+        q, k, v, dout = generator(0).standard_normal((4, 1, 1, length, 16), dtype="float32")
+        with memory.peak() as m:
+            _, cache = full_attention(q, k, v)
+            full_attention_backward(dout, cache)
+        peaks.append(m.bytes)
+    assert peaks[1] < 2.1 * peaks[0] and peaks[2] < 2.1 * peaks[1]

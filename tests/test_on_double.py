@@ -52,8 +52,13 @@ CONFIGS = {
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """NumPy, too, looks for the largest logit of every query: a GPU is not asked whether that is needed."""
+    """NumPy, too, looks for the largest logit of every query, and a round is one tile on both.
+
+    A GPU is not asked whether logits are large; where a tile ends, sums are added up in another order.
+    """
     monkeypatch.setattr(mr.chunked, "_SAFE_BOUND", {"float32": -1, "float64": -1})
+    monkeypatch.setattr(mr.tiles, "_TILE_LOGITS", 1 << 30)
+    monkeypatch.setattr(mr.tiles, "_TIMES_QUERIES", 1 << 20)
 
 
 def training(name, config, dtype, make, scale=1):

@@ -93,6 +93,8 @@ def test_what_is_installed_is_what_pyproject_asks_for():
     extras = PROJECT["optional-dependencies"]
     for text in PROJECT["dependencies"] + extras["notebooks"] + extras["test"]:
         requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
         installed = importlib.metadata.version(requirement.name)
         assert installed in requirement.specifier, f"{requirement} asked for, {installed} installed"
 
@@ -132,7 +134,7 @@ def make(tmp_path):
             (tmp_path / name).write_text(script)
             (tmp_path / name).chmod(0o755)
         (tmp_path / "calls").write_text("")
-        environment = {"PATH": os.environ["PATH"]}  # without what an outer make hands on
+        environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}  # without what an outer make hands on
         command = ["make", "--no-print-directory", "PYTHON=./python", *arguments]
         made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         return made.returncode, made.stderr, (tmp_path / "calls").read_text()
@@ -187,3 +189,57 @@ def test_make_lab_opens_the_notebooks_with_the_port_and_arguments_asked_for(make
     code, _, calls = make("lab", "PORT=9000", "ARGS=--no-browser")
     assert code == 0 and "jupyter lab notebooks --port=9000" in calls and "--no-browser" in calls
     assert ("--allow-root" in calls) == (os.geteuid() == 0)
+
+
+# make gpu, with a stand-in for the driver's tool
+
+
+@pytest.fixture
+def make_gpu(make, tmp_path):
+    """`make_gpu(cuda)` where nvidia-smi says `cuda` (None: there is none), and CuPy is or is not installed."""
+
+    def run(cuda, installed=False, *arguments):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        tool = tmp_path / "bin" / "nvidia-smi"
+        line = f"| NVIDIA-SMI 580.65.06   Driver Version: 580.65.06   CUDA Version: {cuda}   |"
+        tool.write_text("#!/bin/sh\n" + (f"echo '{line}'\n" if cuda else "exit 9\n"))
+        tool.chmod(0o755)
+        return make("gpu", *arguments, fails_on="nothing" if installed else "import cupy")
+
+    return run
+
+
+@needs_make
+@pytest.mark.parametrize("cuda, extra", [("12.4", "gpu12"), ("13.0", "gpu13"), ("14.1", "gpu13")])
+def test_make_gpu_installs_the_cupy_that_the_driver_can_run(make_gpu, cuda, extra):
+    code, _, calls = make_gpu(cuda)
+    assert code == 0 and f".[notebooks,test,{extra}]" in calls and extra in PROJECT["optional-dependencies"]
+    steps = [calls.index(text) for text in ("install", 'backend.use("cupy")', "-m pytest", "benchmarks/gpu.py")]
+    assert steps == sorted(steps) and "--nbval" in calls
+
+
+@needs_make
+@pytest.mark.parametrize("cuda, message", [(None, "No driver of an NVIDIA GPU"), ("11.8", "The driver runs CUDA 11")])
+def test_make_gpu_says_what_is_missing_before_it_installs_anything_for_a_gpu(make_gpu, cuda, message):
+    code, said, calls = make_gpu(cuda)
+    assert code != 0 and message in said and "gpu1" not in calls and "pytest" not in calls
+
+
+@needs_make
+def test_make_gpu_leaves_a_cupy_that_is_there_and_needs_no_network(make_gpu):
+    make_gpu(None, True)
+    code, _, calls = make_gpu(None, True)
+    assert code == 0 and "pip" not in calls and "benchmarks/gpu.py" in calls
+
+
+@needs_make
+def test_make_gpu_can_use_a_python_as_it_is(make_gpu, tmp_path):
+    code, _, calls = make_gpu(None, True, "PY=./python")
+    assert code == 0 and "pip" not in calls and "venv" not in calls and calls.count("pytest") == 1
+    assert not (tmp_path / ".venv" / "installed").exists()
+
+
+@needs_make
+@pytest.mark.parametrize("failing", ["backend.use", "-m pytest", "benchmarks/gpu.py"])
+def test_make_gpu_fails_where_a_step_fails(make, failing):
+    assert make("gpu", fails_on=failing)[0] != 0

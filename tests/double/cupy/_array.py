@@ -1,5 +1,7 @@
 """The double's `ndarray`: a NumPy array in a box that opens only where CuPy's would."""
 
+from types import SimpleNamespace
+
 import numpy
 
 from cupy._interface import CLASSES, check_call, check_kind, look_up
@@ -72,6 +74,11 @@ class ndarray:
 
     def _one(self):
         return self._read().reshape(()) if self.size == 1 else self._host  # NumPy's error for more
+
+    @property
+    def data(self):
+        """Where its memory is."""
+        return SimpleNamespace(ptr=self._host.ctypes.data)
 
     # Entries
 

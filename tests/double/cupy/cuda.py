@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from cupy import _cublas as cublas  # noqa: F401
 from cupy._interface import look_up
 from cupy._memory import counts, hooks
 
@@ -10,7 +11,19 @@ class CUDARuntimeError(RuntimeError):
     """What a missing driver raises."""
 
 
-runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1)
+runtime = SimpleNamespace(
+    CUDARuntimeError=CUDARuntimeError,
+    getDeviceCount=lambda: 1,
+    getDeviceProperties=lambda device: {"name": b"Stand-in", "major": 0, "minor": 0},
+    memGetInfo=lambda: (1 << 34, 1 << 34),
+    driverGetVersion=lambda: 12080,
+    runtimeGetVersion=lambda: 12080,
+)
+
+
+def get_cublas_handle():
+    """There is one."""
+    return 1
 
 
 def is_available():
