@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from minireformer import backend
 from minireformer.chunked import chunked_attention, chunked_attention_backward
 from minireformer.hashing import sort_by_bucket
-from minireformer.layer import check_array, check_count, check_not_empty, check_rate
+from minireformer.layer import check_array, check_count, check_flags, check_not_empty, check_rate
 from minireformer.tiles import Pattern, Tokens
 
 FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see every chunk of keys
@@ -41,7 +41,7 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
     With `k=None` keys are the queries at unit length and a token sees itself only when it sees nothing else:
     the shared-QK attention of the paper's section 2, which LSH attention approaches.
     """
-    _check(q, k, v, key_mask, dropout)
+    _check(q, k, v, key_mask, dropout, causal=causal)
     chunk_len = min(FULL_CHUNK, q.shape[2])
     n_chunks = -(-q.shape[2] // chunk_len)
     pattern = Pattern(chunk_len, n_chunks - 1, 0, causal, exclude_self=k is None)
@@ -72,7 +72,7 @@ def local_attention(
     A last chunk that is not full is filled up with hidden keys. `padded_len`, a multiple of `chunk_len`, adds whole
     chunks of them: the circle is then that of `padded_len` tokens. See `padded_length`.
     """
-    _check(q, k, v, key_mask, dropout)
+    _check(q, k, v, key_mask, dropout, causal=causal)
     pattern, padded_len = _pattern(q, chunk_len, n_before, n_after, causal, padded_len)
     return _attention(q, k, v, None, pattern, padded_len, key_mask, dropout, seed)
 
@@ -106,7 +106,7 @@ def lsh_attention(
     keys of its own bucket (eq. 4); `count_once` counts a key that is met in N rounds once and not N times
     (the `-log N` of eq. 16). With either, a round's first chunk doesn't look back into the round before.
     """
-    _check(qk, None, v, key_mask, dropout)
+    _check(qk, None, v, key_mask, dropout, causal=causal, same_bucket=same_bucket, count_once=count_once)
     check_array("buckets", buckets, *qk.shape[:2], None, qk.shape[2], kind="i", like=qk, whose="the queries")
     check_not_empty("buckets", buckets)
     if buckets.dtype.name not in ("int16", "int32", "int64"):
@@ -160,7 +160,7 @@ def check_window(chunk_len, n_before, n_after):
     check_count("n_after", n_after, at_least=0)
 
 
-def _check(q, k, v, key_mask, dropout):
+def _check(q, k, v, key_mask, dropout, **flags):
     name = "qk" if k is None else "q"
     check_array(name, q, None, None, None, None)
     check_not_empty(name, q)
@@ -171,6 +171,7 @@ def _check(q, k, v, key_mask, dropout):
     if key_mask is not None:
         check_array("key_mask", key_mask, q.shape[0], q.shape[2], kind="b", like=q, whose="the queries")
     check_rate("dropout", dropout)
+    check_flags(**flags)
 
 
 def _pattern(q, chunk_len, n_before, n_after, causal, padded_len):

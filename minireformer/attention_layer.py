@@ -23,7 +23,7 @@ from minireformer.attention import (
 )
 from minireformer.basic import Dropout, Linear
 from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
-from minireformer.layer import Layer, check_array, check_count, check_rate, prefixed
+from minireformer.layer import Layer, check_array, check_count, check_flags, check_rate, prefixed
 from minireformer.positions import check_sizes
 
 
@@ -69,6 +69,7 @@ class SelfAttention(Layer):
             check_count(name, value)
         for name, value in (("dropout", dropout), ("attention_dropout", attention_dropout)):
             check_rate(name, value)
+        check_flags(causal=causal)
         self.d_model, self.n_heads, self.d_head, self.causal = d_model, n_heads, d_head, causal
         self.attention_dropout = attention_dropout
         width = n_heads * d_head
@@ -212,6 +213,7 @@ class LSHAttention(SelfAttention):
             bucket_factors(n_buckets)
         if max_len is not None:
             check_count("max_len", max_len)
+        check_flags(same_bucket=same_bucket, count_once=count_once)
         super().__init__(*args, **kwargs)
         self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
         self.paper = {"same_bucket": same_bucket, "count_once": count_once}

@@ -213,13 +213,19 @@ def _draw(p, random):
 
 def _encode(prompt, vocab_size, name="prompt"):
     """`prompt`, or whatever argument has the `name`, as tokens (B, T) in host memory."""
+    if isinstance(prompt, (bytearray, memoryview)):
+        raise TypeError(f"{name}: expected a str, bytes, or token ids; got a {type(prompt).__name__}")
     if isinstance(prompt, (str, bytes)):
         if vocab_size != 256:
             raise ValueError(
                 f"{name}: expected token ids, as text needs a model of bytes (vocab_size 256); "
                 f"got a {type(prompt).__name__} for vocab_size {vocab_size}"
             )
-        prompt = numpy.frombuffer(prompt.encode() if isinstance(prompt, str) else prompt, dtype="uint8")
+        try:
+            prompt = prompt.encode() if isinstance(prompt, str) else prompt
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}: expected text that UTF-8 can write; {error}") from None
+        prompt = numpy.frombuffer(prompt, dtype="uint8")
     try:
         tokens = backend.to_numpy(prompt)
     except ValueError as error:  # lists of several lengths

@@ -142,6 +142,13 @@ def check_rate(name, rate):
         raise ValueError(f"{name}: expected a rate in [0, 1); got {rate!r}")
 
 
+def check_flags(**flags):
+    """Raise TypeError unless all `flags` (name=value) are True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, backend.numpy.bool_)):
+            raise TypeError(f"{name}: expected True or False; got {value!r}")
+
+
 def check_path(name, path):
     """`path` as a `Path`; TypeError unless it is a str or a path."""
     if not isinstance(path, (str, os.PathLike)):

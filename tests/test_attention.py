@@ -306,6 +306,8 @@ def test_memory_does_not_grow_with_the_square_of_the_length():
         ({"key_mask": np.ones((1, 8))}, TypeError, "key_mask: expected booleans"),
         ({"dropout": 1.0}, ValueError, r"^dropout: expected a rate in \[0, 1\); got 1.0"),
         ({"dropout": None}, ValueError, "^dropout: expected a rate"),
+        ({"causal": "no"}, TypeError, "^causal: expected True or False; got 'no'"),
+        ({"same_bucket": None}, TypeError, "^same_bucket: expected True or False"),
         ({"qk": np.ones((1, 2, 8, 0)), "v": np.ones((1, 2, 8, 0))}, ValueError, "qk: expected at least one token"),
         ({"qk": np.ones((1, 2, 0, 4)), "v": np.ones((1, 2, 0, 4))}, ValueError, "qk: expected at least one token"),
         ({"qk": np.ones((1, 2, 8, 4), "float16")}, TypeError, "qk: expected floats .float32 or float64.; got"),
