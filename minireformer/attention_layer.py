@@ -102,14 +102,18 @@ class SelfAttention(Layer):
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx (B, T, d_model), grads."""
         check_array("dy", dy, *cache.attention.out.shape[::2], self.d_model, like=self.params["output.weight"])
-        dy, _ = self.dropout.backward(dy, cache.dropout)
-        dmixed, grads = self.output.backward(dy, cache.output)
+        xp = backend.get_xp(dy)
+        projections, *attention, output, dropout, _ = cache
+        del cache  # here and below, what has been used is let go: at the peak of a step it would count
+        dy, _ = self.dropout.backward(dy, dropout)
+        dmixed, grads = self.output.backward(dy, output)
         grads = prefixed("output", grads)
-        dheads = self.attend_backward(self._split(dmixed), cache.attention)
-        dx = 0
-        for (name, part), dhead, part_cache in zip(self.parts.items(), dheads, cache.projections):
-            dpart, part_grads = part.backward(self._join(dhead), part_cache)
-            dx = dx + dpart
+        dmixed = [self._split(dmixed)]
+        del dy, output
+        dheads, dx = list(self.attend_backward(dmixed.pop(), attention.pop())), None
+        for (name, part), part_cache in zip(self.parts.items(), projections):
+            dpart, part_grads = part.backward(self._join(dheads.pop(0)), part_cache)
+            dx = dpart if dx is None else xp.add(dx, dpart, out=dx)
             grads.update(prefixed(name, part_grads))
         return dx, grads
 

@@ -40,8 +40,10 @@ class PreNorm(Layer):
         return y, PreNormCache(layer_norm, part)
 
     def backward(self, dy, cache):
-        dnormed, grads = self.part.backward(dy, cache.part)
-        dx, norm_grads = self.layer_norm.backward(dnormed, cache.layer_norm)
+        layer_norm, *part = cache
+        del cache  # if nobody else holds it, the part can let go of what it has used
+        dnormed, grads = self.part.backward(dy, part.pop())
+        dx, norm_grads = self.layer_norm.backward(dnormed, layer_norm)
         return dx, grads | prefixed("layer_norm", norm_grads)
 
     def forward_and_backward(self, x, dy, seed=0, training=True, **given):
@@ -129,13 +131,14 @@ class ReversibleStack(Layer):
             del d
             grads.update(prefixed(f"{i}.feed_forward", part_grads))
             if stored:
-                d, part_grads = attention.backward(dx1, stored[i][0])
+                f_cache = [stored[i][0]]
             else:
-                f, d, part_grads = attention.forward_and_backward(
-                    x2, dx1, rng.fold(seed, i, "attention"), training, key_mask=key_mask, **replays[i]
+                f, *f_cache = attention.forward(
+                    x2, rng.fold(seed, i, "attention"), training, key_mask=key_mask, **replays[i]
                 )
                 x1 -= f
                 del f
+            d, part_grads = attention.backward(dx1, f_cache.pop())
             dx2 += d
             del d
             grads.update(prefixed(f"{i}.attention", part_grads))

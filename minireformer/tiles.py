@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy
 
 from minireformer import backend, rng
-from minireformer.hashing import smallest_int
 
 _TILE_LOGITS = 16 * 64 * 128  # half a megabyte in float32: stays in a core's own cache
 
@@ -92,7 +91,7 @@ class Round(NamedTuple):
     """One round's slots, with the chunks of its neighbours that its first and last chunks meet: S slots in all."""
 
     index: int
-    position: Any  # (g, S) the token in each slot, in the smallest type: half the bytes compare twice as fast
+    position: Any  # (g, S) the token in each slot
     rows: Any  # (g, S) its row in a table
 
 
@@ -130,9 +129,10 @@ class Walk:
     def rounds(self):
         """Every `Round`. Its slots begin `before` its first and end `after` its last."""
         circle = self.order.reshape(len(self.block), -1)
+        smallest = "uint16" if self.length <= 1 << 16 else "uint32"  # half the bytes compare twice as fast
         for r in range(self.n_rounds):
             tokens = circle[:, self._slots(r)]
-            yield Round(r, tokens.astype(smallest_int(self.length)), self.layout.rows(self.block, tokens))
+            yield Round(r, tokens.astype(smallest), self.layout.rows(self.block, tokens))
 
     def tiles(self, of_round):
         """Every `Tile` of a round."""
