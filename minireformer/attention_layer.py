@@ -246,9 +246,8 @@ class LSHAttention(SelfAttention):
             return backend.get_xp(query_key).zeros((*query_key.shape[:2], 1, length), "int16")
         n_buckets = self.n_buckets or default_n_buckets(padded_len, chunk_len, self.max_len)
         if rotations is None:
-            rotations = random_rotations(
-                rng.fold(seed, "hash"), self.n_heads, self.d_head, self.n_hashes, n_buckets, query_key.dtype
-            )
+            sizes = (self.n_heads, self.d_head, self.n_hashes, n_buckets, query_key.dtype)
+            rotations = random_rotations(rng.fold(seed, "hash"), *sizes, like=query_key)
         return hash_vectors(query_key, rotations, n_buckets)
 
 

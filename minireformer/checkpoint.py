@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy
 import safetensors
@@ -28,8 +29,12 @@ def save_model(model, path, opt=None, progress=None):
     """Write the parameters and config of `model`, the state of optimiser `opt`, and `progress` (JSON-able).
 
     The file at `path` is replaced in one step, after the new one has reached the disk. ValueError, before anything
-    is written, names an array that holds NaN or infinity: nobody could load it.
+    is written, names an array that holds NaN or infinity: nobody could load it; or `path`, where it is a folder or
+    lies in one that is not there.
     """
+    path = _file_path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"path: expected a file in a folder that is there; got {str(path)!r}")
     arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
     dtype = numpy.dtype(model.dtype).name
     about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
@@ -69,13 +74,14 @@ def load_model(model_class, config_class, path):
     return model
 
 
-def resume(model, opt, path):
+def resume(model, opt, path, check=lambda progress: None):
     """Put the file's parameters into `model` and its optimiser state into `opt`; -> the saved `progress`.
 
-    Nothing changes unless everything in the file fits. ValueError names a file that holds no training run.
+    Nothing changes unless everything in the file fits, and `check(progress)` raises nothing. ValueError names a
+    file that holds no training run.
     """
     about, arrays = _read(path, "")
-    if about["progress"] is None:
+    if about.get("progress") is None:
         raise ValueError(f"{path}: holds a model, but no training run that could go on")
     old, new = about["config"], _config(model)
     differ = [
@@ -85,6 +91,7 @@ def resume(model, opt, path):
     ]
     if differ:
         raise ValueError(f"{path}: saved from a model of another config: {'; '.join(differ)}")
+    check(about["progress"])
     _copy(path, arrays, prefixed("params", model.params) | prefixed("optimizer", opt.state))
     return about["progress"]
 
@@ -96,19 +103,38 @@ def _config(model):
 
 def _read(path, prefix):
     """-> (the metadata, the arrays whose names begin with `prefix`), all checked but for their shapes."""
-    if not check_path("path", path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    path = _file_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: {path}: no such file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get("minireformer", "null"))
-            if not isinstance(about, dict) or about.get("format") != _FORMAT:
-                raise ValueError(f"{path}: a safetensors file, but not one that minireformer wrote")
+            about = _metadata(path, file)
             names = [name for name in file.keys() if name.startswith(prefix)]
             arrays = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
     check_finite(f"{path}:", arrays)
     return about, arrays
+
+
+def _file_path(path):
+    """`path` as a `Path`; ValueError where it is a folder, as "" is."""
+    if check_path("path", path).is_dir():
+        raise ValueError(f"path: expected a file; got the folder {str(path)!r}")
+    return Path(path)
+
+
+def _metadata(path, file):
+    """What `save_model` noted about the open `file`."""
+    try:
+        about = json.loads((file.metadata() or {}).get("minireformer", "null"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata is not JSON ({error})") from None
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        raise ValueError(f"{path}: a safetensors file, but not one that minireformer wrote")
+    if not isinstance(about.get("config"), dict) or not isinstance(about.get("dtype"), str):
+        raise ValueError(f"{path}: expected a config and a dtype in its metadata; got {sorted(about)}")
+    return about
 
 
 def check_finite(where, arrays):

@@ -47,7 +47,8 @@ class ByteCorpus:
 
     `files` is a dict from name to bytes. A tenth of them (`held_out`), at least one, is held out: those whose
     names have the lowest checksums, so that the choice looks random but is the same everywhere. A corpus of
-    one file is cut instead, its end held out. A zero byte after each file marks where it ends.
+    one file is cut instead, its end held out. A zero byte after each file marks where it ends. Raises TypeError
+    where names are not str or contents not bytes, ValueError where there is too little to fill both splits.
 
     `train` and `held_out` are uint8 arrays, `names` the files' names by split.
     """
@@ -56,6 +57,8 @@ class ByteCorpus:
         if not isinstance(files, dict):
             raise TypeError(f"files: expected a dict from names to bytes; got {type(files).__name__}")
         for name, data in files.items():
+            if not isinstance(name, str):
+                raise TypeError(f"files: expected names that are str; got {name!r}")
             if not isinstance(data, bytes):
                 raise TypeError(f"files[{name!r}]: expected bytes; got {type(data).__name__}")
         files = {name: data for name, data in files.items() if data}
@@ -66,6 +69,11 @@ class ByteCorpus:
         if len(files) == 1:
             ((name, data),) = files.items()
             cut = len(data) - round(len(data) * held_out)
+            if cut in (0, len(data)):
+                raise ValueError(
+                    f"files: expected more than the {len(data)} bytes of the only file, {name!r}: with held_out "
+                    f"{held_out}, one of the splits would be empty"
+                )
             files = {f"{name} (beginning)": data[:cut], f"{name} (end)": data[cut:]}
             train_names, held_out_names = list(files)[:1], list(files)[1:]
         else:
@@ -112,14 +120,16 @@ def standard_library():
 def text_files(path):
     """A text file, or every text file of a folder and the folders in it, as a `ByteCorpus`.
 
-    Hidden files are left out, and so are binary ones (those with a zero byte).
+    Of a folder, hidden files are left out, and so are binary ones (those with a zero byte).
     Raises ValueError where `path` does not exist or no text is left.
     """
     path = check_path("path", path)
     if not path.exists():
         raise ValueError(f"path: expected a file or a folder; {path} does not exist")
-    folder, paths = (path, path.rglob("*")) if path.is_dir() else (path.parent, [path])
-    files = _read(folder, [p for p in paths if p.is_file() and not _hidden(p.relative_to(folder))])
+    if path.is_dir():
+        files = _read(path, [p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path))])
+    else:
+        files = _read(path.parent, [path] if path.is_file() else [])
     files = {name: data for name, data in files.items() if data and b"\0" not in data}
     if not files:
         raise ValueError(f"path: expected text; {path} holds no file that is neither empty nor binary")

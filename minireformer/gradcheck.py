@@ -89,15 +89,19 @@ def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
 
     Nothing that is passed in is changed: float arrays and the layer are checked as float64 copies. A
     gradient's error is |exact - approximate| / max(|exact|, |approximate|, floor), with the slopes along
-    `n_directions` random directions as the two vectors. Raises ValueError where a gradient is missing or has
-    the wrong shape, and where `forward` gives NaN, float32, or another result the second time.
+    `n_directions` random directions as the two vectors. Raises ValueError where an array is empty, where a
+    gradient is missing, has the wrong shape or is float32, and where `forward` gives NaN, float32, or another
+    result the second time; TypeError where `forward` or `backward` returns something else than the contract says.
     """
     if not is_number(step) or not 0 < step < math.inf:
         raise ValueError(f"step: expected a number > 0; got {step!r}")
     check_count("n_directions", n_directions)
     prepare = _prepare_layer if isinstance(target, Layer) else _prepare_functions
     name, arrays, forward, backward = prepare(target, inputs, seed, settings)
-    out, cache = forward()
+    for label, array in arrays.items():
+        if not array.size:
+            raise ValueError(f"{label}: expected at least one entry to move; got shape {array.shape}")
+    out, cache = _pair(name, "forward", "out, cache", forward())
     xp = backend.get_xp(next(iter(arrays.values())))
     loss = _Loss(lambda: xp.array(forward()[0]), xp, rng.generator(seed, "gradcheck"), step)
     _check_output(name, xp.array(out), loss.out)
@@ -166,6 +170,14 @@ def _worst_entry(loss, array, gradient):
     return worst._replace(n_wrong=n_wrong)
 
 
+def _pair(name, function, expected, returned):
+    """The two things that were `returned`; TypeError where they are not a pair."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        got = f"{len(returned)} of them" if isinstance(returned, tuple) else type(returned).__name__
+        raise TypeError(f"{name}: expected {function} to return the pair ({expected}); got {got}")
+    return returned
+
+
 def _prepare_layer(layer, inputs, seed, settings):
     if len(inputs) != 1:
         raise TypeError(f"inputs: a layer is checked with one input x; got {len(inputs)}")
@@ -174,14 +186,17 @@ def _prepare_layer(layer, inputs, seed, settings):
     layer = copy.deepcopy(layer, doubles)  # wherever the copy holds a parameter, it is one of these
     x, settings = _as_double(inputs[0]), {key: _as_double(value) for key, value in settings.items()}
     arrays = {"x": x, **layer.params} if x.dtype.kind == "f" else layer.params
+    name = type(layer).__name__
     if not arrays:
-        raise TypeError(f"x: {type(layer).__name__} has no parameters, and {x.dtype} has no gradient")
+        raise TypeError(f"x: {name} has no parameters, and {x.dtype} has no gradient")
 
     def backward(dout, cache):
-        dx, gradients = layer.backward(dout, cache)
+        dx, gradients = _pair(name, "backward", "dx, grads", layer.backward(dout, cache))
+        if not isinstance(gradients, dict):
+            raise TypeError(f"{name}: expected backward to return grads as a dict; got {type(gradients).__name__}")
         return {"x": dx, **gradients}
 
-    return type(layer).__name__, arrays, lambda: layer.forward(x, seed=seed, **settings), backward
+    return name, arrays, lambda: layer.forward(x, seed=seed, **settings), backward
 
 
 def _prepare_functions(functions, inputs, seed, settings):
@@ -200,6 +215,9 @@ def _prepare_functions(functions, inputs, seed, settings):
 
     def backward(dout, cache):
         gradients = function_backward(dout, cache)
+        if isinstance(gradients, (list, dict)):
+            got = type(gradients).__name__
+            raise TypeError(f"{name}: expected backward to return an array, or a tuple of them; got {got}")
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         if len(gradients) < len(inputs):
             raise ValueError(f"{name}: {len(inputs)} inputs, but backward returned {len(gradients)} gradients")
@@ -217,6 +235,8 @@ def _as_double(value):
 def _check_output(name, out, again):
     if out.dtype != "float64":
         raise ValueError(f"{name}: forward turned float64 into {out.dtype}; differences would be noise")
+    if not out.size:
+        raise ValueError(f"{name}: forward gave an empty array, of shape {out.shape}")
     if not math.isfinite(float(abs(out).max())):
         raise ValueError(f"{name}: forward gave NaN or infinity")
     if not bool((out == again).all()):
@@ -227,8 +247,11 @@ def _check_gradients(name, arrays, gradients):
     for label, array in arrays.items():
         if gradients.get(label) is None:
             raise ValueError(f"{name}: backward returned no gradient of {label}")
+        check_module(f"{name}: the gradient of {label}", gradients[label], like=array, whose=label)
         if gradients[label].shape != array.shape:
             raise ValueError(f"{name}: {label} has shape {array.shape}, its gradient {gradients[label].shape}")
+        if gradients[label].dtype != "float64":
+            raise ValueError(f"{name}: backward turned float64 into {gradients[label].dtype}, for {label}")
 
 
 def _distance(exact, approximate):

@@ -13,8 +13,9 @@ import numpy
 
 from minireformer import backend, rng
 from minireformer.activations import normal_cdf
-from minireformer.layer import check_array, check_count, check_not_empty, float_dtype
+from minireformer.layer import check_array, check_count, check_module, check_not_empty, float_dtype
 
+_SMALL_ANGLE = 0.005  # radians: nearer to 0 or pi, 96 nodes see too little of the quadrature's narrow peak
 _BLOCK = 512  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
 _TIMES_VECTORS = 2  # on a GPU: projections take at most so often what the vectors of a head take
 
@@ -45,17 +46,52 @@ def bucket_factors(n_buckets):
     return factors
 
 
-def random_rotations(seed, n_heads, d_head, n_hashes, n_buckets, dtype="float32"):
+def random_rotations(seed, n_heads, d_head, n_hashes, n_buckets, dtype="float32", like=None):
     """Random matrices for `hash_vectors`: (H, D, R, n_buckets / 2), standard normal, shared over the batch.
 
     With `n_buckets=[a, b]` there are (a + b) / 2 columns: the first a/2 choose one of a, the rest one of b.
-    Both dtypes get the same numbers: float32 values are the float64 ones rounded.
+    Both dtypes get the same numbers: float32 values are the float64 ones rounded. `like`: an array of the module
+    that they are to be of (None: the one in use).
     """
     for name, value in (("n_heads", n_heads), ("d_head", d_head), ("n_hashes", n_hashes)):
         check_count(name, value)
     columns = sum(bucket_factors(n_buckets)) // 2
+    xp = backend.active() if like is None else check_module("like", like)
     draws = rng.generator(seed, "rotations").standard_normal((n_heads, d_head, n_hashes, columns))
-    return backend.asarray(draws, float_dtype(dtype))
+    return xp.asarray(draws, float_dtype(dtype))
+
+
+def check_rotations(name, rotations, n_heads, d_head, n_hashes, n_buckets, like, whose="the parameters"):
+    """Raise unless `rotations` is an array (n_heads, d_head, n_hashes, columns) of floats with enough columns.
+
+    `n_hashes` and `n_buckets` None: any number, but not 0. `name`, `like` and `whose` as in `check_module`. Returns
+    the factors of the number of buckets.
+    """
+    check_array(name, rotations, n_heads, d_head, None, None, like=like, whose=whose)
+    n_rounds, columns = rotations.shape[2:]
+    if n_hashes not in (None, n_rounds):
+        raise ValueError(f"{name}: expected {n_hashes} rounds (n_hashes); got {n_rounds}")
+    if not n_rounds or not columns:
+        raise ValueError(f"{name}: expected at least one round and one column; got shape {rotations.shape}")
+    factors = bucket_factors(2 * columns if n_buckets is None else n_buckets)
+    if sum(factors) != 2 * columns:
+        raise ValueError(f"{name}: expected {sum(factors) // 2} columns for n_buckets {n_buckets}; got {columns}")
+    return factors
+
+
+def rotations_of_layers(rotations, n_layers, *sizes, like):
+    """`rotations`, one array for all of `n_layers` layers or a list with one for each, as a list.
+
+    Every one is checked, before any is used: `sizes` and `like` as in `check_rotations`.
+    """
+    if not isinstance(rotations, (list, tuple)):
+        check_rotations("rotations", rotations, *sizes, like)
+        return [rotations] * n_layers
+    if len(rotations) != n_layers:
+        raise ValueError(f"rotations: expected one array, or {n_layers} (LSH layers); got {len(rotations)}")
+    for i, one in enumerate(rotations):
+        check_rotations(f"rotations[{i}]", one, *sizes, like)
+    return list(rotations)
 
 
 def hash_vectors(x, rotations, n_buckets=None):
@@ -72,11 +108,8 @@ def hash_vectors(x, rotations, n_buckets=None):
     check_array("x", x, None, None, None, None)
     check_not_empty("x", x)
     xp, (n_batch, n_heads, length, d_head) = backend.get_xp(x), x.shape
-    check_array("rotations", rotations, n_heads, d_head, None, None, like=x, whose="x")
+    factors = check_rotations("rotations", rotations, n_heads, d_head, None, n_buckets, like=x, whose="x")
     n_hashes, columns = rotations.shape[2:]
-    factors = bucket_factors(2 * columns if n_buckets is None else n_buckets)
-    if sum(factors) != 2 * columns:
-        raise ValueError(f"rotations: expected {sum(factors) // 2} columns for n_buckets {n_buckets}; got {columns}")
     if rotations.dtype != x.dtype:
         rotations = rotations.astype(x.dtype)
     buckets = xp.empty((n_batch, n_heads, n_hashes, length), smallest_int(math.prod(factors)))
@@ -137,12 +170,13 @@ def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
 
     where (U, V) are the projections of the two vectors on one random direction: standard normal with
     correlation cos(angle). The winning direction has projections u and v; the other m - 1 must stay below.
+    Closer to 0 and pi than 0.005, where it would be too coarse, p goes on as a straight line to 1 and to 0.
     Factors multiply; R rounds give `1 - (1 - p)^R`. The result does not depend on `d_head`, because only
     the plane through the two vectors matters: the argument is there so that nobody has to remember that.
     """
     check_count("n_hashes", n_hashes)
     check_count("d_head", d_head, at_least=2)  # with less there is no angle
-    angles = numpy.asarray(angle)
+    angles = backend.to_numpy(angle)  # the result, too, is in host memory
     if angles.dtype.kind not in "iuf":
         raise TypeError(f"angle: expected a number or an array of them; got {angle!r}")
     angles = angles.astype(numpy.float64)
@@ -156,10 +190,11 @@ def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
 def _one_hash(angle, n_buckets):
     if n_buckets <= 4:
         return (1 - angle / math.pi) ** (n_buckets // 2)
-    rho, sigma = math.cos(angle), math.sin(angle)
-    if sigma < 1e-3:
-        return float(rho > 0)
-    return _quadrature(rho, sigma, n_buckets // 2)
+    inside = min(max(angle, _SMALL_ANGLE), math.pi - _SMALL_ANGLE)
+    p = _quadrature(math.cos(inside), math.sin(inside), n_buckets // 2)
+    if angle < inside:
+        return 1 - (1 - p) * angle / _SMALL_ANGLE
+    return p * (math.pi - angle) / _SMALL_ANGLE if angle > inside else p
 
 
 def _quadrature(rho, sigma, m, n_nodes=96):

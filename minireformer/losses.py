@@ -74,19 +74,35 @@ def chunked_cross_entropy(features, weight, bias, targets, mask=None, chunk_len=
     check_array("features", features, None, None, d, like=weight)
     if bias is not None:
         check_array("bias", bias, vocab_size, like=weight)
-    check_array("targets", targets, *features.shape[:2], kind="i", like=weight)
     check_count("chunk_len", chunk_len)
-    xp = backend.get_xp(features)
-    rows, targets = features.reshape(-1, d), targets.reshape(-1)
-    places = xp.arange(len(rows))  # the rows that count
-    if mask is not None:
-        check_array("mask", mask, *features.shape[:2], kind="b", like=weight)
-        places = xp.flatnonzero(mask)
+    places, targets = check_targets(targets, mask, features.shape[:2], vocab_size, like=weight)
+    return cross_entropy_at(places, targets, features, weight, bias, chunk_len)
+
+
+def check_targets(targets, mask, shape, vocab_size, like):
+    """Raise unless `targets` and `mask` (or None) have `shape` (B, T), and the targets that count are ids.
+
+    -> places (n,), those that count of the B * T positions, and their targets (n,). A model asks before it begins:
+    a GPU is waited for once, and once more for a mask.
+    """
+    check_array("targets", targets, *shape, kind="i", like=like)
+    if mask is None:
+        places = backend.get_xp(targets).arange(targets.size)
+    else:
+        check_array("mask", mask, *shape, kind="b", like=like)
+        places = backend.get_xp(mask).flatnonzero(mask)
     if not len(places):
         raise ValueError("mask: no position is true, so there is nothing to take the mean of")
-    targets = targets[places]
+    targets = targets.reshape(-1)[places]
     check_tokens("targets", targets, vocab_size)
+    return places, targets
 
+
+def cross_entropy_at(places, targets, features, weight, bias, chunk_len):
+    """`chunked_cross_entropy` at the `places` and for the `targets` that `check_targets` returned."""
+    xp = backend.get_xp(features)
+    vocab_size, d = weight.shape
+    rows = features.reshape(-1, d)
     loss = xp.zeros((), dtype=xp.float64)
     dfeatures, dweight, product = xp.zeros_like(rows), xp.zeros_like(weight), xp.empty_like(weight)
     dbias = None if bias is None else xp.zeros_like(bias)

@@ -11,12 +11,14 @@ Read next: `cross_attention.py`, or, without translation, `data.py`.
 from typing import Any, NamedTuple
 
 from minireformer import checkpoint, rng
+from minireformer.attention import padded_length
 from minireformer.basic import Dropout, Embedding, LayerNorm
 from minireformer.config import ATTENTION, ReformerConfig
 from minireformer.feed_forward import FeedForward
+from minireformer.hashing import default_n_buckets, rotations_of_layers
 from minireformer.heads import check_labels, labels_loss, logits_shape, make_head
 from minireformer.layer import Layer, check_array, check_not_empty, float_dtype, prefixed
-from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_backward
+from minireformer.losses import check_targets, chunked_cross_entropy_backward, cross_entropy_at
 from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 from minireformer.reversible import PreNorm, ReversibleStack
 
@@ -101,10 +103,10 @@ class Reformer(Layer):
         check_not_empty("tokens", tokens)
         if key_mask is not None:
             check_array("key_mask", key_mask, *tokens.shape, kind="b", like=weight)
+        given = {"key_mask": key_mask, "rotations": self._rotations(rotations, tokens.shape[1])}
         x, embedding = self.embedding.forward(tokens)
         x, positions = self.positions.forward(x)
         x, embedding_dropout = self.dropout.forward(x, rng.fold(seed, "embedding"), training)
-        given = {"key_mask": key_mask, "rotations": self._rotations(rotations)}
         y, layers = self.layers.forward(x, rng.fold(seed, "layers"), training, **given)
         features, layer_norm = self.layer_norm.forward(y)
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
@@ -145,6 +147,7 @@ class Reformer(Layer):
         """
         weight = self.embedding.params["weight"]
         check_array("tokens", tokens, None, None, kind="i", like=weight)
+        check_not_empty("tokens", tokens)
         if self.config.head != "tokens":
             check_labels(self.config, targets, tokens)
             if mask is not None:
@@ -153,13 +156,11 @@ class Reformer(Layer):
             loss, dlogits = labels_loss(logits, targets)
             _, grads = self.backward(dlogits, cache)
             return float(loss), {name: grads[name] for name in self.params}
-        check_array("targets", targets, *tokens.shape, kind="i", like=weight)
-        if mask is not None:
-            check_array("mask", mask, *tokens.shape, kind="b", like=weight)
+        counted = [check_targets(targets, mask, tokens.shape, self.config.vocab_size, like=weight)]
         features, *cache = self.features(tokens, seed, key_mask=key_mask, rotations=rotations)
         head = self.head.params
-        loss, loss_cache = chunked_cross_entropy(
-            features, head["weight"], head["bias"], targets, mask, chunk_len=self.config.loss_chunk_len
+        loss, loss_cache = cross_entropy_at(
+            *counted.pop(), features, head["weight"], head["bias"], self.config.loss_chunk_len
         )
         del features
         *dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, loss_cache)
@@ -177,17 +178,18 @@ class Reformer(Layer):
         """The model that `save` wrote. ValueError names the file and what is wrong with it."""
         return checkpoint.load_model(cls, ReformerConfig, path)
 
-    def _rotations(self, rotations):
-        """One entry a block: an array for LSH blocks, None for others."""
-        kinds = self.config.attn_layers
+    def _rotations(self, rotations, length):
+        """One entry a block: an array for LSH blocks, None for others. All are checked before any is used."""
         if rotations is None:
             return None
-        n_lsh = kinds.count("lsh")
-        given = list(rotations) if isinstance(rotations, (list, tuple)) else [rotations] * n_lsh
-        if len(given) != n_lsh:
-            raise ValueError(f"rotations: expected one array, or {n_lsh} (LSH layers); got {len(given)}")
-        rest = iter(given)
-        return [next(rest) if kind == "lsh" else None for kind in kinds]
+        config, chunk_len, n_buckets = self.config, self.config.lsh_chunk_len, None
+        length = padded_length(length, config.chunk_lens or [chunk_len])
+        if length > chunk_len:  # else nothing is hashed, and rotations for any number of buckets will do
+            n_buckets = config.n_buckets or default_n_buckets(length, chunk_len, config.max_len)
+        sizes = (config.n_heads, config.d_head, config.n_hashes, n_buckets)
+        n_lsh, weight = config.attn_layers.count("lsh"), self.embedding.params["weight"]
+        rest = iter(rotations_of_layers(rotations, n_lsh, *sizes, like=weight))
+        return [next(rest) if kind == "lsh" else None for kind in config.attn_layers]
 
 
 def make_positions(config, seed, dtype):

@@ -27,8 +27,8 @@ class Optimizer:
     """
 
     def __init__(self, params, lr):
-        if lr is not None and not (is_number(lr) and lr > 0):
-            raise ValueError(f"lr: expected a learning rate > 0; got {lr!r}")
+        if lr is not None and not (is_number(lr) and 0 < lr < math.inf):
+            raise ValueError(f"lr: expected a finite learning rate > 0; got {lr!r}")
         if not isinstance(params, dict):
             raise TypeError(f"params: expected a dict such as model.params; got {type(params).__name__}")
         for name, param in params.items():
@@ -40,12 +40,14 @@ class Optimizer:
     def step(self, grads, lr=None):
         """Move every parameter against its gradient in `grads`; `lr` replaces the optimiser's own this once.
 
-        Raises ValueError, before anything changes, unless names and shapes are those of the parameters.
+        Raises ValueError or TypeError, before anything changes, unless names and shapes are those of the parameters
+        and `lr` is a finite number >= 0. An update that overflows all the same is not looked for: that would be
+        another pass over all parameters.
         """
         if not isinstance(grads, dict):
             raise TypeError(f"grads: expected a dict with the names of the parameters; got {type(grads).__name__}")
-        if lr is not None and not is_number(lr):
-            raise TypeError(f"lr: expected a number; got {lr!r}")
+        if lr is not None:
+            check_learning_rate("lr", lr)
         missing, unknown = self.params.keys() - grads.keys(), grads.keys() - self.params.keys()
         if missing or unknown:
             raise ValueError(f"grads: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
@@ -72,7 +74,7 @@ class Adam(Optimizer):
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
         super().__init__(params, lr)
         if lr is None:
-            raise ValueError("lr: expected a learning rate > 0; got None")
+            raise ValueError("lr: expected a finite learning rate > 0; got None")
         is_pair = isinstance(betas, (tuple, list)) and len(betas) == 2
         if not is_pair or not all(is_number(beta) and 0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas: expected two numbers in [0, 1); got {betas!r}")
@@ -160,8 +162,8 @@ def warmup_cosine(peak, warmup, steps):
     For runs whose length is known: the last steps, small, average out the noise of the batches.
     """
     _check_schedule(peak, warmup)
-    if not is_number(steps) or steps <= warmup:
-        raise ValueError(f"steps: expected more than warmup ({warmup}); got {steps!r}")
+    if not is_number(steps) or not warmup < steps < math.inf:
+        raise ValueError(f"steps: expected more than warmup ({warmup}), and a finite number; got {steps!r}")
 
     def schedule(step):
         if step < warmup:
@@ -169,6 +171,14 @@ def warmup_cosine(peak, warmup, steps):
         return peak * (1 + math.cos(math.pi * min(1, (step - warmup) / (steps - warmup)))) / 2
 
     return schedule
+
+
+def check_learning_rate(name, lr):
+    """Raise TypeError or ValueError unless `lr` is a finite number >= 0, as a schedule may give for one step."""
+    if not is_number(lr):
+        raise TypeError(f"{name}: expected a number; got {lr!r}")
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"{name}: expected a finite learning rate >= 0; got {lr!r}")
 
 
 def clip_by_global_norm(grads, max_norm):
@@ -206,7 +216,7 @@ def _rms(array):
 
 
 def _check_schedule(peak, warmup):
-    if not is_number(peak) or not peak > 0:
-        raise ValueError(f"peak: expected a learning rate > 0; got {peak!r}")
-    if not is_number(warmup) or not warmup >= 1:
-        raise ValueError(f"warmup: expected a number of steps >= 1; got {warmup!r}")
+    if not is_number(peak) or not 0 < peak < math.inf:
+        raise ValueError(f"peak: expected a finite learning rate > 0; got {peak!r}")
+    if not is_number(warmup) or not 1 <= warmup < math.inf:
+        raise ValueError(f"warmup: expected a finite number of steps >= 1; got {warmup!r}")

@@ -23,7 +23,10 @@ class PositionsCache(NamedTuple):
 
 
 class Positions(Layer):
-    """Base: y = x + table(T) for x (B, T, d). A subclass makes `table` (T, d) and takes its gradient back."""
+    """Base: y = x + table(T) for x (B, T, d). A subclass makes `table` (T, d) and takes its gradient back.
+
+    A table that is no parameter is made of the module of the array `like`, by default of the one in use.
+    """
 
     def __init__(self, max_len, d_model):
         super().__init__()
@@ -36,14 +39,14 @@ class Positions(Layer):
         check_array("x", x, None, None, self.d_model, like=next(iter(self.params.values()), None))
         if x.shape[1] > self.max_len:
             raise ValueError(f"x: expected at most {self.max_len} positions (max_len); got {x.shape[1]}")
-        return x + self.table(x.shape[1]), PositionsCache(x.shape[1])
+        return x + self.table(x.shape[1], like=x), PositionsCache(x.shape[1])
 
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx, grads; positions without a token get gradient 0."""
         check_array("dy", dy, None, cache.length, self.d_model, like=next(iter(self.params.values()), None))
         return dy, self.table_backward(dy.sum(axis=0))
 
-    def table(self, length):
+    def table(self, length, like=None):
         raise NotImplementedError
 
     def table_backward(self, dtable):
@@ -57,7 +60,7 @@ class LearnedPositions(Positions):
         super().__init__(max_len, d_model)
         self.params["weight"] = _draw(seed, "positions", (max_len, d_model), dtype)
 
-    def table(self, length):
+    def table(self, length, like=None):
         return self.params["weight"][:length]
 
     def table_backward(self, dtable):
@@ -75,10 +78,11 @@ class SinusoidalPositions(Positions):
             raise ValueError(f"d_model: sinusoidal positions need an even number; got {d_model}")
         self.dtype = float_dtype(dtype)
 
-    def table(self, length):
+    def table(self, length, like=None):
         frequency = 10000.0 ** (-numpy.arange(0, self.d_model, 2) / self.d_model)
         angle = numpy.arange(length)[:, None] * frequency  # T, d / 2
-        return backend.asarray(numpy.concatenate([numpy.sin(angle), numpy.cos(angle)], axis=1), self.dtype)
+        xp = backend.active() if like is None else backend.get_xp(like)
+        return xp.asarray(numpy.concatenate([numpy.sin(angle), numpy.cos(angle)], axis=1), self.dtype)
 
     def table_backward(self, dtable):
         return {}
@@ -103,7 +107,7 @@ class AxialPositions(Positions):
             table_shape[axis] = size
             self.params[f"weights.{axis}"] = _draw(seed, f"axis {axis}", table_shape, dtype)
 
-    def table(self, length):
+    def table(self, length, like=None):
         rows = self._rows(length)
         xp = backend.get_xp(self.params["weights.0"])
         out = xp.empty((*rows, sum(self.dims)), self.params["weights.0"].dtype)

@@ -9,17 +9,18 @@ Read next: `attention_cache.py`, the first of four files that make a trained mod
 
 import json
 import math
+import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
 from tqdm import tqdm
 
+from minireformer import backend, memory, rng
 from minireformer import checkpoint as checkpoints
-from minireformer import memory, rng
 from minireformer.layer import check_array, check_count, check_path, is_number
 from minireformer.losses import softmax_cross_entropy
-from minireformer.optim import Optimizer, clip_by_global_norm
+from minireformer.optim import Optimizer, check_learning_rate, clip_by_global_norm
 
 
 def train(
@@ -43,14 +44,15 @@ def train(
     batches(step) -> (tokens, targets) or (tokens, targets, mask), arrays of the model's backend, (B, T) each.
                   For an `EncoderDecoder`, tokens are the pair (source, target).
     opt           an optimiser over model.params.
-    schedule      step -> learning rate (None: the optimiser's own).
+    schedule      step -> learning rate, a finite number >= 0 (None: the optimiser's own).
     clip          the largest global norm of the gradients, to which larger ones are scaled down (None: any).
     seed          of dropout and hashing.
     log_every     steps between rows of the log.
-    evaluate      model -> dict of numbers, added to every row.
+    evaluate      model -> dict of numbers, added to every row (as None where they are NaN or infinite).
     checkpoint    path of a .safetensors file, written every `checkpoint_every` steps and at the end. The log
-                  lies beside it as JSON lines (.jsonl). If the file is there and `resume` is true, training
-                  goes on from it; a run that was finished returns its log at once.
+                  lies beside it as JSON lines (.jsonl).
+    resume        whether training goes on from the checkpoint, if there is one; a run that was finished returns
+                  its log at once. With False, an earlier run's two files are first renamed to end in .old.
     progress      whether to draw a progress bar.
 
     A row holds `step` (how many have been made), `loss` and `grad_norm` (means over the steps since the last
@@ -60,31 +62,43 @@ def train(
     parameters and optimiser state. To follow memory slows Python down, so that step is measured alone
     and is not counted in `tokens_per_s` (None in a row without another step).
 
-    Raises FloatingPointError, naming the step, when the loss or a gradient is NaN or infinite; parameters
-    and checkpoint are then as they were before that step.
+    On resuming, the model's config and the seed are compared with those of the checkpoint, and parameters and the
+    optimiser's arrays restored. All else is the caller's: learning rate, schedule, clip and batches have to be
+    given again, and may be others.
+
+    Raises FloatingPointError, naming the step, when the loss or a gradient is NaN or infinite: parameters are then
+    as they were before that step. And when an update overflows, as with a learning rate far too large, which is
+    noticed before the next row or checkpoint is written, or when the next loss is no number: those parameters are
+    lost. Either way the last checkpoint is kept; one is written only while all parameters are finite.
     """
     _check_arguments(model, batches, opt, steps, clip, log_every, checkpoint, checkpoint_every)
     for name, function in (("schedule", schedule), ("evaluate", evaluate)):
         if function is not None and not callable(function):
             raise TypeError(f"{name}: expected a function; got {type(function).__name__}")
+    for name, value in (("resume", resume), ("progress", progress)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected True or False; got {value!r}")
     rng.fold(seed)  # a TypeError unless it is an integer
     batches = _checked(batches)
     start, log, recent = 0, [], []  # recent: (loss, gradient norm) of every step since the last row
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        if resume and checkpoint.exists():
-            saved = checkpoints.resume(model, opt, checkpoint)
-            if saved["seed"] != seed:
-                raise ValueError(f"seed: {checkpoint} was trained with seed {saved['seed']}; got {seed}")
+        log_file = checkpoint.with_suffix(".jsonl")
+        if not resume:
+            _put_aside(checkpoint, log_file)
+        if checkpoint.exists():
+            saved = checkpoints.resume(model, opt, checkpoint, lambda saved: _check_progress(saved, checkpoint, seed))
             start, log, recent = saved["step"], saved["log"], saved["recent"]
         # A killed run may have logged steps that no checkpoint holds: they are made, and logged, again.
-        checkpoint.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+        log_file.write_text("".join(json.dumps(row) + "\n" for row in log))
 
+    if bad := _not_finite(model):
+        raise ValueError(f"model: {bad[0]} holds NaN or infinity")
     measured, n_tokens, seconds = None, 0, 0.0
     with tqdm(total=steps, initial=start, disable=not progress, unit="step") as bar:
         for step in range(start, steps):
-            learning_rate = None if schedule is None else float(schedule(step))
+            learning_rate = None if schedule is None else _learning_rate(schedule, step)
             began = time.perf_counter()
             with memory.peak() if step == start else nullcontext(measured) as measured:
                 tokens, loss, grad_norm = _step(model, batches, opt, step, learning_rate, clip, seed)
@@ -94,7 +108,11 @@ def train(
             recent.append((loss, grad_norm))
 
             done = step + 1
-            if done % log_every == 0 or done == steps:
+            writes_row = done % log_every == 0 or done == steps
+            writes_checkpoint = checkpoint is not None and (done == steps or done % (checkpoint_every or steps) == 0)
+            if writes_row or writes_checkpoint:
+                _check_update(model, step)
+            if writes_row:
                 loss, grad_norm = (sum(values) / len(recent) for values in zip(*recent))
                 row = {
                     "step": done,
@@ -106,14 +124,14 @@ def train(
                     "peak_memory": measured.bytes,
                 }
                 if evaluate is not None:
-                    row |= {name: float(value) for name, value in evaluate(model).items()}
+                    row |= _evaluated(evaluate, model, row)
                 log.append(row)
                 recent, n_tokens, seconds = [], 0, 0.0
                 if checkpoint is not None:
-                    with open(checkpoint.with_suffix(".jsonl"), "a") as file:
+                    with open(log_file, "a") as file:
                         file.write(json.dumps(row) + "\n")
                 bar.set_postfix(loss=f"{loss:.3f}", bits=f"{loss / math.log(2):.3f}", refresh=False)
-            if checkpoint is not None and (done == steps or done % (checkpoint_every or steps) == 0):
+            if writes_checkpoint:
                 state = {"step": done, "seed": int(seed), "log": log, "recent": recent}
                 checkpoints.save_model(model, checkpoint, opt, state)
             bar.update()
@@ -157,12 +175,72 @@ def _step(model, batches, opt, step, learning_rate, clip, seed):
     norm = clip_by_global_norm(grads, math.inf if clip is None else clip)
     for name, value in (("loss", loss), ("norm of the gradients", norm)):
         if not math.isfinite(value):
+            _check_update(model, step - 1)
             raise FloatingPointError(
                 f"step {step}: the {name} is {value}. Parameters are as they were before this step; a lower "
                 f"learning rate, a longer warm-up or clip=1.0 may help"
             )
     opt.step(grads, lr=learning_rate)
     return targets.size, float(loss), norm
+
+
+def _not_finite(model):
+    """Names of the parameters that hold NaN or infinity. A GPU is waited for once."""
+    xp = backend.get_xp(next(iter(model.params.values())))
+    finite = xp.stack([xp.isfinite(param).all() for param in model.params.values()]).tolist()
+    return [name for name, fine in zip(model.params, finite) if not fine]
+
+
+def _check_update(model, step):
+    """Raise FloatingPointError where parameters are not finite after the update of step `step`."""
+    if bad := _not_finite(model):
+        raise FloatingPointError(
+            f"step {step}: after its update, {bad[0]} holds NaN or infinity ({len(bad)} of {len(model.params)} "
+            f"parameters do). They are lost: is the learning rate far too large? Of the checkpoints, which are "
+            f"written while all are finite, the last is kept"
+        )
+
+
+def _learning_rate(schedule, step):
+    """What `schedule` gives for `step`, a float; TypeError or ValueError unless it is finite and >= 0."""
+    learning_rate = _as_number(schedule(step))
+    check_learning_rate(f"schedule: step {step}", learning_rate)
+    return float(learning_rate)
+
+
+def _evaluated(evaluate, model, row):
+    """The numbers that `evaluate` adds to `row`; None for those that JSON has no word for."""
+    values = evaluate(model)
+    if not isinstance(values, dict):
+        raise TypeError(f"evaluate: expected it to return a dict of numbers; got {type(values).__name__}")
+    if taken := sorted(row.keys() & values.keys()):
+        raise ValueError(f"evaluate: expected other names than those of the log's own columns; got {taken}")
+    values = {name: _as_number(value) for name, value in values.items()}
+    for name, value in values.items():
+        if not isinstance(name, str) or not is_number(value):
+            raise TypeError(f"evaluate: expected it to return a dict of numbers; got {name!r}: {value!r}")
+    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _as_number(value):
+    """An array without axes, of either backend, as the number in it; anything else as it is."""
+    return backend.to_numpy(value)[()] if getattr(value, "shape", None) == () else value
+
+
+def _put_aside(*paths):
+    """Rename each file that is there, the checkpoint first: without it, a log is not gone on with."""
+    for path in paths:
+        if path.exists():
+            os.replace(path, path.with_name(path.name + ".old"))
+
+
+def _check_progress(saved, checkpoint, seed):
+    """Raise ValueError unless `saved` is what `train` saves, and of a run with this `seed`."""
+    kinds = {"step": int, "seed": int, "log": list, "recent": list}
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"{checkpoint}: holds no training run of `train`, which saves {', '.join(kinds)}")
+    if saved["seed"] != seed:
+        raise ValueError(f"seed: {checkpoint} was trained with seed {saved['seed']}; got {seed}")
 
 
 def _checked(batches):
@@ -197,6 +275,8 @@ def _check_arguments(model, batches, opt, steps, clip, log_every, checkpoint, ch
     check_count("log_every", log_every)
     if checkpoint is not None and check_path("checkpoint", checkpoint).suffix != ".safetensors":
         raise ValueError(f"checkpoint: expected a path that ends in .safetensors; got {str(checkpoint)!r}")
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        raise ValueError(f"checkpoint: expected a file; got the folder {str(checkpoint)!r}")
     if checkpoint_every is not None:
         check_count("checkpoint_every", checkpoint_every)
         if checkpoint is None:

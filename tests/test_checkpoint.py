@@ -165,10 +165,65 @@ def test_a_pickle_is_refused_unread(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"{path}: no such file"):
-            Reformer.load(path)
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "minireformer 1"])
+def test_metadata_that_is_not_json_is_named(saved, text):
+    rewrite(saved, lambda _, metadata: metadata.update(minireformer=text))
+    for read in (Reformer.load, lambda path: checkpoint.resume(*trained(), path)):
+        with pytest.raises(ValueError, match="run.safetensors: its metadata is not JSON"):
+            read(saved)
+
+
+@pytest.mark.parametrize("name", ["config", "dtype"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_metadata_without_a_config_or_a_dtype_is_named(saved, name, value):
+    def change(_, metadata):
+        about = json.loads(metadata["minireformer"]) | {name: value}
+        metadata["minireformer"] = json.dumps({key: value for key, value in about.items() if value is not None})
+
+    rewrite(saved, change)
+    for read in (Reformer.load, lambda path: checkpoint.resume(*trained(), path)):
+        with pytest.raises(ValueError, match="run.safetensors: expected a config and a dtype in its metadata"):
+            read(saved)
+
+
+def test_metadata_without_progress_is_a_model(saved):
+    def change(_, metadata):
+        about = json.loads(metadata["minireformer"])
+        del about["progress"]
+        metadata["minireformer"] = json.dumps(about)
+
+    rewrite(saved, change)
+    with pytest.raises(ValueError, match="run.safetensors: holds a model, but no training run"):
+        checkpoint.resume(*trained(), saved)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=f"path: {tmp_path / 'nowhere'}: no such file"):
+        Reformer.load(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, ""):
+        for call in (Reformer.load, trained()[0].save):
+            with pytest.raises(ValueError, match=f"path: expected a file; got the folder '{path}'"):
+                call(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_not_saved_into_a_folder_that_is_missing(tmp_path):
+    path = tmp_path / "no" / "model.safetensors"
+    with pytest.raises(ValueError, match=f"path: expected a file in a folder that is there; got '{path}'"):
+        trained()[0].save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_that_is_refused_changes_nothing(saved):
+    def refuse(progress):
+        raise ValueError(f"not {progress['step']}")
+
+    model, opt = trained(seed=1)
+    with pytest.raises(ValueError, match="not 2"):
+        checkpoint.resume(model, opt, saved, refuse)
+    assert_same_bits(model.params, trained(seed=1)[0].params)
+    assert_same_bits(opt.state, trained(seed=1)[1].state)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

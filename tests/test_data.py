@@ -120,6 +120,19 @@ def test_a_corpus_of_strings_is_an_error():
         ByteCorpus({"a": "text"})
 
 
+@pytest.mark.parametrize("name", [1, None, b"a"])
+def test_names_are_strings(name):
+    with pytest.raises(TypeError, match="files: expected names that are str; got"):
+        ByteCorpus({name: b"text", "other": b"text"})
+
+
+@pytest.mark.parametrize("n_bytes, held_out", [(1, 0.1), (5, 0.1), (1, 0.9), (40, 0.01), (40, 0.99)])
+def test_a_single_file_too_short_to_be_cut_is_an_error(n_bytes, held_out):
+    with pytest.raises(ValueError, match=f"files: expected more than the {n_bytes} bytes of the only file, 'a'"):
+        ByteCorpus({"a": b"x" * n_bytes}, held_out)
+    assert len(ByteCorpus({"a": b"x" * (n_bytes + 100)}, held_out).held_out) > 1  # beside the zero
+
+
 def test_standard_library_is_python_source_with_long_files():
     corpus = standard_library()
     names = corpus.names["train"] + corpus.names["held_out"]
@@ -149,6 +162,12 @@ def test_text_files_reads_a_folder_but_not_what_is_hidden_empty_or_binary(tmp_pa
         "deep/two.md",
         "one.txt",
     ]
+
+
+def test_text_files_reads_a_hidden_file_that_is_named(tmp_path):
+    path = tmp_path / ".notes"
+    path.write_bytes(b"x" * 100)
+    assert text_files(path).train.tobytes() == b"x" * 90 + b"\0"
 
 
 def test_text_files_reads_one_file_though_its_folder_is_hidden(tmp_path):

@@ -75,6 +75,42 @@ def test_collision_probability_takes_arrays_and_falls_from_one_to_zero():
     assert isinstance(float(mr.collision_probability(0.5, 16)), float)
 
 
+@pytest.mark.parametrize("n_buckets", [2, 4, 6, 16, 64, 1024, [4, 6]])
+def test_collision_probability_has_no_jump_near_zero_and_pi(n_buckets):
+    near = numpy.concatenate([numpy.linspace(0, 0.01, 60), numpy.geomspace(0.011, 0.3, 30)])
+    angles = numpy.concatenate([near, math.pi - near[::-1]])
+    p = mr.collision_probability(angles, n_buckets)
+    assert p[0] == 1 and p[-1] == 0
+    assert (numpy.diff(p) <= 0).all() and (numpy.diff(p[:90]) < 0).all()
+    for end in (slice(0, 60), slice(-60, None)):
+        slopes = numpy.diff(p[end]) / numpy.diff(angles[end])
+        numpy.testing.assert_allclose(slopes, slopes.mean(), rtol=0.05 if end.start == 0 else 0, atol=0.01)
+
+
+def test_an_angle_may_be_an_array_of_the_backend_in_use(cupy):
+    angles = numpy.array([0.1, 2.0])
+    p = mr.collision_probability(cupy.asarray(angles), 16)
+    assert isinstance(p, numpy.ndarray)  # theory is drawn, not trained on
+    numpy.testing.assert_array_equal(p, mr.collision_probability(angles, 16))
+    assert mr.collision_probability(cupy.asarray(angles)[0], 16) == p[0]
+
+
+def test_rotations_are_of_the_module_that_is_asked_for(cupy):
+    sizes = {"n_heads": 2, "d_head": 4, "n_hashes": 2, "n_buckets": 6}
+    mr.backend.use("numpy")
+    host = numpy.random.default_rng(0).standard_normal((1, 2, 9, 4))
+    expected = mr.hash_vectors(host, mr.random_rotations(5, **sizes))
+    mr.backend.use("cupy")
+    assert isinstance(mr.random_rotations(5, **sizes), cupy.ndarray)
+    rotations = mr.random_rotations(5, **sizes, like=host)
+    assert isinstance(rotations, numpy.ndarray)
+    numpy.testing.assert_array_equal(mr.hash_vectors(host, rotations), expected)
+    mr.backend.use("numpy")
+    assert isinstance(mr.random_rotations(5, **sizes, like=cupy.zeros(1)), cupy.ndarray)
+    with pytest.raises(TypeError, match="like: expected a NumPy or CuPy array; got str"):
+        mr.random_rotations(5, **sizes, like="numpy")
+
+
 @given(
     st.integers(1, 3),
     st.lists(st.integers(0, 5), min_size=1, max_size=40),
@@ -129,6 +165,10 @@ def test_bad_shapes_are_named():
         mr.hash_vectors(x, rotations, [4, 4])
     with pytest.raises(ValueError, match="x: expected at least one token"):
         mr.hash_vectors(x[:, :, :0], rotations)
+    for empty in (rotations[:, :, :0], rotations[..., :0]):
+        for n_buckets in (None, 6):
+            with pytest.raises(ValueError, match="rotations: expected at least one round and one column; got shape"):
+                mr.hash_vectors(x, empty, n_buckets)
     with pytest.raises(TypeError, match="x: expected a NumPy or CuPy array; got list"):
         mr.hash_vectors(x.tolist(), rotations)
     with pytest.raises(TypeError, match="rotations: expected floats"):

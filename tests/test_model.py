@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy
 import pytest
 
 import minireformer as mr
@@ -265,6 +266,70 @@ def test_bad_inputs_are_named():
         mr.Reformer({"d_model": 12})
     with pytest.raises(ValueError, match="dtype"):
         mr.Reformer(SMALL, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"targets": lambda targets, rotations: targets + 11}, ValueError, "targets: expected ids from 0 to 10"),
+        ({"targets": lambda targets, rotations: targets[:1]}, ValueError, r"targets: expected shape \(2, 22\)"),
+        ({"mask": lambda targets, rotations: targets < 0}, ValueError, "mask: no position is true"),
+        ({"mask": lambda targets, rotations: targets[:, 1:] > 0}, ValueError, r"mask: expected shape \(2, 22\)"),
+        (
+            {"rotations": lambda targets, rotations: [rotations, rotations[1:]]},
+            ValueError,
+            r"rotations\[1\]: expected shape \(2, 5, any, any\)",
+        ),
+        (
+            {"rotations": lambda targets, rotations: [rotations, rotations[:, :, 1:]]},
+            ValueError,
+            r"rotations\[1\]: expected 2 rounds \(n_hashes\); got 1",
+        ),
+        (
+            {"rotations": lambda targets, rotations: [rotations, rotations[..., 1:]]},
+            ValueError,
+            r"rotations\[1\]: expected 2 columns for n_buckets 4; got 1",
+        ),
+        ({"rotations": lambda targets, rotations: [rotations, None]}, TypeError, r"rotations\[1\]: expected a NumPy"),
+        ({"rotations": lambda targets, rotations: rotations[..., :0]}, ValueError, "rotations: expected at least one"),
+    ],
+)
+def test_targets_mask_and_rotations_are_checked_before_any_layer_runs(monkeypatch, change, error, message):
+    model, (tokens, targets) = model_of(), tokens_and_targets()
+    rotations = mr.random_rotations(0, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
+    given = {"targets": targets, "rotations": [rotations, rotations]}
+    model.loss_and_grads(tokens, **given)
+    monkeypatch.setattr(mr.layer.Layer, "forward", None)
+    monkeypatch.setattr(type(model.embedding), "forward", None)
+    with pytest.raises(error, match=message):
+        model.loss_and_grads(tokens, **(given | {name: make(targets, rotations) for name, make in change.items()}))
+
+
+@pytest.mark.parametrize("positions", ["axial", "learned", "sinusoidal"])
+def test_a_model_made_before_a_switch_keeps_its_backend(cupy, positions):
+    mr.backend.use("numpy")
+    model = mr.Reformer(replace(SMALL, positions=positions, attn_layers=("local", "lsh", "shared_full")))
+    tokens, targets = numpy.random.default_rng(0).integers(0, 11, (2, 2, 22))
+    loss, grads = model.loss_and_grads(tokens, targets)
+    mr.backend.use("cupy")
+    assert model.loss_and_grads(tokens, targets)[0] == loss
+    assert {type(grad) for grad in grads.values()} == {type(model(tokens))} == {numpy.ndarray}
+
+
+def test_where_nothing_is_hashed_rotations_for_a_longer_text_will_do():
+    model, (tokens, _) = model_of(n_buckets=None), tokens_and_targets()
+    rotations = mr.random_rotations(0, n_heads=2, d_head=5, n_hashes=2, n_buckets=8, dtype="float64")
+    model(tokens, rotations=rotations)
+    model(tokens[:, :3], rotations=rotations)
+    with pytest.raises(ValueError, match="rotations: expected 2 columns for n_buckets 4; got 4"):
+        model(tokens[:, :9], rotations=rotations)
+
+
+def test_targets_that_do_not_count_may_be_anything():
+    model, (tokens, targets) = model_of(), tokens_and_targets()
+    mask = np.arange(22)[None] % 2 == np.array([[0], [1]])
+    loss, _ = model.loss_and_grads(tokens, targets, mask=mask)
+    assert model.loss_and_grads(tokens, np.where(mask, targets, -100), mask=mask)[0] == loss
 
 
 def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch):

@@ -194,6 +194,26 @@ def test_gradients_that_do_not_fit_are_refused_before_anything_changes(make, cha
     assert opt.state["n_steps"] == 0
 
 
+@pytest.mark.parametrize("make", [Adam, Adafactor])
+@pytest.mark.parametrize(
+    "lr, error, message",
+    [
+        (-0.1, ValueError, "lr: expected a finite learning rate >= 0; got -0.1"),
+        (math.nan, ValueError, "lr: .* got nan"),
+        (math.inf, ValueError, "lr: .* got inf"),
+        (True, TypeError, "lr: expected a number; got True"),
+    ],
+)
+def test_a_learning_rate_that_is_none_is_refused_before_anything_changes(make, lr, error, message):
+    params = random_arrays(0)
+    opt, before = make(params), host_copy(params)
+    with pytest.raises(error, match=message):
+        opt.step(random_arrays(1), lr=lr)
+    assert opt.state["n_steps"] == 0
+    opt.step(random_arrays(1), lr=0)  # where `warmup_cosine` ends
+    assert_close(params, before, rtol=0)
+
+
 def test_schedules_rise_to_their_peak_and_fall():
     inverse, cosine = warmup_inverse_sqrt(0.5, warmup=4), warmup_cosine(0.5, warmup=4, steps=104)
     for schedule in (inverse, cosine):
@@ -229,8 +249,10 @@ def test_clipping_reports_gradients_that_are_not_finite_and_leaves_them(bad):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: Adam({}, lr=0), "lr: expected a learning rate > 0; got 0"),
-        (lambda: Adam({}, lr=None), "lr: expected a learning rate > 0; got None"),
+        (lambda: Adam({}, lr=0), "lr: expected a finite learning rate > 0; got 0"),
+        (lambda: Adam({}, lr=None), "lr: expected a finite learning rate > 0; got None"),
+        (lambda: Adam({}, lr=math.inf), "lr: expected a finite learning rate > 0; got inf"),
+        (lambda: Adafactor({}, lr=math.inf), "lr: expected a finite learning rate > 0; got inf"),
         (lambda: Adam({}, betas=(0.9, 1.0)), "betas: expected two numbers"),
         (lambda: Adafactor({}, lr=math.nan), "lr: expected .* got nan"),
         (lambda: Adafactor({}, lr="0.1"), "lr: expected .* got '0.1'"),
@@ -241,6 +263,9 @@ def test_clipping_reports_gradients_that_are_not_finite_and_leaves_them(bad):
         (lambda: warmup_inverse_sqrt(-1, 10), "peak: .* got -1"),
         (lambda: warmup_inverse_sqrt(1, 0), "warmup: .* got 0"),
         (lambda: warmup_cosine(1, 10, 10), "steps: expected more than warmup"),
+        (lambda: warmup_cosine(1, 10, math.nan), "steps: expected more than warmup .* got nan"),
+        (lambda: warmup_cosine(math.inf, 10, 20), "peak: expected a finite learning rate > 0; got inf"),
+        (lambda: warmup_inverse_sqrt(1, math.inf), "warmup: expected a finite number of steps >= 1; got inf"),
         (lambda: clip_by_global_norm({"a": np.ones(2)}, 0), "max_norm: .* got 0"),
     ],
 )

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arrays import np
+from minireformer import backend
 from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 
 
@@ -52,6 +54,21 @@ def test_sinusoids_of_a_shifted_position_are_a_rotation_of_it():
     shift[:, :8] = table[:-5, :8] * cosine + table[:-5, 8:] * sine
     shift[:, 8:] = table[:-5, 8:] * cosine - table[:-5, :8] * sine
     np.testing.assert_allclose(table[5:], shift, atol=1e-12)
+
+
+@pytest.mark.parametrize("before, after", [("numpy", "cupy"), ("cupy", "numpy")])
+def test_positions_made_before_a_switch_keep_their_backend(cupy, before, after):
+    backend.use(before)
+    x = backend.asarray([[[0.0] * 8] * 5])
+    layers = AxialPositions((4, 6), (3, 5), dtype="float64"), LearnedPositions(24, 8, dtype="float64")
+    for layer in (*layers, SinusoidalPositions(24, 8, dtype="float64")):
+        backend.use(before)
+        expected = backend.to_numpy(layer(x))
+        backend.use(after)
+        y, cache = layer.forward(x)
+        dx, grads = layer.backward(y, cache)
+        assert {backend.get_xp(array) for array in (y, dx, *grads.values())} == {backend.get_xp(x)}
+        numpy.testing.assert_array_equal(backend.to_numpy(y), expected)
 
 
 def test_bad_arguments_are_named():

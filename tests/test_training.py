@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from arrays import np
-from minireformer import backend, rng
+from minireformer import backend, checkpoint, rng
 from minireformer.data import duplicate_task
 from minireformer.model import Reformer, ReformerConfig
 from minireformer.optim import Adafactor, Adam, Optimizer, warmup_inverse_sqrt
@@ -179,11 +179,30 @@ def test_a_finished_run_returns_its_log_at_once_and_resume_false_starts_over(tmp
     assert other_log[0]["loss"] != log[0]["loss"]
 
 
+def test_a_run_that_starts_over_puts_the_files_of_the_last_one_aside(tmp_path):
+    path = tmp_path / "run.safetensors"
+    first, log = run(4, path, log_every=1)
+    with pytest.raises(Stop):  # killed before its first checkpoint
+        run(8, path, seed=5, log_every=1, resume=False, batches=stop_at(2))
+    assert not path.exists() and [row["step"] for row in json_lines(path)] == [1, 2]
+    assert_same_bits(Reformer.load(tmp_path / "run.safetensors.old"), first)
+    old = (tmp_path / "run.jsonl.old").read_text().splitlines()
+    assert without_clock(map(json.loads, old)) == without_clock(log)
+    again, again_log = run(8, path, seed=5, log_every=1)  # goes on with the new run, not the old one
+    whole, whole_log = run(8, seed=5, log_every=1)
+    assert_same_bits(again, whole)
+    assert without_clock(again_log) == without_clock(whole_log)
+
+
 def test_the_seed_decides_dropout_and_a_run_is_not_resumed_with_another(tmp_path):
     path = tmp_path / "run.safetensors"
     _, log = run(4, path)
     with pytest.raises(ValueError, match="seed: .*run.safetensors was trained with seed 0; got 1"):
         run(8, path, seed=1)
+    model = Reformer(CONFIG, seed=3)
+    with pytest.raises(ValueError, match="seed: .*run.safetensors was trained with seed 0; got 1"):
+        train(model, batches, Adam(model.params), 8, checkpoint=path, seed=1, progress=False)
+    assert_same_bits(model, Reformer(CONFIG, seed=3))
     assert run(4, seed=1)[1][0]["loss"] != log[0]["loss"]
     assert run(4)[1][0]["loss"] == log[0]["loss"]
 
@@ -213,6 +232,82 @@ def test_a_step_that_is_not_finite_is_named_and_changes_nothing(tmp_path, monkey
         np.testing.assert_array_equal(backend.to_numpy(param), before[name])
     monkeypatch.undo()
     assert_same_bits(Reformer.load(path), run(4)[0])  # the checkpoint of step 4 is kept
+
+
+def too_fast_from(step):
+    """A schedule whose rate is sensible first, and from `step` on finite but far too large for float32."""
+    return lambda now: 0.02 if now < step else 1e300
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 100])  # noticed before the row, and by the loss of the next step
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_update_that_overflows_is_named_and_the_last_checkpoint_holds(tmp_path, log_every):
+    path, asked = tmp_path / "run.safetensors", []
+
+    def watched(step):
+        asked.append(step)
+        return batches(step)
+
+    settings = {"checkpoint_every": 2, "log_every": log_every}
+    with pytest.raises(FloatingPointError, match="step 4: after its update, .* holds NaN or infinity .*parameters do"):
+        run(10, path, batches=watched, schedule=too_fast_from(4), **settings)
+    assert asked == [0, 1, 2, 3, 4] + [5] * (log_every > 1)
+    assert_same_bits(Reformer.load(path), run(4)[0])
+    assert all(math.isfinite(row["loss"]) and row["step"] <= 4 for row in json_lines(path))
+    slower, log = run(10, path, schedule=lambda step: 0.02, **settings)  # goes on as if nothing had happened
+    assert_same_bits(slower, run(10)[0])
+    assert log[-1]["step"] == 10
+
+
+@pytest.mark.parametrize("make", [Adam, Adafactor])
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_last_update_of_a_run_is_looked_at_too(tmp_path, make, checkpoint):
+    path = tmp_path / "run.safetensors" if checkpoint else None
+    with pytest.raises(FloatingPointError, match="step 0: after its update"):
+        run(1, path, make=make, schedule=too_fast_from(0))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_model_that_holds_nan_is_not_trained_but_may_be_resumed(tmp_path):
+    path = tmp_path / "run.safetensors"
+    whole, _ = run(4, path)
+    model = Reformer(CONFIG, seed=3)
+    model.params["head.bias"][1] = math.nan
+    opt = Adam(model.params, lr=0.02)
+    with pytest.raises(ValueError, match="model: head.bias holds NaN or infinity"):
+        train(model, batches, opt, 4, progress=False)
+    train(model, batches, opt, 4, checkpoint=path, progress=False)
+    assert_same_bits(model, whole)
+
+
+@pytest.mark.parametrize(
+    "rate, error, message",
+    [
+        (-1, ValueError, "schedule: step 2: expected a finite learning rate >= 0; got -1"),
+        (math.nan, ValueError, "schedule: step 2: .* got nan"),
+        (math.inf, ValueError, "schedule: step 2: .* got inf"),
+        (None, TypeError, "schedule: step 2: expected a number; got None"),
+        ("0.1", TypeError, "schedule: step 2: expected a number; got '0.1'"),
+    ],
+)
+def test_a_schedule_that_gives_no_learning_rate_is_named_with_the_step(tmp_path, rate, error, message):
+    path, asked = tmp_path / "run.safetensors", []
+
+    def watched(step):
+        asked.append(step)
+        return batches(step)
+
+    with pytest.raises(error, match=message):
+        run(4, path, batches=watched, schedule=lambda step: rate if step == 2 else 0.02, checkpoint_every=2)
+    assert asked == [0, 1]
+    assert_same_bits(Reformer.load(path), run(2)[0])
+
+
+def test_a_schedule_may_give_zero_and_an_array_without_axes(tmp_path):
+    still, log = run(2, schedule=lambda step: np.zeros(()))
+    assert_same_bits(still, Reformer(CONFIG, seed=3))
+    assert log[0]["learning_rate"] == 0.0
 
 
 def test_a_row_holds_what_was_measured():
@@ -259,6 +354,48 @@ def test_tokens_per_second_count_tokens_and_neither_evaluation_nor_the_first_ste
     assert [row["tokens_per_s"] for row in rows] == [32 / 0.5, 2 * 32 / (0.75 + 1.25), 32 / 2.0]
     assert [row["score"] for row in json_lines(path)] == [7.0] * 3
     assert run(1, batches=slow_batches)[1][0]["tokens_per_s"] is None
+
+
+@pytest.mark.parametrize(
+    "evaluate, error, message",
+    [
+        (lambda model: 0.5, TypeError, "evaluate: expected it to return a dict of numbers; got float"),
+        (lambda model: None, TypeError, "evaluate: .*; got NoneType"),
+        (lambda model: {"score": "7"}, TypeError, "evaluate: .*; got 'score': '7'"),
+        (lambda model: {"score": np.ones(2)}, TypeError, "evaluate: .*; got 'score': "),
+        (lambda model: {7: 7.0}, TypeError, "evaluate: .*; got 7: 7.0"),
+        (
+            lambda model: {"score": 1, "step": 1, "loss": 1},
+            ValueError,
+            r"evaluate: expected other names .*'loss', 'step'",
+        ),
+    ],
+)
+def test_what_evaluate_returns_is_checked_at_the_first_row(tmp_path, evaluate, error, message):
+    asked = []
+
+    def watched(step):
+        asked.append(step)
+        return batches(step)
+
+    with pytest.raises(error, match=message):
+        run(4, tmp_path / "run.safetensors", log_every=2, evaluate=evaluate, batches=watched)
+    assert asked == [0, 1] and json_lines(tmp_path / "run.safetensors") == []
+
+
+def test_a_number_that_json_does_not_know_is_null(tmp_path):
+    def evaluate(model):
+        return {"none": math.nan, "high": math.inf, "low": -np.ones(()) / 0.25, "count": 3}
+
+    def refuse(name):
+        raise ValueError(name)
+
+    path = tmp_path / "run.safetensors"
+    _, log = run(4, path, evaluate=evaluate)
+    (line,) = path.with_suffix(".jsonl").read_text().splitlines()
+    row = json.loads(line, parse_constant=refuse)
+    assert [row[name] for name in ("none", "high", "low", "count")] == [None, None, -4.0, 3.0]
+    assert run(4, path, evaluate=evaluate)[1] == log == [row]
 
 
 def test_peak_memory_is_that_of_one_step_and_nothing_is_traced_after_it():
@@ -321,6 +458,8 @@ def test_the_progress_bar_can_be_turned_off(capsys):
         ({"schedule": 0.1}, TypeError, "schedule: expected a function; got float"),
         ({"evaluate": {}}, TypeError, "evaluate: expected a function; got dict"),
         ({"checkpoint": 5}, TypeError, "checkpoint: expected a path; got int"),
+        ({"resume": "no"}, TypeError, "resume: expected True or False; got 'no'"),
+        ({"progress": 1}, TypeError, "progress: expected True or False; got 1"),
         ({"seed": None}, TypeError, "seed: expected an integer"),
         ({"clip": "1"}, ValueError, "clip: .*got '1'"),
         ({"steps": 0}, ValueError, "steps: .*got 0"),
@@ -334,6 +473,21 @@ def test_the_progress_bar_can_be_turned_off(capsys):
 def test_bad_settings_are_named(settings, error, message):
     with pytest.raises(error, match=message):
         run(**({"steps": 2} | settings))
+
+
+def test_progress_of_another_kind_is_not_resumed(tmp_path):
+    path, model = tmp_path / "run.safetensors", Reformer(CONFIG)
+    for progress in ({"step": 2}, [1, 2], {"step": "2", "seed": 0, "log": [], "recent": []}):
+        checkpoint.save_model(model, path, Adam(model.params), progress)
+        with pytest.raises(ValueError, match="run.safetensors: holds no training run of `train`"):
+            run(4, path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    (tmp_path / "run.safetensors").mkdir()
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="checkpoint: expected a file; got the folder"):
+            run(4, tmp_path / "run.safetensors", resume=resume)
 
 
 def test_a_model_without_a_training_run_is_not_resumed(tmp_path):
