@@ -17,7 +17,6 @@ from minireformer.layer import check_array, check_count, check_module, check_not
 
 _SMALL_ANGLE = 0.005  # radians: nearer to 0 or pi, 96 nodes see too little of the quadrature's narrow peak
 _BLOCK = 512  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
-_TIMES_VECTORS = 2  # on a GPU: projections take at most so often what the vectors of a head take
 
 
 def default_n_buckets(length, chunk_len, max_len=None):
@@ -114,7 +113,9 @@ def hash_vectors(x, rotations, n_buckets=None):
         rotations = rotations.astype(x.dtype)
     buckets = xp.empty((n_batch, n_heads, n_hashes, length), smallest_int(math.prod(factors)))
 
-    block = _BLOCK if xp is numpy else max(_BLOCK, _TIMES_VECTORS * length * d_head // (n_hashes * columns))
+    block = _BLOCK
+    if xp is not numpy:  # a GPU wants much at a time: as many projections as there are numbers in a head's vectors
+        block = max(_BLOCK, length * d_head // (n_hashes * columns))
 
     def work(heads):
         buffer = xp.empty((min(block, length), n_hashes * columns), x.dtype)

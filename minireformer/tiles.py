@@ -15,7 +15,8 @@ import numpy
 from minireformer import backend, fused, rng
 
 _TILE_LOGITS = 16 * 64 * 128  # on a CPU: half a megabyte in float32 stays in a core's own cache
-_TIMES_QUERIES = 8  # on a GPU: a tile's buffers take at most so often what the queries take, so memory grows with T
+_TIMES_QUERIES = 4  # on a GPU: a tile's buffers take at most so often what the queries take, so memory grows with T
+_LEAST_BYTES = 1 << 20  # but this much anyway
 
 
 class Pattern(NamedTuple):
@@ -125,7 +126,8 @@ class Walk:
     def _room(self):
         """Bytes that a tile may take on a GPU."""
         n_queries = math.prod(self.layout.shape) * self.layout.d_head
-        return min(_TIMES_QUERIES * n_queries * self.dtype.itemsize, backend.device_bytes() // 16)
+        wanted = max(_TIMES_QUERIES * n_queries * self.dtype.itemsize, _LEAST_BYTES)
+        return min(wanted, backend.device_bytes() // 16)
 
     def _bytes_of_chunks(self, n):
         """About what `n` chunks take in a tile of the backward pass: p and ds, and vectors, slot by slot."""
@@ -153,10 +155,12 @@ class Walk:
     def tiles(self, of_round):
         """Every `Tile` of a round."""
         chunk_len, width = self.pattern.chunk_len, self.pattern.width
+        n_chunks = self.length // chunk_len
         if self.xp is numpy:
             n = _TILE_LOGITS // (chunk_len * chunk_len * width)
-        else:
-            n = self._room() // self._bytes_of_chunks(len(self.block))
+        else:  # all tiles of a size, for each size has buffers of its own
+            n_tiles = -(-n_chunks // max(1, self._room() // self._bytes_of_chunks(len(self.block))))
+            n = -(-n_chunks // n_tiles)
         size = chunk_len * max(1, n)
         for start in range(0, self.length, size):
             stop = min(start + size, self.length)

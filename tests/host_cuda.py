@@ -17,6 +17,7 @@ import numpy
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 _BEFORE = """
+#define _XOPEN_SOURCE 700  // ucontext.h asks for it on macOS
 #include <cmath>
 #include <ucontext.h>
 #define LANES 4
