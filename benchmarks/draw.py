@@ -18,6 +18,8 @@ SHOWN = ("minireformer", "Hugging Face", "lucidrains", "exact (torch)")
 
 def cell(one):
     """A contender's time and memory as text."""
+    if one is None:
+        return "not measured"
     if "failed" in one:
         return f"failed: {one['failed']}"
     return f"{one['seconds']:.2f} s, {plots.human_bytes(one['peak_mb'] * 1e6)}"
@@ -35,7 +37,7 @@ def table(name, what="lengths"):
     print(f"\n| {what} | " + " | ".join(f"{size:,}" for size in by_size) + " |")
     print("|---|" + "---|" * len(by_size))
     for contender in next(iter(by_size.values())):
-        print(f"| {contender} | " + " | ".join(cell(one[contender]) for one in by_size.values()) + " |")
+        print(f"| {contender} | " + " | ".join(cell(one.get(contender)) for one in by_size.values()) + " |")
 
 
 def curves(ax, by_size, key, plot):
