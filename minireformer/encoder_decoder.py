@@ -14,10 +14,9 @@ from minireformer import checkpoint, rng
 from minireformer.basic import Dropout, Embedding, LayerNorm, Linear, check_tokens
 from minireformer.config import ReformerConfig
 from minireformer.cross_attention import CrossAttention, PreNormCross, attention_weights
-from minireformer.feed_forward import FeedForward
 from minireformer.layer import Layer, check_array, check_count, check_not_empty, prefixed
 from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_backward
-from minireformer.model import Reformer, make_attention, make_positions
+from minireformer.model import FeaturesCache, Reformer, make_attention, make_feed_forward, make_positions
 from minireformer.reversible import PreNorm
 from minireformer.reversible_chain import ReversibleChain
 
@@ -71,17 +70,6 @@ class Encoder(Reformer):
         return None, self.features_backward(dy, cache)
 
 
-class DecoderCache(NamedTuple):
-    """The caches of the decoder's parts, in the order of `Decoder.features`."""
-
-    embedding: Any
-    positions: Any
-    embedding_dropout: Any
-    layers: Any
-    layer_norm: Any
-    output_dropout: Any
-
-
 class Decoder(Layer):
     """Target tokens and a memory to features: as `Reformer`, with a cross-attention layer in every block."""
 
@@ -105,15 +93,7 @@ class Decoder(Layer):
                 seed=rng.fold(seed, i, "cross_attention"),
                 dtype=dtype,
             )
-            feed_forward = FeedForward(
-                d_model,
-                config.d_ff,
-                seed=rng.fold(seed, i, "feed_forward"),
-                activation=config.activation,
-                dropout=config.dropout,
-                chunk_len=config.ff_chunk_len,
-                dtype=dtype,
-            )
+            feed_forward = make_feed_forward(config, rng.fold(seed, i, "feed_forward"), dtype)
             kinds = zip((PreNorm, PreNormCross, PreNorm), (attention, cross_attention, feed_forward))
             blocks.append(tuple(pre_norm(part, d_model, eps, dtype) for pre_norm, part in kinds))
         self.layers = self.add("layers", ReversibleChain(blocks, config.reversible))
@@ -130,7 +110,7 @@ class Decoder(Layer):
         y, layers = self.layers.forward(x, rng.fold(seed, "layers"), training, **given)
         features, layer_norm = self.layer_norm.forward(y)
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
-        return features, DecoderCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
+        return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
 
     def features_backward(self, dfeatures, cache):
         """dfeatures (B, T, 2 d_model) -> dmemory (B, S, 2 d_model), grads of every parameter but the head's."""

@@ -24,7 +24,7 @@ from minireformer.reversible import PreNorm, ReversibleStack
 
 
 class FeaturesCache(NamedTuple):
-    """The caches of a model's parts, in the order of `features`."""
+    """The caches of a model's, or a decoder's, parts, in the order of `features`."""
 
     embedding: Any
     positions: Any
@@ -61,15 +61,7 @@ class Reformer(Layer):
         blocks = []
         for i, kind in enumerate(config.attn_layers):
             attention = make_attention(config, kind, rng.fold(seed, i, "attention"), dtype)
-            feed_forward = FeedForward(
-                d_model,
-                config.d_ff,
-                seed=rng.fold(seed, i, "feed_forward"),
-                activation=config.activation,
-                dropout=config.dropout,
-                chunk_len=config.ff_chunk_len,
-                dtype=dtype,
-            )
+            feed_forward = make_feed_forward(config, rng.fold(seed, i, "feed_forward"), dtype)
             blocks.append((PreNorm(attention, d_model, eps, dtype), PreNorm(feed_forward, d_model, eps, dtype)))
         self.layers = self.add("layers", ReversibleStack(blocks, config.reversible))
         self.layer_norm = self.add("layer_norm", LayerNorm(2 * d_model, eps=eps, dtype=dtype))
@@ -217,3 +209,16 @@ def make_attention(config, kind, seed, dtype):
         names = ("n_hashes", "n_buckets", "max_len", "same_bucket", "count_once")
         given |= {name: getattr(config, name) for name in names}
     return ATTENTION[kind](config.d_model, config.n_heads, config.d_head, seed=seed, dtype=dtype, **given)
+
+
+def make_feed_forward(config, seed, dtype):
+    """The feed-forward layer of a block, as a `ReformerConfig` has it."""
+    return FeedForward(
+        config.d_model,
+        config.d_ff,
+        seed=seed,
+        activation=config.activation,
+        dropout=config.dropout,
+        chunk_len=config.ff_chunk_len,
+        dtype=dtype,
+    )
