@@ -4,6 +4,7 @@
     with memory.peak() as m:        # the most that was alive at any moment inside the block
         y, cache = layer.forward(x)
     m.bytes
+    m.mark("attention")             # inside the block: what is alive now, and the most since the last mark, in m.marks
     memory.predict(config, batch, length)   # the same, from the sizes alone, before anything is run
 
 The first two answer different questions: a reversible layer has a small cache, a chunked layer a small peak.
@@ -64,10 +65,28 @@ def _owner(array):
     return owner
 
 
-class Peak:
-    """What `peak()` yields: `bytes` is known once the block has ended."""
+class Mark(NamedTuple):
+    """What was alive up to a moment inside a block of `peak`, in bytes above those at the block's start."""
 
-    bytes = None
+    label: str
+    highest: int  # the most since the mark before, or since the start
+    now: int  # at the mark itself
+
+
+class Peak:
+    """What `peak()` yields: `bytes` is known once the block has ended, `marks` grows by one with each `mark`."""
+
+    def __init__(self):
+        self.bytes, self.marks, self._look = None, [], None
+
+    def mark(self, label):
+        """Add a `Mark` of this moment to `marks`; RuntimeError once the block has ended."""
+        if self._look is None:
+            raise RuntimeError(f"mark {label!r}: the block of `peak()` has ended")
+        self.marks.append(Mark(label, *self._look()))
+
+    def _end(self, highest):
+        self.bytes, self._look = max([highest, *(mark.highest for mark in self.marks)]), None
 
 
 @contextlib.contextmanager
@@ -85,7 +104,7 @@ def peak():
         yield measured
 
 
-_highest = {}  # of every host measurement under way, the most bytes that were traced during it
+_highest = {}  # of every host measurement under way, the most bytes that were traced since its start or last mark
 
 
 @contextlib.contextmanager
@@ -96,11 +115,20 @@ def _follow_host(measured):
     _note_highest()  # tracemalloc has only one peak: before it is reset, the outer blocks note it
     tracemalloc.reset_peak()
     start, _highest[measured] = tracemalloc.get_traced_memory()
+
+    def look():
+        _note_highest()
+        tracemalloc.reset_peak()
+        highest = _highest[measured]
+        now, _highest[measured] = tracemalloc.get_traced_memory()
+        return highest - start, now - start
+
+    measured._look = look
     try:
         yield
     finally:
         _note_highest()
-        measured.bytes = _highest.pop(measured) - start
+        measured._end(_highest.pop(measured) - start)
         if starts_tracing:
             tracemalloc.stop()
 
@@ -126,11 +154,16 @@ def _follow_device(measured):
         def free_postprocess(self, *, mem_size, **_):
             self.now -= mem_size
 
+        def look(self):
+            highest, self.highest = self.highest, self.now
+            return highest, self.now
+
     with LiveBytes() as live:
+        measured._look = live.look
         try:
             yield
         finally:
-            measured.bytes = live.highest
+            measured._end(live.highest)
 
 
 class Prediction(NamedTuple):

@@ -132,6 +132,54 @@ def test_an_array_that_an_inner_block_keeps_counts_in_the_outer_peak():
     del kept
 
 
+def test_marks_tell_what_is_alive_and_the_most_since_the_last_mark():
+    with memory.peak() as m:
+        kept = megabytes(1)
+        megabytes(6)
+        m.mark("high")
+        megabytes(2)
+        m.mark("low")
+        del kept
+        m.mark("freed")
+    assert [mark.label for mark in m.marks] == ["high", "low", "freed"]
+    assert [mark.highest for mark in m.marks] == [about(7), about(3), about(1)]
+    assert [mark.now for mark in m.marks] == [about(1), about(1), about(0)]
+    assert m.bytes == about(7)
+
+
+def test_what_comes_after_the_last_mark_counts_in_the_peak():
+    with memory.peak() as m:
+        megabytes(1)
+        m.mark("so far")
+        megabytes(4)
+    assert m.marks[0].highest == about(1)
+    assert m.bytes == about(4)
+
+
+@pytest.mark.parametrize("inside", [2, 8])
+def test_marks_and_nested_peaks_do_not_disturb_each_other(inside):
+    with memory.peak() as outer:
+        kept = megabytes(1)
+        megabytes(4)
+        with memory.peak() as inner:
+            outer.mark("before")
+            megabytes(inside)
+            inner.mark("its own")
+            outer.mark("after")
+    assert [mark.highest for mark in outer.marks] == [about(5), about(1 + inside)]
+    assert inner.bytes == inner.marks[0].highest == about(inside)
+    assert outer.bytes == about(1 + max(4, inside))
+    del kept
+
+
+def test_a_mark_after_the_end_is_refused():
+    with memory.peak() as m:
+        pass
+    with pytest.raises(RuntimeError, match="mark 'late'"):
+        m.mark("late")
+    assert m.marks == []
+
+
 def test_peak_on_the_gpu_follows_live_arrays_not_the_pool():
     try:
         cupy = backend.use("cupy")
