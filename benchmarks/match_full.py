@@ -38,14 +38,15 @@ FULL |= {
     "log_every": 100,
     "n_logged": 4,
     "n_final": 32,
-}  # pieces of held-out files for a row of the log, and at the end
+}  # pieces of held-out files, for a row of the log and in the end
 QUICK = {"length": 256, "d_model": 32, "chunk_len": 16, "steps": 20, "warmup": 5, "seeds": (0,)}
 QUICK |= {"log_every": 10, "n_logged": 1, "n_final": 2}
 LEARNING_RATE = 3e-3
 DIFFERENT = (
-    "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with hundreds "
-    "of thousands of steps on accelerators. Here: two layers of 96 units, 4,096 bytes of source code, steps of one "
-    "sequence. Training is short: what a model learns about far context early may be less than what it learns in the end."
+    "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with "
+    "hundreds of thousands of steps on accelerators. Here: two layers of 96 units, 4,096 bytes of source code, steps of "
+    "one sequence. Training is short: what a model learns about far context early may be less than what it learns in "
+    "the end."
 )
 
 
@@ -65,11 +66,6 @@ def config_of(kinds, size, n_hashes=4):
     )
 
 
-def checkpoint_of(variant, seed, quick):
-    """Where the checkpoint of a trained model lies."""
-    return recording.BUILD / ("match_full_quick" if quick else "match_full") / f"{variant} {seed}.safetensors"
-
-
 def held_out(corpus, size, n_pieces):
     """`n_pieces` pieces of the held-out files, always the same: a list of (tokens, targets), (1, T) each."""
     return [corpus.batch("held_out", i, 1, size["length"]) for i in range(n_pieces)]
@@ -86,7 +82,7 @@ def summary(bits, against=None):
     return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
 
 
-def train_one(variant, seed, size, quick, corpus):
+def train_one(variant, seed, size, options, corpus):
     """-> trained model, log, with bits per byte of held-out files in every row."""
     model = mr.Reformer(config_of(VARIANTS[variant], size), seed=seed)
     pieces = held_out(corpus, size, size["n_logged"])
@@ -100,7 +96,7 @@ def train_one(variant, seed, size, quick, corpus):
         seed=seed,
         log_every=size["log_every"],
         evaluate=lambda model: {"held_out_bits": statistics.mean(bits_of(model, pieces))},
-        checkpoint=checkpoint_of(variant, seed, quick),
+        checkpoint=recording.places("match_full", options)[0] / f"{variant} {seed}.safetensors",
         checkpoint_every=size["log_every"],
         progress=sys.stderr.isatty(),
     )
@@ -170,11 +166,11 @@ def at_equal_seconds(logs, seconds):
     }
 
 
-def add_times(quick, size):
+def add_times(options, size):
     """Measure steps and add them, and the logs against seconds, to what was recorded."""
-    path = recording.path_of("match_full", quick)
+    path = recording.places("match_full", options)[1]
     result = json.loads(path.read_text())
-    result["times"] = seconds_per_step(size, 3 if quick else 15)
+    result["times"] = seconds_per_step(size, 3 if options.quick else 15)
     medians = result["times"]["seconds_per_step"]
     result["at_equal_seconds"] = {
         seed: at_equal_seconds({v: run["log"] for v, run in runs.items()}, medians)
@@ -184,7 +180,7 @@ def add_times(quick, size):
     print("seconds per step:", {variant: round(value, 3) for variant, value in medians.items()})
 
 
-def train_all(quick, size):
+def train_all(options, size):
     """Train and evaluate every variant with every seed; the file is written after each."""
     corpus = mr.data.standard_library()
     pieces = held_out(corpus, size, size["n_final"])
@@ -199,20 +195,19 @@ def train_all(quick, size):
     }
     for seed, runs in result["runs"].items():
         for variant, kinds in VARIANTS.items():
-            model, log = train_one(variant, seed, size, quick, corpus)
+            model, log = train_one(variant, seed, size, options, corpus)
             runs[variant] = evaluate(model, kinds, size, pieces) | {"log": log}
             runs[variant]["more_than_full"] = summary(runs[variant]["bits"], runs["full"]["bits"])
             print(f"seed {seed}, {variant}: {runs[variant]['mean']:.3f} bits per byte", flush=True)
-            recording.write("match_full", quick, result)
+            recording.write(recording.places("match_full", options)[1], result)
 
 
 def main():
     """Train and record, or time and add to the record."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model, in seconds")
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--time", action="store_true", help="only measure steps, and add them to the recorded results")
-    options = parser.parse_args()
-    (add_times if options.time else train_all)(options.quick, QUICK if options.quick else FULL)
+    options = recording.options(__doc__, parser)
+    (add_times if options.time else train_all)(options, QUICK if options.quick else FULL)
 
 
 if __name__ == "__main__":
