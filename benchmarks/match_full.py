@@ -1,0 +1,214 @@
+"""Does a Reformer learn what a Transformer learns, at a length where full attention is still possible?
+
+    python benchmarks/match_full.py            # 40 minutes; writes benchmarks/results/match_full.json
+    python benchmarks/match_full.py --time     # then, on a quiet machine: adds seconds per step to that file
+    python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
+
+Four models of the bytes of Python's standard library differ in nothing but the attention of their two layers: full,
+local, LSH, or local and then LSH. All see the same batches in the same order for as many steps, and are compared
+on the same pieces of held-out files. Then every trained model is evaluated again with one of its layers switched off
+(its attention output set to zero), and models with LSH layers with other numbers of hash rounds and with exact
+attention in their place. A run that is killed goes on where its last checkpoint left it when the same command is
+given again; delete the folder with the checkpoints (build/match_full) to begin anew.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+
+import numpy
+import recording
+
+import minireformer as mr
+from minireformer import training
+from minireformer.optim import warmup_cosine
+
+VARIANTS = {
+    "full": ("full", "full"),
+    "local": ("local", "local"),
+    "LSH": ("lsh", "lsh"),
+    "local and LSH": ("local", "lsh"),
+}
+ROUNDS = (1, 2, 4, 8)
+FULL = {"length": 4096, "d_model": 96, "chunk_len": 64, "steps": 1000, "warmup": 50, "seeds": (0, 1)}
+FULL |= {
+    "log_every": 100,
+    "n_logged": 4,
+    "n_final": 32,
+}  # pieces of held-out files, for a row of the log and in the end
+QUICK = {"length": 256, "d_model": 32, "chunk_len": 16, "steps": 20, "warmup": 5, "seeds": (0,)}
+QUICK |= {"log_every": 10, "n_logged": 1, "n_final": 2}
+LEARNING_RATE = 3e-3
+DIFFERENT = (
+    "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with "
+    "hundreds of thousands of steps on accelerators. Here: two layers of 96 units, 4,096 bytes of source code, steps of "
+    "one sequence. Training is short: what a model learns about far context early may be less than what it learns in "
+    "the end."
+)
+
+
+def config_of(kinds, size, n_hashes=4):
+    """A model of bytes with one block for each of `kinds`."""
+    return mr.ReformerConfig(
+        d_model=size["d_model"],
+        n_heads=2,
+        d_head=size["d_model"] // 2,
+        d_ff=4 * size["d_model"],
+        attn_layers=kinds,
+        lsh_chunk_len=size["chunk_len"],
+        local_chunk_len=size["chunk_len"],
+        n_hashes=n_hashes,
+        axial_shape=(size["length"] // 64, 64),
+        max_len=size["length"],
+    )
+
+
+def held_out(corpus, size, n_pieces):
+    """`n_pieces` pieces of the held-out files, always the same: a list of (tokens, targets), (1, T) each."""
+    return [corpus.batch("held_out", i, 1, size["length"]) for i in range(n_pieces)]
+
+
+def bits_of(model, pieces):
+    """Bits per byte of each piece. Rotations are drawn anew for each."""
+    return [training.bits_per_token(model, *piece, seed=i) for i, piece in enumerate(pieces)]
+
+
+def summary(bits, against=None):
+    """Mean and standard error over pieces; with `against`, of the differences piece by piece."""
+    values = numpy.array(bits) if against is None else numpy.array(bits) - against
+    return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
+
+
+def train_one(variant, seed, size, options, corpus):
+    """-> trained model, log, with bits per byte of held-out files in every row."""
+    model = mr.Reformer(config_of(VARIANTS[variant], size), seed=seed)
+    pieces = held_out(corpus, size, size["n_logged"])
+    log = mr.train(
+        model,
+        lambda step: corpus.batch("train", 10**6 * seed + step, 1, size["length"]),
+        mr.Adam(model.params, lr=LEARNING_RATE),
+        size["steps"],
+        schedule=warmup_cosine(LEARNING_RATE, size["warmup"], size["steps"] + 1),
+        clip=1.0,
+        seed=seed,
+        log_every=size["log_every"],
+        evaluate=lambda model: {"held_out_bits": statistics.mean(bits_of(model, pieces))},
+        checkpoint=recording.places("match_full", options)[0] / f"{variant} {seed}.safetensors",
+        checkpoint_every=size["log_every"],
+        progress=sys.stderr.isatty(),
+    )
+    return model, log
+
+
+def with_other_attention(model, size, kinds, n_hashes=4):
+    """The parameters of `model` in a model whose layers attend in another way."""
+    other = mr.Reformer(config_of(kinds, size, n_hashes))
+    other.load_params(model.params)
+    return other
+
+
+def without_layer(model, layer):
+    """A model whose attention in `layer` adds nothing to the stream: its output projection is zero."""
+    other = mr.Reformer(model.config)
+    other.load_params(model.params)
+    other.params[f"layers.{layer}.attention.output.weight"][...] = 0
+    return other
+
+
+def evaluate(model, kinds, size, pieces):
+    """Bits per byte of a trained model as it is, and what they become under other attention."""
+    bits = bits_of(model, pieces)
+    result = {"bits": bits} | summary(bits)
+    result["rise_without_layer"] = {  # by index: how much that layer's attention was worth
+        layer: {"kind": kind} | summary(bits_of(without_layer(model, layer), pieces), bits)
+        for layer, kind in enumerate(kinds)
+    }
+    if "lsh" in kinds:
+        others = {f"{n} rounds": with_other_attention(model, size, kinds, n) for n in ROUNDS}
+        exact = tuple("shared_full" if kind == "lsh" else kind for kind in kinds)
+        others["exact"] = with_other_attention(model, size, exact)
+        result["rise_with_other_attention"] = {
+            name: summary(bits_of(other, pieces), bits) for name, other in others.items()
+        }
+    return result
+
+
+def seconds_per_step(size, n_rounds):
+    """Median seconds of loss and all gradients, all variants by turns. One step of each is not counted."""
+    batch = mr.data.standard_library().batch("train", 0, 1, size["length"])
+    models = {variant: mr.Reformer(config_of(kinds, size)) for variant, kinds in VARIANTS.items()}
+    seconds = {variant: [] for variant in VARIANTS}
+    for i in range(n_rounds + 1):
+        for variant, model in models.items():
+            began = time.perf_counter()
+            model.loss_and_grads(*batch)
+            if i:
+                seconds[variant].append(time.perf_counter() - began)
+    medians = {variant: statistics.median(values) for variant, values in seconds.items()}
+    return {"seconds_per_step": medians, "all": seconds, "threads": mr.backend.n_threads(), "rounds": n_rounds}
+
+
+def at_equal_seconds(logs, seconds):
+    """{variant: [{"seconds", "steps", "held_out_bits"}]}: the logs of one seed against the time that steps took.
+
+    Schedules are for equal steps, so a fast model's last row is its best; at that many seconds, others are
+    in the middle of theirs.
+    """
+    return {
+        variant: [
+            {"seconds": row["step"] * seconds[variant], "steps": row["step"], "held_out_bits": row["held_out_bits"]}
+            for row in log
+        ]
+        for variant, log in logs.items()
+    }
+
+
+def add_times(options, size):
+    """Measure steps and add them, and the logs against seconds, to what was recorded."""
+    path = recording.places("match_full", options)[1]
+    result = json.loads(path.read_text())
+    result["times"] = seconds_per_step(size, 3 if options.quick else 15)
+    medians = result["times"]["seconds_per_step"]
+    result["at_equal_seconds"] = {
+        seed: at_equal_seconds({v: run["log"] for v, run in runs.items()}, medians)
+        for seed, runs in result["runs"].items()
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print("seconds per step:", {variant: round(value, 3) for variant, value in medians.items()})
+
+
+def train_all(options, size):
+    """Train and evaluate every variant with every seed; the file is written after each."""
+    corpus = mr.data.standard_library()
+    pieces = held_out(corpus, size, size["n_final"])
+    result = {
+        "question": "Does it match full attention where full attention is possible?",
+        "different": DIFFERENT,
+        "size": size,
+        "learning_rate": LEARNING_RATE,
+        "configs": {variant: dataclasses.asdict(config_of(kinds, size)) for variant, kinds in VARIANTS.items()},
+        "corpus_bytes": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
+        "runs": {seed: {} for seed in size["seeds"]},  # seed: variant: results
+    }
+    for seed, runs in result["runs"].items():
+        for variant, kinds in VARIANTS.items():
+            model, log = train_one(variant, seed, size, options, corpus)
+            runs[variant] = evaluate(model, kinds, size, pieces) | {"log": log}
+            runs[variant]["more_than_full"] = summary(runs[variant]["bits"], runs["full"]["bits"])
+            print(f"seed {seed}, {variant}: {runs[variant]['mean']:.3f} bits per byte", flush=True)
+            recording.write(recording.places("match_full", options)[1], result)
+
+
+def main():
+    """Train and record, or time and add to the record."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--time", action="store_true", help="only measure steps, and add them to the recorded results")
+    options = recording.options(__doc__, parser)
+    (add_times if options.time else train_all)(options, QUICK if options.quick else FULL)
+
+
+if __name__ == "__main__":
+    main()
