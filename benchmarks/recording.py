@@ -6,11 +6,15 @@ and started again with the same command, it goes on where it was.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import contest
+from train_byte_model import held_out_bits
 
+import minireformer as mr
 from minireformer import backend
+from minireformer.optim import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,3 +46,31 @@ def write(path, result):
 def over_seeds(values):
     """The mean of what was found with each seed, the least and the greatest of it."""
     return {"mean": sum(values) / len(values), "least": min(values), "greatest": max(values)}
+
+
+def train_on_bytes(model, corpus, size, learning_rate, seed, checkpoint):
+    """Train `model` for size["steps"] steps on pieces of `corpus` that depend on `seed` alone; -> the log.
+
+    Adam, with a warm-up of a tenth of the steps and a cosine to nothing. Every logged row has `held_out_bits`, over
+    the same pieces every time.
+    """
+    schedule = warmup_cosine(learning_rate, max(1, size["steps"] // 10), size["steps"] + 1)
+    return mr.train(
+        model,
+        lambda step: corpus.batch("train", 10**7 * seed + step, size["batch"], size["length"]),
+        mr.Adam(model.params, lr=learning_rate),
+        size["steps"],
+        schedule=schedule,
+        clip=1.0,
+        seed=seed,
+        log_every=size["log_every"],
+        evaluate=lambda model: {"held_out_bits": held_out_bits(corpus, model, 1, size)},
+        checkpoint=checkpoint,
+        checkpoint_every=size["log_every"],
+        progress=sys.stderr.isatty(),
+    )
+
+
+def count_parameters(model):
+    """How many numbers a model learns."""
+    return sum(param.size for param in model.params.values())
