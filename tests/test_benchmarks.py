@@ -1,10 +1,16 @@
 """Benchmarks run, small: what they measure is written down elsewhere."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy
+import pytest
+
+import minireformer as mr
 
 ROOT = Path(__file__).parents[1]
 DOUBLE = ROOT / "tests" / "double"
@@ -25,3 +31,63 @@ def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
                 assert result["seconds"] > 0 and (result["peak_bytes"] > 0 or name == "floor"), name
     assert results["attention"]["256"]["minireformer"]["error"] < 1e-5
     assert results["big_model"]["loss"] > 0 and results["big_model"]["peak_bytes"] > 0
+
+
+def quick(name, folder):
+    """The result of benchmarks/`name`.py --quick, with everything that it writes in `folder`."""
+    command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", "--quick", "--build", folder]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=environment, check=True)
+    return json.loads((folder / f"{name}_quick.json").read_text())
+
+
+def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_every_attention(tmp_path):
+    result = quick("duplicate_task", tmp_path)
+    columns = {"full", "raw", "raw+self", "LSH-8", "LSH-4", "LSH-2", "LSH-1"}
+    assert result["over_seeds"].keys() == columns - {"LSH-8"}
+    assert all(row.keys() == columns for row in result["over_seeds"].values())
+    assert result["over_seeds"]["full"]["full"]["mean"] > 10 * result["chance"]
+    assert result["accuracy"]["full"] == result["runs"]["full"][0]["accuracy"]  # what notebook 08 draws
+    assert result["logs"].keys() == result["accuracy"].keys() == result["paper"].keys()
+
+
+def test_byte_models_of_figure_3_have_equal_parameters_and_learn(tmp_path):
+    result = quick("shared_and_reversible", tmp_path)
+    variants = result["variants"]
+    assert variants.keys() == {"separate", "shared", "regular"}
+    counts = [variant["n_parameters"] for variant in variants.values()]
+    assert max(counts) < 1.005 * min(counts)
+    for variant in variants.values():
+        assert variant["sweep"][str(variant["learning_rate"])] == min(variant["sweep"].values())
+        assert variant["held_out_bits"]["greatest"] < 7  # of 8, before training
+        assert [run["seed"] for run in variant["runs"]] == [0, 1]
+    shared, separate = (variants[name]["held_out_bits"]["mean"] for name in ("shared", "separate"))
+    assert abs(result["shared_minus_separate"]["mean"] - (shared - separate)) < 1e-9
+
+
+def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path):
+    result = quick("hash_rounds", tmp_path)
+    assert list(result["held_out_bits"]) == ["LSH-1", "LSH-2", "LSH-4", "LSH-8", "full"]
+    for name, bits in result["held_out_bits"].items():
+        assert bits["least"] <= bits["mean"] <= bits["greatest"] < 7  # of 8, before training
+        assert abs(result["evaluated_with"][name][name] - bits["mean"]) < 1e-9
+    configs = list(result["configs"].values())
+    assert {key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)} == {"attn_layers", "n_hashes"}
+
+
+@pytest.mark.parametrize("kind", ["RawFullAttention", "RawFullAttentionWithSelf"])
+def test_full_attention_of_raw_keys_has_the_right_gradient(kind, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(mr.config, "ATTENTION", dict(mr.config.ATTENTION))
+    layer = getattr(importlib.import_module("duplicate_task"), kind)(8, 2, 4)
+    x = numpy.random.default_rng(0).standard_normal((2, 7, 8))
+    report = mr.gradcheck(layer, x)
+    assert report.ok, report
+
+
+def test_the_regular_transformer_has_the_right_gradient(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("shared_and_reversible")
+    model = script.make_model("regular", script.QUICK | {"d_model": 8, "length": 16})
+    report = mr.gradcheck(model, numpy.arange(10).reshape(2, 5))
+    assert report.ok, report
