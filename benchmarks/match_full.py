@@ -44,8 +44,8 @@ QUICK |= {"log_every": 10, "n_logged": 1, "n_final": 2}
 LEARNING_RATE = 3e-3
 DIFFERENT = (
     "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with "
-    "hundreds of thousands of steps on accelerators. Here: two layers of 96 units, 4,096 bytes of source code, steps of "
-    "one sequence. Training is short: what a model learns about far context early may be less than what it learns in "
+    "many thousands of steps on accelerators. Here: two layers of 96 units, 4,096 bytes of source code, steps of one "
+    "sequence. Training is short: what a model learns about far context early may be less than what it learns in "
     "the end."
 )
 

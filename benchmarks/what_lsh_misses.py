@@ -84,6 +84,11 @@ def met(buckets, chunk_len):
     return meets
 
 
+def common_direction(qk):
+    """Length of the mean of the vectors qk (1, H, T, D) at unit length: the mean over heads."""
+    return float(numpy.linalg.norm(dense.unit_length(qk).mean(axis=2), axis=-1).mean())
+
+
 def relative_error(approximate, exact):
     """|approximate - exact| / |exact|, a float."""
     return float(numpy.linalg.norm(approximate - exact) / numpy.linalg.norm(exact))
@@ -143,13 +148,16 @@ def main():
         "different": DIFFERENT,
         "size": size | {"length": of_model["length"], "chunk_len": of_model["chunk_len"], "n_hashes": ROUNDS},
         "model": {"variant": "LSH", "seed": 0, "steps": log[-1]["step"], "held_out_bits": log[-1]["held_out_bits"]},
+        "length_of_queries": {},  # the median; the longer, the sharper the attention
+        "common_direction": {},  # 0 where queries point everywhere, 1 where all point the same way and share buckets
         "by_rounds": {},  # vectors: rounds: quantity: mean and deviation; at the model's chunk length
         "by_chunk_len": {},  # vectors: chunk length: the same; at ROUNDS rounds
     }
     for name, given in vectors.items():
         layers = [Layer(*one) for one in given]
         lengths = numpy.concatenate([numpy.linalg.norm(one.qk, axis=-1).ravel() for one in layers])
-        result.setdefault("length_of_queries", {})[name] = float(numpy.median(lengths))
+        result["length_of_queries"][name] = float(numpy.median(lengths))
+        result["common_direction"][name] = float(numpy.mean([common_direction(one.qk) for one in layers]))
         for what, settings in (
             ("by_rounds", {n: (n, of_model["chunk_len"]) for n in size["rounds"]}),
             ("by_chunk_len", {c: (ROUNDS, c) for c in size["chunk_lens"]}),

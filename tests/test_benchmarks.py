@@ -25,3 +25,62 @@ def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
                 assert result["seconds"] > 0 and (result["peak_bytes"] > 0 or name == "floor"), name
     assert results["attention"]["256"]["minireformer"]["error"] < 1e-5
     assert results["big_model"]["loss"] > 0 and results["big_model"]["peak_bytes"] > 0
+
+
+def quick_run(script, folder, *options):
+    """What a benchmark writes when it is run in small, with its checkpoints in `folder`."""
+    command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--quick", "--build", folder, *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
+    subprocess.run(command, env=environment, check=True)
+    return json.loads((folder / f"{script}_quick.json").read_text())
+
+
+def test_the_benchmark_at_a_fixed_number_of_tokens_times_every_contender_at_every_length(tmp_path):
+    result = quick_run("fixed_tokens", tmp_path)
+    assert result["layer"].keys() == {"full", "LSH-1", "LSH-2", "LSH-4", "LSH-8"}
+    assert result["model"].keys() == {"full", "LSH-4"}
+    for lengths in (*result["layer"].values(), *result["model"].values()):
+        times = [lengths[str(length)] for length in result["size"]["lengths"]]
+        assert all(len(one["all"]) == result["size"]["rounds"] and one["seconds"] > 0 for one in times)
+        assert lengths["longest_over_shortest"] == times[-1]["seconds"] / times[0]["seconds"]
+
+
+def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_function(tmp_path):
+    result = quick_run("memory_terms", tmp_path)
+    length = str(result["size"]["lengths"][-1])
+    steps = [by_length[length] for by_length in result["by_length"].values()]
+    transformer, reversible, chunked, exact, lsh, not_chunked = steps
+    assert transformer["measured"] > reversible["measured"] >= chunked["measured"] > exact["measured"] > lsh["measured"]
+    assert not_chunked["measured"] > lsh["measured"]
+    for one in (transformer, reversible, chunked):
+        assert one["terms"]["weights"] and abs(one["loss"] - exact["loss"]) < 1e-4
+    for step in (*result["by_length"].values(), *result["by_depth"].values()):
+        for one in step.values():
+            assert 0.7 < one["predicted"] / one["measured"] < 1.05  # the buffers of a tile are left out
+
+
+def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_times(tmp_path):
+    result = quick_run("match_full", tmp_path)
+    (runs,) = result["runs"].values()
+    assert runs.keys() == {"full", "local", "LSH", "local and LSH"}
+    for run in runs.values():
+        assert run["log"][-1]["held_out_bits"] < run["log"][0]["held_out_bits"] < 8
+        assert all(rise["mean"] != 0 for rise in run["rise_without_layer"].values())
+    assert runs["full"]["more_than_full"]["mean"] == 0
+    assert runs["LSH"]["rise_with_other_attention"]["4 rounds"]["mean"] == 0  # as it was trained
+    assert runs["LSH"]["rise_with_other_attention"]["exact"]["mean"] != 0
+    result = quick_run("match_full", tmp_path, "--time")
+    medians = result["times"]["seconds_per_step"]
+    last = result["at_equal_seconds"]["0"]["LSH"][-1]
+    assert last["seconds"] == last["steps"] * medians["LSH"] > 0
+
+
+def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
+    result = quick_run("what_lsh_misses", tmp_path)
+    assert len(result["by_rounds"]) == 4  # two layers, with trained and with random vectors
+    for settings in (*result["by_rounds"].values(), *result["by_chunk_len"].values()):
+        fewer, more = settings.values()
+        assert fewer["recall"]["mean"] < more["recall"]["mean"] <= 1
+        assert fewer["keys_met"]["mean"] < more["keys_met"]["mean"] <= 1
+        for name in ("output", "once", "dqk", "dv"):
+            assert fewer[name]["mean"] > more[name]["mean"] > 0
