@@ -50,7 +50,8 @@ def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_functio
     length = str(result["size"]["lengths"][-1])
     steps = [by_length[length] for by_length in result["by_length"].values()]
     transformer, reversible, chunked, exact, lsh, not_chunked = steps
-    assert transformer["measured"] > reversible["measured"] >= chunked["measured"] > exact["measured"] > lsh["measured"]
+    assert transformer["measured"] > reversible["measured"] > exact["measured"] > lsh["measured"]
+    assert abs(chunked["measured"] / reversible["measured"] - 1) < 0.01  # the peak is where the weights are
     assert not_chunked["measured"] > lsh["measured"]
     for one in (transformer, reversible, chunked):
         assert one["terms"]["weights"] and abs(one["loss"] - exact["loss"]) < 1e-4
