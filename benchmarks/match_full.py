@@ -46,7 +46,7 @@ LEARNING_RATE = 3e-3
 DIFFERENT = (
     "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with many "
     "thousands of steps on accelerators. Here: two layers of 96 units, 4,096 bytes of source code, 1,000 steps of one "
-    "sequence, which is too short. In most runs the models are still on the plateau of those that know little more than "
+    "sequence, which is too short. In most runs the models are still on the plateau of those that know no more than "
     "the byte before (`baselines`); they leave it when a layer has learnt to look at the bytes just before, which is "
     "easier with fewer keys to choose from, and whether local models have left it after 1,000 steps depends on the "
     "seed. That LSH is level with full attention here says that it does not hinder learning at this stage; it does not "
