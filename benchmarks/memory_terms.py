@@ -6,8 +6,9 @@
 The starting point is a plain Transformer, which this package has not got: attention that keeps its T x T weights, a
 feed-forward layer that keeps its hidden layer, and every activation stored. From there, one step at a time: reversible
 blocks; feed-forward layer and loss in chunks; LSH attention. Between the last two stands what the paper does not have:
-exact attention computed tile by tile. Each is the peak of one `loss_and_grads` beyond the parameters, beside the sum of
-the terms that should make it up. Bytes of arrays are counted, so that the numbers are the same every time.
+exact attention computed tile by tile; behind them LSH without chunks, because chunks save nothing of the peak while
+there are T x T weights: it is in the attention layer. Each is the peak of one `loss_and_grads` beyond the parameters,
+beside the sum of the terms that should make it up. Bytes of arrays are counted: the numbers are the same every time.
 """
 
 import math
@@ -23,19 +24,20 @@ from minireformer.feed_forward import FeedForward
 
 BATCH, HEADS, D_MODEL, D_FF, CHUNK = 1, 4, 128, 512, 64
 FULL = {"lengths": [512, 1024, 2048, 4096], "depths": [2, 4, 8], "length": 2048, "depth": 2}
-QUICK = {"lengths": [128, 256], "depths": [2, 3], "length": 256, "depth": 2}
+QUICK = {"lengths": [256, 512], "depths": [2, 3], "length": 512, "depth": 2}
 STEPS = {  # name: what of the plain Transformer is left
     "Transformer": {"attention": "dense", "reversible": False, "chunked": False},
     "reversible": {"attention": "dense", "reversible": True, "chunked": False},
     "chunked": {"attention": "dense", "reversible": True, "chunked": True},
     "exact, tile by tile": {"attention": "full", "reversible": True, "chunked": True},
     "LSH": {"attention": "lsh", "reversible": True, "chunked": True},
+    "LSH, not chunked": {"attention": "lsh", "reversible": True, "chunked": False},
 }
 DIFFERENT = (
     "The paper's tables give orders of growth; here they are bytes, with the constants of this implementation: how "
-    "many arrays of each size live at the peak. The paper's Reformer is trained with automatic differentiation, which keeps "
-    "more of an LSH layer while that layer is at work. The paper has no exact attention tile by tile; with it, the "
-    "b h l^2 of memory is gone without LSH, and what LSH saves is time."
+    "many arrays of each size live at the peak. Gradients are derived by hand, and an LSH layer keeps no logits and no "
+    "weights; automatic differentiation keeps those of a layer while it is at work. The paper has no exact attention "
+    "tile by tile; with it, the b h l^2 of memory is gone without LSH, and what LSH saves is time."
 )
 
 
@@ -132,26 +134,39 @@ def make_model(step, depth, length):
 
 
 def predicted(step, model, length):
-    """The terms, in bytes, of what is alive at the peak of a step; their sum is the prediction.
+    """-> the terms, in bytes, of what is alive at the peak of a step, and the name of the layer that has the peak.
 
-    weights   b h l^2: one a layer that is stored, and while a layer is at work its own and their gradient
-    hidden    b l d_ff, or a chunk of it, counted in the same way
-    logits    b l V, or a chunk: they are gone before the layers' backward begins, and so not in the sum
-    stored    what the package keeps from forward to backward (`memory.predict`)
-    grads     of the parameters, which are all there in the end
+    stored       what the package keeps from forward to backward (`memory.predict`), streams and projections among it
+    grads        of the parameters, which are all there in the end
+    weights      b h l^2: once for every stored layer; of the layer at work its own, unless stored, and their gradient
+    hidden       b l d_ff, or a chunk of it: likewise
+    activations  b l d_model: of the layer at work its inputs, projections and outputs, unless stored, and all their
+                 gradients, counted by hand: 7 in a stored attention layer; 12 where they are made again, 10 where
+                 queries are keys; 6 in a feed-forward layer
+
+    Logits, b l V, are gone before the layers' backward begins. The buffers of a tile are left out.
     """
     known = mr.memory.predict(model.config, BATCH, length)
     n_stored = 0 if step["reversible"] else len(model.layers.blocks)
-    working = 1 if n_stored else 2  # where nothing is stored, a layer's weights are made again, with their gradient
-    weights = BATCH * HEADS * known.attention_matrix
+    n_working = 1 if n_stored else 2
+    weights = BATCH * HEADS * known.attention_matrix * (step["attention"] == "dense")
     hidden = known.hidden * CHUNK // length if step["chunked"] else known.hidden
-    terms = {
-        "weights": (n_stored + working) * weights if step["attention"] == "dense" else 0,
-        "hidden": n_stored * hidden if step["attention"] == "dense" else 2 * hidden,
-        "stored": known.stored,
-        "grads": mr.memory.nbytes(model.params),
+    always = {"stored": known.stored, "grads": mr.memory.nbytes(model.params)}
+    n_activations = 7 if n_stored else 10 if step["attention"] == "lsh" else 12
+    layers = {
+        "attention": {
+            "weights": (n_stored + n_working) * weights,
+            "hidden": n_stored * hidden,
+            "activations": n_activations * known.activation,
+        },
+        "feed-forward": {
+            "weights": n_stored * weights,
+            "hidden": (n_stored + n_working) * hidden,
+            "activations": 6 * known.activation,
+        },
     }
-    return terms
+    highest = max(layers, key=lambda name: sum(layers[name].values()))
+    return always | layers[highest], highest
 
 
 def measure(name, depth, length):
@@ -161,8 +176,8 @@ def measure(name, depth, length):
     tokens = numpy.random.default_rng(0).integers(0, 256, (BATCH, length))
     with mr.memory.peak() as m:
         loss, _ = model.loss_and_grads(tokens, tokens)
-    terms = predicted(step, model, length)
-    one = {"measured": m.bytes, "predicted": sum(terms.values()), "terms": terms, "loss": loss}
+    terms, layer = predicted(step, model, length)
+    one = {"measured": m.bytes, "predicted": sum(terms.values()), "terms": terms, "peak_in": layer, "loss": loss}
     print(f"T {length}, {depth} layers, {name}: {one['measured'] / 1e6:.1f} MB, predicted {one['predicted'] / 1e6:.1f}")
     return one
 

@@ -28,7 +28,9 @@ QUICK = {"rounds": [1, 4], "chunk_lens": [8, 16], "n_pieces": 1, "n_seeds": 2}
 ROUNDS = 4  # where chunk lengths are compared; rounds are compared at the chunk length that the model was trained with
 DIFFERENT = (
     "The paper shows what LSH costs in accuracy (its section 5), not what it misses. The model is small and briefly "
-    "trained, with LSH attention, which may have taught it to put its mass where LSH finds it."
+    "trained, with LSH attention, which may have taught it to put its mass where LSH finds it. Where queries nearly all "
+    "point the same way (`common_direction` close to 1), they share their buckets, more rounds meet few more keys, "
+    "and exact attention is close to a mean over all of them, which no choice of a few keys can stand for."
 )
 
 
@@ -82,6 +84,11 @@ def met(buckets, chunk_len):
         for keys in (queries, before):
             meets[queries[:, None], keys] = True
     return meets
+
+
+def common_direction(qk):
+    """Length of the mean of the vectors qk (1, H, T, D) at unit length: the mean over heads."""
+    return float(numpy.linalg.norm(dense.unit_length(qk).mean(axis=2), axis=-1).mean())
 
 
 def relative_error(approximate, exact):
@@ -143,13 +150,16 @@ def main():
         "different": DIFFERENT,
         "size": size | {"length": of_model["length"], "chunk_len": of_model["chunk_len"], "n_hashes": ROUNDS},
         "model": {"variant": "LSH", "seed": 0, "steps": log[-1]["step"], "held_out_bits": log[-1]["held_out_bits"]},
+        "length_of_queries": {},  # the median; the longer, the sharper the attention
+        "common_direction": {},  # 0 where queries point everywhere, 1 where all point the same way and share buckets
         "by_rounds": {},  # vectors: rounds: quantity: mean and deviation; at the model's chunk length
         "by_chunk_len": {},  # vectors: chunk length: the same; at ROUNDS rounds
     }
     for name, given in vectors.items():
         layers = [Layer(*one) for one in given]
         lengths = numpy.concatenate([numpy.linalg.norm(one.qk, axis=-1).ravel() for one in layers])
-        result.setdefault("length_of_queries", {})[name] = float(numpy.median(lengths))
+        result["length_of_queries"][name] = float(numpy.median(lengths))
+        result["common_direction"][name] = float(numpy.mean([common_direction(one.qk) for one in layers]))
         for what, settings in (
             ("by_rounds", {n: (n, of_model["chunk_len"]) for n in size["rounds"]}),
             ("by_chunk_len", {c: (ROUNDS, c) for c in size["chunk_lens"]}),

@@ -33,16 +33,16 @@ def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
     assert results["big_model"]["loss"] > 0 and results["big_model"]["peak_bytes"] > 0
 
 
-def quick(name, folder):
-    """The result of benchmarks/`name`.py --quick, with everything that it writes in `folder`."""
-    command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", "--quick", "--build", folder]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def quick_run(script, folder, *options):
+    """What a benchmark writes when it is run in small, with its checkpoints in `folder`."""
+    command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--quick", "--build", folder, *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
     subprocess.run(command, env=environment, check=True)
-    return json.loads((folder / f"{name}_quick.json").read_text())
+    return json.loads((folder / f"{script}_quick.json").read_text())
 
 
 def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_every_attention(tmp_path):
-    result = quick("duplicate_task", tmp_path)
+    result = quick_run("duplicate_task", tmp_path)
     columns = {"full", "raw", "raw+self", "LSH-8", "LSH-4", "LSH-2", "LSH-1"}
     assert result["over_seeds"].keys() == columns - {"LSH-8"}
     assert all(row.keys() == columns for row in result["over_seeds"].values())
@@ -52,7 +52,7 @@ def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_
 
 
 def test_byte_models_of_figure_3_have_equal_parameters_and_learn(tmp_path):
-    result = quick("shared_and_reversible", tmp_path)
+    result = quick_run("shared_and_reversible", tmp_path)
     variants = result["variants"]
     assert variants.keys() == {"separate", "shared", "regular"}
     counts = [variant["n_parameters"] for variant in variants.values()]
@@ -66,7 +66,7 @@ def test_byte_models_of_figure_3_have_equal_parameters_and_learn(tmp_path):
 
 
 def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path):
-    result = quick("hash_rounds", tmp_path)
+    result = quick_run("hash_rounds", tmp_path)
     assert list(result["held_out_bits"]) == ["LSH-1", "LSH-2", "LSH-4", "LSH-8", "full"]
     for name, bits in result["held_out_bits"].items():
         assert bits["least"] <= bits["mean"] <= bits["greatest"] < 7  # of 8, before training
@@ -91,3 +91,56 @@ def test_the_regular_transformer_has_the_right_gradient(monkeypatch):
     model = script.make_model("regular", script.QUICK | {"d_model": 8, "length": 16})
     report = mr.gradcheck(model, numpy.arange(10).reshape(2, 5))
     assert report.ok, report
+
+
+def test_the_benchmark_at_a_fixed_number_of_tokens_times_every_contender_at_every_length(tmp_path):
+    result = quick_run("fixed_tokens", tmp_path)
+    assert result["layer"].keys() == {"full", "LSH-1", "LSH-2", "LSH-4", "LSH-8"}
+    assert result["model"].keys() == {"full", "LSH-4"}
+    for lengths in (*result["layer"].values(), *result["model"].values()):
+        times = [lengths[str(length)] for length in result["size"]["lengths"]]
+        assert all(len(one["all"]) == result["size"]["rounds"] and one["seconds"] > 0 for one in times)
+        assert lengths["longest_over_shortest"] == times[-1]["seconds"] / times[0]["seconds"]
+
+
+def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_function(tmp_path):
+    result = quick_run("memory_terms", tmp_path)
+    length = str(result["size"]["lengths"][-1])
+    steps = [by_length[length] for by_length in result["by_length"].values()]
+    transformer, reversible, chunked, exact, lsh, not_chunked = steps
+    assert transformer["measured"] > reversible["measured"] > exact["measured"] > lsh["measured"]
+    assert abs(chunked["measured"] / reversible["measured"] - 1) < 0.01  # the peak is where the weights are
+    assert lsh["peak_in"] == "attention" and not_chunked["peak_in"] == "feed-forward"
+    assert not_chunked["terms"]["hidden"] == lsh["terms"]["hidden"] + 2 * 512 * 512 * 4
+    for one in (transformer, reversible, chunked):
+        assert one["terms"]["weights"] and abs(one["loss"] - exact["loss"]) < 1e-4
+    for step in (*result["by_length"].values(), *result["by_depth"].values()):
+        for one in step.values():
+            assert 0.7 < one["predicted"] / one["measured"] < 1.05  # the buffers of a tile are left out
+
+
+def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_times(tmp_path):
+    result = quick_run("match_full", tmp_path)
+    (runs,) = result["runs"].values()
+    assert runs.keys() == {"full", "local", "LSH", "local and LSH"}
+    for run in runs.values():
+        assert run["log"][-1]["held_out_bits"] < run["log"][0]["held_out_bits"] < 8
+        assert all(rise["mean"] != 0 for rise in run["rise_without_layer"].values())
+    assert runs["full"]["more_than_full"]["mean"] == 0
+    assert runs["LSH"]["rise_with_other_attention"]["4 rounds"]["mean"] == 0  # as it was trained
+    assert runs["LSH"]["rise_with_other_attention"]["exact"]["mean"] != 0
+    result = quick_run("match_full", tmp_path, "--time")
+    medians = result["times"]["seconds_per_step"]
+    last = result["at_equal_seconds"]["0"]["LSH"][-1]
+    assert last["seconds"] == last["steps"] * medians["LSH"] > 0
+
+
+def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
+    result = quick_run("what_lsh_misses", tmp_path)
+    assert len(result["by_rounds"]) == 4  # two layers, with trained and with random vectors
+    for settings in (*result["by_rounds"].values(), *result["by_chunk_len"].values()):
+        fewer, more = settings.values()
+        assert fewer["recall"]["mean"] < more["recall"]["mean"] <= 1
+        assert fewer["keys_met"]["mean"] < more["keys_met"]["mean"] <= 1
+        for name in ("output", "once", "dqk", "dv"):
+            assert fewer[name]["mean"] > more[name]["mean"] > 0
