@@ -32,15 +32,17 @@ def _rounded(x):
 def _gemm(name):
     dtype = numpy.dtype(name)
 
-    def gemm(handle, transa, transb, m, n, k, alpha, A, lda, strideA, B, ldb, strideB, beta, C, ldc, strideC, count):
+    def gemm(
+        handle, transa, transb, m, n, k, alpha, A, lda, strideA, B, ldb, strideB, beta, C, ldc, strideC, batchCount
+    ):
         """C = alpha op(A) op(B) + beta C: (m, k), (k, n) and (m, n), `ld` entries from column to column."""
         assert lda >= (k if transa else m) and ldb >= (n if transb else k) and ldc >= m
         assert _at(alpha, dtype, (), ()) == 1 and _at(beta, dtype, (), ()) == 0
-        a = _at(A, dtype, (count, k, m), (strideA, *((1, lda) if transa else (lda, 1))))  # transposed: (k, m)
-        b = _at(B, dtype, (count, n, k), (strideB, *((1, ldb) if transb else (ldb, 1))))
+        a = _at(A, dtype, (batchCount, k, m), (strideA, *((1, lda) if transa else (lda, 1))))  # transposed: (k, m)
+        b = _at(B, dtype, (batchCount, n, k), (strideB, *((1, ldb) if transb else (ldb, 1))))
         if modes[-1:] == [_TF32] and name == "float32":
             a, b = map(_rounded, (a, b))
-        numpy.matmul(b, a, out=_at(C, dtype, (count, n, m), (strideC, ldc, 1)))
+        numpy.matmul(b, a, out=_at(C, dtype, (batchCount, n, m), (strideC, ldc, 1)))
 
     return gemm
 
