@@ -177,7 +177,9 @@ def _blas():
 def _import_cupy():
     try:
         import cupy
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":  # it is installed, and lacks something: its own words say what
+            raise
         raise ImportError(
             "backend: CuPy is not installed. For CUDA 12: pip install 'cupy-cuda12x[ctk]'; "
             "for CUDA 13: pip install 'cupy-cuda13x[ctk]' (nvidia-smi shows the driver's CUDA version)"

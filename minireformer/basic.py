@@ -169,8 +169,9 @@ def dropout(x, rate, seed, start=0, out=None):
             raise ValueError(f"out: expected a contiguous array; got strides {out.strides} for shape {out.shape}")
     y = xp.empty(x.shape, dtype=x.dtype) if out is None else out
     x_flat, y_flat = x.reshape(-1), y.reshape(-1)
-    for first in range(0, x.size, _DROPOUT_BLOCK):
-        block = slice(first, min(first + _DROPOUT_BLOCK, x.size))
+    n = _DROPOUT_BLOCK if xp is backend.numpy else max(_DROPOUT_BLOCK, x.size // 16)  # a GPU wants much at a time
+    for first in range(0, x.size, n):
+        block = slice(first, min(first + n, x.size))
         keep = rng.counter_bits(seed, start + first, block.stop - first, xp) >= threshold
         xp.multiply(x_flat[block], keep, out=y_flat[block])
         y_flat[block] *= 1 / (1 - rate)

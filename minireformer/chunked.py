@@ -177,12 +177,10 @@ def _set_scale(scale, queries, keys, mine):
     squares = row_dot(queries[mine], queries[mine])
     if keys is None:
         scale[mine] = _inverse_length(squares, queries.shape[1])
-        longest = 1.0
-    else:
-        longest = xp.sqrt(row_dot(keys[mine], keys[mine]).max()) * scale
-    bound = xp.sqrt(squares.max()) * longest  # no logit exceeds |q| max|k|
     if xp is not backend.numpy:  # a GPU is not asked: the host would wait, and its kernel looks at every logit anyway
         return True
+    longest = 1.0 if keys is None else xp.sqrt(row_dot(keys[mine], keys[mine]).max()) * scale
+    bound = xp.sqrt(squares.max()) * longest  # no logit exceeds |q| max|k|
     return float(bound) > _SAFE_BOUND[squares.dtype.name]
 
 

@@ -14,6 +14,7 @@ import numpy
 
 _C_TYPES = {"float32": "float", "float64": "double"}
 _THREADS, _LANES = 128, 32
+_DEFAULT_MATH, _TF32_MATH = 0, 3  # of cuBLAS's `cublasMath_t`: CuPy has no name for the second
 
 _SOURCE = r"""
 #ifndef LANES
@@ -165,7 +166,7 @@ def products(xp, a, b, out):
     n_groups, n_matrices, n_rows, n_columns = out.shape
     tf32 = out.dtype.name == "float32" and os.environ.get("CUPY_TF32", "0") not in ("", "0")
     if tf32:
-        cublas.setMathMode(handle, cublas.CUBLAS_TF32_TENSOR_OP_MATH)
+        cublas.setMathMode(handle, _TF32_MATH)
     if all(x.strides[0] == n_matrices * x.strides[1] for x in (a, b, out)):
         n_groups, n_matrices = 1, n_groups * n_matrices
     for g in range(n_groups):
@@ -177,7 +178,7 @@ def products(xp, a, b, out):
         alpha, beta = one.ctypes.data, zero.ctypes.data
         gemm(handle, transpose_b, transpose_a, *sizes, alpha, *left, *right, beta, *result, n_matrices)
     if tf32:
-        cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
+        cublas.setMathMode(handle, _DEFAULT_MATH)
     return out
 
 

@@ -1,6 +1,8 @@
 """The CuPy double refuses what CuPy refuses, and counts what a GPU would wait for. See `test_on_double.py` next."""
 
+import inspect
 import json
+import operator
 from pathlib import Path
 
 import numpy
@@ -157,6 +159,20 @@ def test_transfers_and_waits_are_counted(cupy, counts):
     x[x > 2], cupy.unique(x), cupy.flatnonzero(x)  # sizes that the host has to know
     cupy.cuda.Device().synchronize()
     assert counts["synchronize"] == 12
+
+
+@pytest.mark.parametrize("group", ["cuda", "cuda.cublas", "cuda.runtime"])
+def test_what_the_double_writes_out_itself_cupy_has_too(group, cupy):
+    """The parts that are not made from the record: every public name, and the products' parameters in order."""
+    part = operator.attrgetter(group)(cupy)
+    names = {name for name in vars(part) if name[0] != "_"}
+    helpers = {"cuda": {"SimpleNamespace", "cublas", "look_up", "counts", "hooks", "CUDARuntimeError"}}
+    helpers["cuda.cublas"] = {"ctypes", "numpy", "modes"}
+    recorded = INTERFACE["modules"][group]
+    assert names - helpers.get(group, set()) <= recorded.keys()
+    if group == "cuda.cublas":
+        for name in ("sgemmStridedBatched", "dgemmStridedBatched", "setMathMode"):
+            assert ", ".join(inspect.signature(getattr(part, name)).parameters) == recorded[name]
 
 
 def test_the_interface_was_recorded_from_both_major_versions():

@@ -156,9 +156,21 @@ def test_tf32_is_off_unless_cupys_own_variable_asks_for_it(cupy, monkeypatch):
     assert _cublas.modes == []
     monkeypatch.setenv("CUPY_TF32", "1")
     backend.products(a, a, out)
-    assert _cublas.modes == [_cublas.CUBLAS_TF32_TENSOR_OP_MATH, _cublas.CUBLAS_DEFAULT_MATH]
+    assert _cublas.modes == [3, 0]  # CUBLAS_TF32_TENSOR_OP_MATH, for which CuPy has no name, and the default
     backend.products(a.astype("float64"), a.astype("float64"), out.astype("float64"))
     assert len(_cublas.modes) == 2
+
+
+def test_tf32_costs_three_digits_and_not_more(cupy, monkeypatch):
+    """The double rounds factors as a card does, to 10 bits."""
+    exact = attention("cupy", "float64", 1)[:4]  # LSH attention: output, log-sum-exp, gradients
+    errors = []
+    for value in ("0", "1"):
+        monkeypatch.setenv("CUPY_TF32", value)
+        pairs = zip(exact, attention("cupy", "float32", 1))
+        errors.append(max(abs(a - b).max() / abs(a).max() for a, b in pairs))
+    full, tf32 = errors
+    assert full < 1e-6 and 1e-4 < tf32 < 2e-3, errors
 
 
 def test_whatever_a_tile_holds_the_numbers_are_the_same(cupy, monkeypatch):

@@ -5,7 +5,8 @@
     pip install fastrlock                                           # imported by CuPy 13
     python record_cupy.py cupy-13.6.0 cupy-14.0.1 cupy-14.2.0       # writes cupy/interface.json
 
-Each folder is that of an unpacked wheel for the Python that runs this. Importing CuPy works without a driver.
+Each folder is that of an unpacked wheel for the Python that runs this. Importing CuPy works without a driver;
+`cuda.cublas` wants to find libcublas.so.12, of the nvidia-cublas-cu12 wheel, by LD_LIBRARY_PATH.
 A function is recorded as its parameters, as far as all versions have them under one name: "a, axis, *, kind".
 What Python knows no signature of (CuPy's methods are compiled) is read from the first line of its docstring.
 """
@@ -13,12 +14,13 @@ What Python knows no signature of (CuPy's methods are compiled) is read from the
 import importlib
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-MODULES = ("", "cuda", "cuda.runtime", "lib.stride_tricks", "linalg", "random", "testing")
+MODULES = ("", "cuda", "cuda.cublas", "cuda.runtime", "lib.stride_tricks", "linalg", "random", "testing")
 CLASSES = ("ndarray", "ufunc", "random.Generator", "cuda.MemoryHook", "cuda.Event", "cuda.Stream")
 GENERIC = {"reshape": "*shape, order", "transpose": "*axes"}  # methods whose docstrings call these something else
 
@@ -62,7 +64,9 @@ def record():
     cupy = importlib.import_module("cupy")
     recorded = {"version": cupy.__version__, "modules": {}, "classes": {}}
     for name in MODULES:
-        module = importlib.import_module(f"cupy.{name}".rstrip("."))
+        path, _, last = name.rpartition(".")
+        parent = importlib.import_module(f"cupy.{path}".rstrip("."))
+        module = getattr(parent, last) if last == "cublas" else importlib.import_module(f"cupy.{name}".rstrip("."))
         public = {n: getattr(module, n) for n in dir(module) if not n.startswith("_")}
         recorded["modules"][name] = {n: describe(value) for n, value in public.items()}
     for name in CLASSES:
@@ -96,7 +100,9 @@ if __name__ == "__main__":
         print(json.dumps(record()))
         sys.exit()
     output = [
-        subprocess.check_output([sys.executable, "-P", __file__, "--one"], env={"PYTHONPATH": folder}, text=True)
+        subprocess.check_output(
+            [sys.executable, "-P", __file__, "--one"], env=os.environ | {"PYTHONPATH": folder}, text=True
+        )
         for folder in sys.argv[1:]
     ]
     path = Path(__file__).parent / "cupy" / "interface.json"
