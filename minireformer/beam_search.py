@@ -35,8 +35,8 @@ def beam_search(
     the beams that it goes on with: O(T).
     """
     check_count("n_beams", n_beams)
-    if not is_number(length_penalty) or not 0 <= length_penalty < math.inf:
-        raise ValueError(f"length_penalty: expected a finite number >= 0; got {length_penalty!r}")
+    if not is_number(length_penalty) or not 0 <= length_penalty <= 10:  # n^10 is a float for any n
+        raise ValueError(f"length_penalty: expected a number from 0 to 10; got {length_penalty!r}")
     decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     best = _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop)
     n = max(len(found) for found in best)

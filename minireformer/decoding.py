@@ -88,18 +88,19 @@ class Decoding:
         check_tokens("tokens", tokens, self.config.vocab_size)
         lengths = check_lengths(lengths, *tokens.shape)
         self.memory = (None, None)  # of an encoder: (B, S, 2 d_model), and the mask of its padding
-        self.check_source(source, len(tokens))
+        self.check_source(source, len(tokens), source_mask)
         if source is not None:
             self.memory = self.model.encode(source, self.seed, source_mask)
         self.lengths = lengths
         self._begin(tokens)
         return self._by_length(tokens, lengths)
 
-    def check_source(self, source, n_rows):
+    def check_source(self, source, n_rows, source_mask=None):
         """ValueError unless `source` is None, for a model without an encoder, or has a row for each of `n_rows`."""
         if not isinstance(self.model, EncoderDecoder):
-            if source is not None:
-                raise ValueError("source: expected None, as the model has no encoder")
+            for name, given in (("source", source), ("source_mask", source_mask)):
+                if given is not None:
+                    raise ValueError(f"{name}: expected None, as the model has no encoder")
         elif source is None or len(source) != n_rows:
             found = None if source is None else len(source)
             raise ValueError(f"source: expected {n_rows} rows, one for each of the tokens; got {found}")
@@ -211,7 +212,10 @@ def check_lengths(lengths, n_rows, length):
     """`lengths` as (B,) int64 in host memory; an error unless None (all T) or B integers from 1 to T."""
     if lengths is None:
         return numpy.full(n_rows, length)
-    lengths = backend.to_numpy(lengths)
+    try:
+        lengths = backend.to_numpy(lengths)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"lengths: expected ({n_rows},) integers; {error}") from None
     check_array("lengths", lengths, n_rows, kind="i")
     if lengths.min() < 1 or lengths.max() > length:
         raise ValueError(f"lengths: expected 1 to {length}; got {lengths.min()}..{lengths.max()}")

@@ -36,10 +36,13 @@ class EncoderDecoderConfig(ReformerConfig):
     def __post_init__(self):
         super().__post_init__()
         self._check("causal", self.causal, "True, for the decoder writes one token after another")
+        self._check("head", self.head == "tokens", "tokens, which the decoder writes")
         if self.source_vocab_size is not None:
             object.__setattr__(self, "source_vocab_size", check_count("source_vocab_size", self.source_vocab_size))
         if self.pad_token is not None:
             object.__setattr__(self, "pad_token", check_count("pad_token", self.pad_token, at_least=0))
+            largest = max(self.vocab_size, self.source_vocab_size or 0) - 1
+            self._check("pad_token", self.pad_token <= largest, f"a token of either side, at most {largest}")
         object.__setattr__(self, "encoder_n_after", check_count("encoder_n_after", self.encoder_n_after, at_least=0))
         if isinstance(self.encoder_layers, list):
             object.__setattr__(self, "encoder_layers", tuple(self.encoder_layers))

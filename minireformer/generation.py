@@ -99,9 +99,9 @@ def prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     -> decoder, tokens (B, T) in host memory, what `decoder.start` is given beside them (a dict), stop (n,) ints.
     """
     check_count("n_tokens", n_tokens, at_least=0)
-    if not hasattr(model, "features"):
+    if not hasattr(model, "features") or isinstance(model, type):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
-    if cached not in (None, True, False):
+    if cached is not None and not isinstance(cached, bool):
         raise ValueError(f"cached: expected True, False or None; got {cached!r}")
     config = model.config
     if config.head != "tokens":
@@ -115,18 +115,14 @@ def prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
             f"n_tokens: prompt ({tokens.shape[1]}) and new tokens ({n_tokens}) are {length} together; "
             f"expected at most the model's max_len, {config.max_len}"
         )
-    stop = numpy.atleast_1d(backend.to_numpy([] if stop is None else stop))
-    if not stop.size:
-        stop = stop.astype("int64")
-    if stop.dtype.kind not in "iu" or stop.ndim != 1:
-        raise TypeError(f"stop: expected a token, or a list of them; got {stop!r}")
+    stop = _check_stop(stop, config.vocab_size)
     lengths = check_lengths(lengths, *tokens.shape)
     cached = is_exact(model) if cached is None else cached
     decoder = (CachedDecoder if cached else PlainDecoder)(model, length)
     if source is not None:
         source = _encode(source, getattr(config, "source_vocab_size", None) or config.vocab_size, "source")
         source = decoder.xp.asarray(source)
-    decoder.check_source(source, len(tokens))
+    decoder.check_source(source, len(tokens), source_mask)
     return decoder, tokens, {"lengths": lengths, "source": source, "source_mask": source_mask}, stop
 
 
@@ -179,7 +175,8 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     logits = shifted(logits)
     if temperature == 0:
         top_k, temperature = 1, 1.0
-    p = numpy.exp(logits / temperature)
+    with numpy.errstate(over="ignore"):  # -inf, at temperatures next to 0: p is 0
+        p = numpy.exp(logits / temperature)
     order = numpy.argsort(-logits, axis=1, kind="stable")  # B, V: likeliest first
     p = numpy.take_along_axis(p, order, axis=1)
     if top_k is not None:
@@ -246,6 +243,22 @@ def decode(tokens, prompt):
         return data.decode(errors="replace") if isinstance(prompt, str) else data
     tokens = tokens if backend.to_numpy(prompt).ndim == 2 else tokens[0]
     return tokens.tolist() if isinstance(prompt, (list, tuple)) else backend.get_xp(prompt).asarray(tokens)
+
+
+def _check_stop(stop, vocab_size):
+    """`stop` as (n,) ints in host memory; an error unless None, a token, or a list of tokens."""
+    given = [] if stop is None else stop
+    try:
+        stop = numpy.atleast_1d(backend.to_numpy(given))
+    except (TypeError, ValueError):  # lists of several lengths, or what is no array
+        stop = numpy.empty((0, 0))
+    if stop.shape == (0,):
+        return stop.astype("int64")
+    if stop.dtype.kind not in "iu" or stop.ndim != 1:
+        raise TypeError(f"stop: expected a token, or a list of them; got {given!r}")
+    if stop.min() < 0 or stop.max() >= vocab_size:
+        raise ValueError(f"stop: expected tokens in 0..{vocab_size - 1}; got {stop.min()}..{stop.max()}")
+    return stop
 
 
 def _check_dials(temperature, top_k, top_p):

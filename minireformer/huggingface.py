@@ -23,6 +23,7 @@ import math
 import os
 import re
 
+import numpy
 import safetensors
 import safetensors.numpy
 
@@ -30,7 +31,7 @@ from minireformer import backend
 from minireformer.checkpoint import check_finite, write_arrays
 from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets
-from minireformer.layer import check_count, check_path
+from minireformer.layer import check_count, check_path, float_dtype
 from minireformer.model import Reformer
 from minireformer.positions import check_sizes
 
@@ -116,11 +117,13 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
         raise TypeError(f"folder_or_state_dict: expected a folder or a dict of arrays; got {name}")
     if not isinstance(config, dict):
         raise TypeError(f"config: expected a dict, such as config.json holds; got {type(config).__name__}")
-    weights = dict(weights)
+    if odd := [name for name in weights if not isinstance(name, str)]:
+        raise TypeError(f"folder_or_state_dict: expected names of weights, which are texts; got {odd[0]!r}")
+    weights, dtype = dict(weights), float_dtype(dtype)
     if "lm_head.decoder.bias" in weights:
         weights.setdefault("lm_head.bias", weights["lm_head.decoder.bias"])  # two names of one array
-    weights = {name: _as_array(name, weights[name]) for name in weights if not _NOT_PARAMETERS.fullmatch(name)}
-    check_finite("folder_or_state_dict:", weights)
+    weights = {name: _as_array(name, weights[name], dtype) for name in weights if not _NOT_PARAMETERS.fullmatch(name)}
+    check_finite(f"folder_or_state_dict: as {dtype},", weights)
     model = Reformer(_our_config(config, weights), dtype=dtype)
     names = {name: _their_name(name, model.config.head) for name in model.params}
     _check_weights(weights, {names[name]: param.shape for name, param in model.params.items()})
@@ -139,8 +142,13 @@ def to_huggingface(model, folder):
     folder = check_path("folder", folder)
     if not isinstance(model, Reformer):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
+    if model.head is None:
+        raise ValueError("model: expected one with a head; got the encoder of an EncoderDecoder")
     config = _their_config(model.config) | {"dtype": model.dtype.name}
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"folder: expected a folder, there or not; {str(folder)!r} is, or lies in, a file") from None
     write_arrays(folder / "model.safetensors", state_dict(model), {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -170,7 +178,7 @@ def _read_config(path):
         raise FileNotFoundError(f"{path}: no such file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON text ({error})") from None
 
 
@@ -187,11 +195,16 @@ def _read_weights(folder):
         raise ValueError(f"{path}: expected floats of 16, 32 or 64 bits ({error})") from None
 
 
-def _as_array(name, value):
-    array = backend.to_numpy(value)
+def _as_array(name, value, dtype):
+    """`value` in host memory, as `dtype`: what is too large for it becomes infinity."""
+    try:
+        array = backend.to_numpy(value)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"{name}: expected an array; {error}") from None
     if array.dtype.kind != "f":
         raise TypeError(f"{name}: expected floats; got dtype {array.dtype}")
-    return array
+    with numpy.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 def _check_weights(weights, shapes):

@@ -108,7 +108,8 @@ def test_text_gives_text_and_no_tokens_give_the_prompt():
     "given, message",
     [
         ({"n_beams": 0}, "n_beams: expected an integer >= 1; got 0"),
-        ({"length_penalty": -1}, "length_penalty: expected a finite number >= 0; got -1"),
+        ({"length_penalty": -1}, "length_penalty: expected a number from 0 to 10; got -1"),
+        ({"length_penalty": 1e6}, "length_penalty: expected a number from 0 to 10; got 1000000.0"),
         ({"length_penalty": "long"}, "length_penalty: .* got 'long'"),
         ({"n_tokens": 64}, "n_tokens: prompt .* max_len, 64"),
     ],

@@ -238,6 +238,8 @@ def test_save_and_load(tmp_path):
         ({"source_vocab_size": 0}, "source_vocab_size: expected an integer >= 1; got 0"),
         ({"encoder_n_after": -1}, "encoder_n_after: expected an integer >= 0; got -1"),
         ({"pad_token": 0.5}, "pad_token: expected an integer >= 0; got 0.5"),
+        ({"pad_token": 11}, "pad_token: expected a token of either side, at most 10; got 11"),
+        ({"head": "span"}, "head: expected tokens, which the decoder writes; got 'span'"),
         ({"d_ff": 0}, "d_ff: expected an integer >= 1; got 0"),
     ],
 )

@@ -175,6 +175,8 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_other_dials():
 def test_large_logits_do_not_overflow():
     p = probabilities(np.array([1e4, 0.0, 1e4], dtype="float32"), temperature=0.01)
     np.testing.assert_array_equal(p, [[0.5, 0, 0.5]])
+    with np.errstate(over="raise"):
+        np.testing.assert_array_equal(probabilities(HALVES, temperature=1e-309), [[0, 1, 0, 0]])
 
 
 def test_the_window_ends_at_max_len():
@@ -227,7 +229,7 @@ def test_bad_dials_are_named_even_if_no_token_is_drawn(dials, message):
         generate(COUNT_UP, "a", **({"n_tokens": 0} | dials))
 
 
-@pytest.mark.parametrize("model", [None, "model", lambda tokens: tokens])
+@pytest.mark.parametrize("model", [None, "model", lambda tokens: tokens, Reformer])
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(TypeError, match="model: expected a Reformer; got"):
         generate(model, [1], 1)
@@ -330,7 +332,14 @@ def test_cached_text_is_the_text_without_a_cache():
     [
         ({"stop": "z"}, TypeError, "stop: expected a token, or a list of them"),
         ({"stop": [[1]]}, TypeError, "stop: expected a token, or a list"),
+        ({"stop": [[1], [1, 2]]}, TypeError, "stop: expected a token, or a list"),
+        ({"stop": [0, 256]}, ValueError, r"stop: expected tokens in 0\.\.255; got 0\.\.256"),
+        ({"stop": -1}, ValueError, r"stop: expected tokens in 0\.\.255; got -1\.\.-1"),
         ({"cached": "yes"}, ValueError, "cached: expected True, False or None; got 'yes'"),
+        ({"cached": 1}, ValueError, "cached: expected True, False or None; got 1"),
+        ({"cached": np.ones(2)}, ValueError, "cached: expected True, False or None"),
+        ({"source_mask": np.ones((1, 1), bool)}, ValueError, "source_mask: expected None, as the model has no encoder"),
+        ({"lengths": [[1], [1, 2]]}, ValueError, r"lengths: expected \(1,\) integers"),
         ({"cached": True}, TypeError, "model: expected a Reformer, for cached decoding; got Bigrams"),
         ({"lengths": [2]}, ValueError, "lengths: expected 1 to 1; got 2..2"),
     ],

@@ -249,6 +249,13 @@ def test_weights_that_do_not_fit_are_refused():
         ({"lm_head.bias": bias[:-1]}, ValueError, r"lm_head.bias: the config expects shape \(11,\); got \(10,\)"),
         ({"lm_head.bias": bias * numpy.nan}, ValueError, "lm_head.bias holds NaN or infinity"),
         ({"lm_head.bias": bias.astype(int)}, TypeError, "lm_head.bias: expected floats; got dtype int64"),
+        (
+            {"lm_head.bias": bias.astype("float64") + 1e300},
+            ValueError,
+            "as float32, lm_head.bias holds NaN or infinity",
+        ),
+        ({"lm_head.bias": [[1.0], [1.0, 2.0]]}, ValueError, "lm_head.bias: expected an array"),
+        ({3: bias}, TypeError, "folder_or_state_dict: expected names of weights, which are texts; got 3"),
         ({"lm_head.scale": bias}, ValueError, "the config has no place for lm_head.scale"),
     ]:
         with pytest.raises(error, match=message):
@@ -280,6 +287,21 @@ def test_folders_that_are_not_whole_are_refused(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json: not a JSON text"):
         mr.from_huggingface(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="config.json: not a JSON text"):
+        mr.from_huggingface(folder)
+
+
+def test_what_is_no_folder_or_has_no_head_is_not_written(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(ValueError, match="folder: expected a folder, there or not"):
+            mr.to_huggingface(model_of("lsh"), path)
+    assert (tmp_path / "file").read_text() == "kept"
+    config = mr.EncoderDecoderConfig(d_model=8, n_heads=1, d_head=4, d_ff=8, axial_shape=(8, 8), max_len=64)
+    with pytest.raises(ValueError, match="model: expected one with a head"):
+        mr.to_huggingface(mr.EncoderDecoder(config).encoder, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_numbers_of_brain_floats_are_refused(tmp_path):
