@@ -203,9 +203,10 @@ class ImageCorpus:
 def photograph():
     """The one photograph that comes with matplotlib, as an `ImageCorpus`, at full and at half size; needs Pillow.
 
-    Grace Hopper, 512 x 600 pixels, an official portrait by the US Navy; its file names Wikimedia Commons as its source,
-    where it is marked as in the public domain. A band of 128 rows across the middle is held out. One picture
-    is enough to see a model learn what pixels have in common, and far too little to learn what pictures show.
+    Grace Hopper, 512 x 600 pixels. The file names https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg as its
+    source, where its licence is to be found: matplotlib's own does not mention it. A band of 128 rows across the
+    middle is held out. One picture is enough to see a model learn what pixels have in common, and far too little to
+    learn what pictures show.
 
     Raises ImportError where matplotlib or Pillow is missing.
     """
