@@ -3,12 +3,13 @@
 The duplicate task (section 5) is a sequence `0 w 0 w`: a random word w, then the same word again. Whoever
 predicts the second w has found, for every symbol, the place half a sequence back where it stood before.
 The default corpus is the source code of the running Python's own standard library: 12 MB that are always
-there, with names that return thousands of bytes later.
+there, with names that return thousands of bytes later. A picture is a sequence, too: `photograph`.
 
 Everything is a function of a seed: training calls a batch by the number of its step, so that a run which
 is interrupted and resumed sees the same data. Read next: `optim.py`.
 """
 
+import importlib.util
 import sysconfig
 import zlib
 from pathlib import Path
@@ -144,3 +145,85 @@ def _read(folder, paths):
 
 def _hidden(path):
     return any(part.startswith(".") for part in path.parts)
+
+
+class ImageCorpus:
+    """Pictures, cut into squares that are read as sequences of bytes.
+
+    A square of side S is 3 S^2 bytes: rows from the top, in a row pixel by pixel, and of a pixel red, green, blue.
+    The position of a byte is thus a place of the grid (S, S, 3), which axial positions can follow.
+
+    `train` and `held_out` are lists of pictures, uint8 arrays (height, width, 3) that share no pixel. Raises TypeError
+    where they are not, ValueError where a list is empty.
+    """
+
+    def __init__(self, train, held_out):
+        for name, pictures in (("train", train), ("held_out", held_out)):
+            if not isinstance(pictures, (list, tuple)):
+                raise TypeError(f"{name}: expected a list of pictures; got {type(pictures).__name__}")
+            if not pictures:
+                raise ValueError(f"{name}: expected at least one picture; got none")
+            for i, picture in enumerate(pictures):
+                is_bytes = isinstance(picture, numpy.ndarray) and picture.dtype == "uint8"
+                if not is_bytes or picture.ndim != 3 or picture.shape[2] != 3:
+                    got = f"{getattr(picture, 'dtype', type(picture).__name__)} {getattr(picture, 'shape', '')}"
+                    raise TypeError(f"{name}[{i}]: expected uint8 of shape (height, width, 3); got {got.strip()}")
+        self.train, self.held_out = list(train), list(held_out)
+
+    def squares(self, split, seed, batch, side):
+        """`batch` random squares of the "train" or "held_out" split, half of them mirrored; `seed` decides which.
+
+        -> (B, S, S, 3) uint8 in host memory, S = side. Raises ValueError where a picture is smaller than that.
+        """
+        if split not in ("train", "held_out"):
+            raise ValueError(f"split: expected 'train' or 'held_out'; got {split!r}")
+        check_count("batch", batch)
+        check_count("side", side)
+        pictures = getattr(self, split)
+        smallest = min(min(picture.shape[:2]) for picture in pictures)
+        if side > smallest:
+            raise ValueError(f"side: expected at most {smallest}, as the {split} split has such a picture; got {side}")
+        random, chosen = rng.generator(seed, split), []
+        for _ in range(batch):
+            picture = pictures[random.integers(len(pictures))]
+            row, column = (random.integers(size - side + 1) for size in picture.shape[:2])
+            square = picture[row : row + side, column : column + side]
+            chosen.append(square[:, ::-1] if random.integers(2) else square)
+        return numpy.stack(chosen)
+
+    def batch(self, split, seed, batch, side):
+        """`squares` as sequences: -> tokens (B, T), targets (B, T), ints 0..255, the targets one byte further on.
+
+        T = 3 side^2 - 1: the first byte is given, and the last has nothing to predict.
+        """
+        rows = self.squares(split, seed, batch, side).reshape(batch, -1).astype("int64")  # B, T + 1
+        return backend.asarray(rows[:, :-1]), backend.asarray(rows[:, 1:])
+
+
+def photograph():
+    """The one photograph that comes with matplotlib, as an `ImageCorpus`, at full and at half size; needs Pillow.
+
+    Grace Hopper, 512 x 600 pixels. The file names https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg as its
+    source, where its licence is to be found: matplotlib's own does not mention it. A band of 128 rows across the
+    middle is held out. One picture is enough to see a model learn what pixels have in common, and far too little to
+    learn what pictures show.
+
+    Raises ImportError where matplotlib or Pillow is missing.
+    """
+    spec = importlib.util.find_spec("matplotlib")  # found, not imported: that takes a second
+    try:
+        from PIL import Image
+    except ImportError:
+        spec = None
+    if spec is None:
+        raise ImportError("photograph: needs matplotlib, which brings the picture, and Pillow: pip install matplotlib")
+    path = Path(spec.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
+    with Image.open(path) as file:
+        pixels = numpy.asarray(file.convert("RGB"))  # 600, 512, 3
+    half = pixels.reshape(300, 2, 256, 2, 3).mean(axis=(1, 3)).round().astype("uint8")
+    train, held_out = [], []
+    for picture, scale in ((pixels, 1), (half, 2)):
+        top, bottom = 224 // scale, 352 // scale
+        train += [picture[:top], picture[bottom:]]
+        held_out.append(picture[top:bottom])
+    return ImageCorpus(train, held_out)

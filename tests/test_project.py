@@ -72,7 +72,7 @@ def test_nothing_but_notebooks_imports_the_plots():
 def test_the_package_imports_all_that_it_declares_and_nothing_else():
     declared = {Requirement(text).name for text in PROJECT["dependencies"]}
     imported = set().union(*(packages_imported_by(path) for path in MODULES.values()))
-    optional = {"cupy", "cupyx", "matplotlib"}
+    optional = {"cupy", "cupyx", "matplotlib", "PIL"}
     assert imported - sys.stdlib_module_names - optional == declared
     assert "matplotlib" not in set().union(
         *(packages_imported_by(path) for name, path in MODULES.items() if name != "plots")

@@ -1,0 +1,177 @@
+"""Pictures as sequences of bytes: a small model of 64 x 64 pixels, and what hash rounds do for it (Figure 4).
+
+    python benchmarks/images.py            # both parts; writes benchmarks/results/images.json
+    python benchmarks/images.py model      # one part; the other's record stays
+    python benchmarks/images.py --quick    # seconds; writes build/images_quick.json
+
+"model" trains one local and one LSH layer on squares of 64 x 64 pixels, 12,288 values, and lets it complete held-out
+squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
+full attention, for equal steps, on squares of 32 x 32: at 64 x 64 the steps of full attention take too long.
+A run that is killed goes on where its last checkpoint left it when the same command
+is given again; delete the folder with the checkpoints (build/images) to begin anew.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import io
+import json
+import platform
+import sys
+from pathlib import Path
+
+import numpy
+from PIL import Image
+
+import minireformer as mr
+from minireformer import backend, training
+from minireformer.optim import warmup_cosine
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = {"LSH-1": 1, "LSH-2": 2, "LSH-4": 4, "LSH-8": 8, "full": 0}  # name: hash rounds, 0 for full attention
+FULL = {
+    "model": {"side": 64, "batch": 1, "steps": 400, "log_every": 25, "n_held_out": 8, "n_completed": 3},
+    "rounds": {"side": 32, "batch": 2, "steps": 150, "log_every": 25, "n_held_out": 32, "seeds": (0, 1)},
+}
+QUICK = {
+    "model": {"side": 8, "batch": 2, "steps": 6, "log_every": 3, "n_held_out": 2, "n_completed": 1},
+    "rounds": {"side": 8, "batch": 2, "steps": 4, "log_every": 2, "n_held_out": 2, "seeds": (0,)},
+}
+LEARNING_RATE, WARMUP = 3e-3, 20
+NOT_TRAINED = 10**6  # seeds of held-out squares begin here
+
+
+def config_of(side, attn_layers, n_hashes):
+    """Axial positions follow the grid of rows, columns and colours."""
+    chunk_len = 64 if side >= 32 else 16
+    return mr.ReformerConfig(
+        vocab_size=256,
+        d_model=96,
+        n_heads=4,
+        d_head=24,
+        d_ff=192,
+        attn_layers=attn_layers,
+        lsh_chunk_len=chunk_len,
+        local_chunk_len=chunk_len,
+        n_hashes=n_hashes,
+        axial_shape=(side, side, 3),
+        axial_dims=(40, 40, 16),
+        max_len=3 * side**2,
+    )
+
+
+def train_one(corpus, config, size, seed, path):
+    """-> the trained model and its log; the same held-out squares are scored every time."""
+    held_out = [corpus.batch("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_held_out"])]
+
+    def bits(model):
+        return {"held_out_bits": float(numpy.mean([training.bits_per_token(model, *batch) for batch in held_out]))}
+
+    model = mr.Reformer(config, seed=seed)
+    log = mr.train(
+        model,
+        lambda step: corpus.batch("train", size["steps"] * seed + step, size["batch"], size["side"]),
+        mr.Adam(model.params, lr=LEARNING_RATE),
+        size["steps"],
+        schedule=warmup_cosine(LEARNING_RATE, min(WARMUP, size["steps"] // 2), size["steps"] + 1),
+        clip=1.0,
+        seed=seed,
+        log_every=size["log_every"],
+        evaluate=bits,
+        checkpoint=path,
+        checkpoint_every=size["log_every"],
+        progress=sys.stderr.isatty(),
+    )
+    kept = ("step", "bits_per_token", "held_out_bits")  # seconds depend on what else the machine does
+    return model, [{name: row[name] for name in kept} for row in log]
+
+
+def baselines(corpus, size):
+    """Bits per value of the same held-out squares: by counts of the training pictures, by differences, and by PNG."""
+    squares = numpy.concatenate(
+        [corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_held_out"])]
+    )  # n, S, S, 3
+    counts = numpy.bincount(numpy.concatenate([picture.ravel() for picture in corpus.train]), minlength=256) + 1
+    differences = [(picture[:, 1:] - picture[:, :-1]).ravel() for picture in corpus.train]  # uint8: modulo 256
+    steps = numpy.bincount(numpy.concatenate(differences), minlength=256) + 1
+    left = squares[:, :, 1:] - squares[:, :, :-1]
+    first = -numpy.log2(counts / counts.sum())[squares[:, :, :1]].sum()  # a row's first pixel has no left neighbour
+    n_bytes = 0
+    for square in squares:
+        file = io.BytesIO()
+        Image.fromarray(square).save(file, "PNG", optimize=True)
+        n_bytes += len(file.getvalue())
+    return {
+        "counts of values": float(-numpy.log2(counts / counts.sum())[squares].mean()),
+        "difference to the left pixel": float((first - numpy.log2(steps / steps.sum())[left].sum()) / squares.size),
+        "PNG": 8 * n_bytes / squares.size,
+    }
+
+
+def completions(corpus, model, size):
+    """Held-out squares, and the same with the lower half drawn by the model: lists (S, S, 3) of ints 0..255."""
+    truth = numpy.concatenate(
+        [corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_completed"])]
+    )
+    given = truth.reshape(len(truth), -1)[:, : truth[0].size // 2].astype("int64")
+    n_new = truth[0].size - given.shape[1]
+    made = mr.generate(model, backend.asarray(given), n_new, temperature=0.9, seed=0, cached=True)
+    return {"truth": truth.tolist(), "completed": backend.to_numpy(made).reshape(truth.shape).tolist()}
+
+
+def run_model(corpus, size, folder):
+    """One local and one LSH layer; -> what is to be recorded."""
+    config = config_of(size["side"], ("local", "lsh"), n_hashes=2)
+    model, log = train_one(corpus, config, size, 0, folder / "model.safetensors")
+    return {
+        "config": dataclasses.asdict(config),
+        "n_parameters": sum(param.size for param in model.params.values()),
+        "log": log,
+        "baselines": baselines(corpus, size),
+        "completions": completions(corpus, model, size),
+    }
+
+
+def run_rounds(corpus, size, folder):
+    """Two layers of each kind, for every seed; -> what is to be recorded."""
+    logs = {name: {} for name in ROUNDS}
+    for seed in size["seeds"]:
+        for name, n_hashes in ROUNDS.items():
+            layers = ("lsh", "lsh") if n_hashes else ("shared_full", "shared_full")
+            config = config_of(size["side"], layers, n_hashes or 1)
+            _, logs[name][str(seed)] = train_one(corpus, config, size, seed, folder / f"{name}_{seed}.safetensors")
+            print(name, "seed", seed, f"{logs[name][str(seed)][-1]['held_out_bits']:.3f} bits held out", flush=True)
+    return {"config": dataclasses.asdict(config), "logs": logs, "baselines": baselines(corpus, size)}
+
+
+def main():
+    """Run the parts asked for and write one JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", nargs="?", choices=("model", "rounds"), help="one part alone")
+    parser.add_argument("--quick", action="store_true", help="tiny models, in seconds")
+    options = parser.parse_args()
+    sizes, name = (QUICK, "images_quick") if options.quick else (FULL, "images")
+    out = ROOT / ("build" if options.quick else "benchmarks/results") / f"{name}.json"
+    corpus = mr.data.photograph()
+    for part, run in (("model", run_model), ("rounds", run_rounds)):
+        if options.part not in (None, part):
+            continue
+        recorded = {
+            **run(corpus, sizes[part], ROOT / "build" / name),
+            "size": sizes[part],
+            "training": {"learning_rate": LEARNING_RATE, "warmup": WARMUP, "schedule": "cosine", "clip": 1.0},
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": numpy.__version__,
+                "minireformer": mr.__version__,
+            },
+            "machine": {"processor": platform.machine(), "threads": backend.n_threads()},
+            "date": datetime.date.today().isoformat(),
+        }
+        result = json.loads(out.read_text()) if out.exists() else {}  # read late: the other part may have been written
+        out.write_text(json.dumps(result | {part: recorded}) + "\n")
+        print(f"{part}: wrote {out.relative_to(ROOT)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
