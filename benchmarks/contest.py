@@ -17,7 +17,10 @@ import time
 from datetime import date
 from importlib import metadata
 
+from threadpoolctl import threadpool_info
+
 N_THREADS = len(os.sched_getaffinity(0))
+_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # would hold NumPy's BLAS to another processor's kernels
 _PATIENCE = 60  # seconds: whoever takes longer for a step does one and not five
 
 
@@ -43,7 +46,9 @@ def main(script, description, contenders, sizes, results_path, what="lengths", s
 
 
 def contest(script, names, size, n_rounds):
-    """{name: {"seconds": median, "all": [...], "peak_mb": ...} or {"failed": why}} for contenders of a `script`.
+    """{name: {"seconds": median, "all": [...], "peak_mb": ..., "blas": [...]} or {"failed": why}} for a `script`.
+
+    "blas" names the processor that OpenBLAS's kernels in that process were written for.
 
     Whoever fails beside the others, for want of memory, gets the machine to itself afterwards.
     """
@@ -60,7 +65,8 @@ def contest(script, names, size, n_rounds):
 
 
 def _by_turns(script, names, size, n_rounds):
-    environment = os.environ | {"OMP_NUM_THREADS": str(N_THREADS), "TRANSFORMERS_VERBOSITY": "error"}
+    environment = {name: value for name, value in os.environ.items() if name not in _OVERRIDES}
+    environment |= {"OMP_NUM_THREADS": str(N_THREADS), "TRANSFORMERS_VERBOSITY": "error"}
     results, running = {}, {}
     for name in names:
         command = [sys.executable, script, "--worker", name, "--size", str(size)]
@@ -68,7 +74,7 @@ def _by_turns(script, names, size, n_rounds):
         worker = subprocess.Popen(command, env=environment, text=True, **pipes)
         answer = worker.stdout.readline()
         if answer:
-            results[name], running[name] = {"all": [], "peak_mb": json.loads(answer)["peak_mb"]}, worker
+            results[name], running[name] = {"all": []} | json.loads(answer), worker
         else:
             results[name] = {"failed": _last_words(worker)}
     for done in range(n_rounds):
@@ -106,7 +112,8 @@ def work(make_step, size, smallest):
     step()
     peak_mb = (status("VmHWM") - held) / 1e6
     step()
-    print(json.dumps({"peak_mb": peak_mb}), flush=True)
+    kernels = sorted({blas["architecture"] for blas in threadpool_info() if "architecture" in blas})
+    print(json.dumps({"peak_mb": peak_mb, "blas": kernels}), flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         step()
