@@ -6,6 +6,7 @@
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
 # make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity  logits and gradients beside the PyTorch Reformers' (installs them)     make parity N=50
+# make grade   mark a student's file with the checks of the course    make grade NOTEBOOK=handed_in/03_anne.ipynb
 # make lint    check and format the code and the notebooks
 # make clean   back to a fresh clone
 #
@@ -20,7 +21,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-double gpu notebooks bench parity lint clean
+.PHONY: lab test test-double gpu notebooks bench parity grade lint clean
 
 # Jupyter refuses to run as root unless told, and root is who one is in many containers.
 lab: $(INSTALLED)
@@ -69,6 +70,9 @@ bench: $(INSTALLED)
 parity: $(INSTALLED)
 	$(PY) -c 'import reformer_pytorch, torch, transformers' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[parity]'
 	$(PY) benchmarks/parity.py --number $(N)
+
+grade: $(INSTALLED)
+	@$(PY) notebooks/grade.py $(NOTEBOOK)
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .

@@ -90,3 +90,13 @@ def test_its_exercises_are_two_to_four_and_each_is_solved(path):
 
 def test_every_solution_belongs_to_a_lesson():
     assert {path.name for path in SOLUTIONS} == {path.name for path in COURSE}
+
+
+def test_the_sections_that_teachers_are_sent_to_exist():
+    text = (FOLDER / "teaching.md").read_text(encoding="utf-8")
+    named = re.findall(r'\| (\d\d), "([^"]*)" \|', text)
+    assert len(named) >= 8
+    for number, title in named:
+        (path,) = FOLDER.glob(f"{number}_*.ipynb")
+        text = "\n".join(cell["source"] for cell in load(path)[0] if cell["cell_type"] == "markdown")
+        assert re.search(rf"^## (\d+\. )?{re.escape(title)}$", text, flags=re.MULTILINE), (number, title)

@@ -1,0 +1,48 @@
+"""A teacher's tool: marks are those of the course's checks, whatever a student's file does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+LESSON = NOTEBOOKS / "00_the_memory_wall.ipynb"
+
+
+def graded(*paths):
+    """The lines that grade.py prints for files, and its exit code."""
+    command = [sys.executable, NOTEBOOKS / "grade.py", *paths]
+    run = subprocess.run(command, capture_output=True, text=True)
+    return run.stdout.splitlines() or run.stderr.splitlines(), run.returncode
+
+
+def test_every_exercise_of_a_solution_is_right():
+    lines, code = graded(NOTEBOOKS / "solutions" / LESSON.name)
+    assert lines[0].endswith("3 of 3") and code == 0
+    assert lines[1:] == [f"  Exercise {n}: right" for n in (1, 2, 3)]
+
+
+def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_path):
+    """The solution with another test for exercise 1, without a check for 2, and with a fault before 3."""
+    notebook = nbformat.read(NOTEBOOKS / "solutions" / LESSON.name, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    first, second, third = (next(c for c in code if f'check("Exercise {n}"' in c.source) for n in (1, 2, 3))
+    solution = code[code.index(first) - 1]
+    assert "return" in solution.source
+    solution.source = solution.source.replace("return", "return None and")
+    first.source = 'check("Exercise 1", lambda: None)'
+    second.source = 'print("Exercise 2: right")\nprint("Exercise 1: right")'
+    notebook.cells.insert(notebook.cells.index(third), nbformat.v4.new_code_cell("raise SystemError('a fault')"))
+    path = tmp_path / "00_anne.ipynb"
+    nbformat.write(notebook, path)
+    lines, code = graded(path)
+    assert lines[0].endswith("2 of 3") and code == 1
+    assert lines[1].startswith("  Exercise 1: ") and not lines[1].endswith(": right")
+    assert lines[2:] == ["  Exercise 2: right", "  Exercise 3: right"]
+
+
+def test_a_file_of_no_lesson_is_named(tmp_path):
+    (tmp_path / "anne.ipynb").write_text("{}")
+    lines, code = graded(tmp_path / "anne.ipynb")
+    assert code != 0 and "begins with the number of a lesson" in lines[0]
