@@ -76,6 +76,10 @@ def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path)
     assert {key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)} == {"attn_layers", "n_hashes"}
 
 
+on_numpy = pytest.mark.skipif(mr.backend.active() is not numpy, reason="a script for the CPU, in NumPy")
+
+
+@on_numpy
 @pytest.mark.parametrize("kind", ["RawFullAttention", "RawFullAttentionWithSelf"])
 def test_full_attention_of_raw_keys_has_the_right_gradient(kind, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
@@ -86,6 +90,7 @@ def test_full_attention_of_raw_keys_has_the_right_gradient(kind, monkeypatch):
     assert report.ok, report
 
 
+@on_numpy
 def test_the_regular_transformer_has_the_right_gradient(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     script = importlib.import_module("shared_and_reversible")
@@ -152,7 +157,7 @@ def test_the_benchmark_of_pictures_runs_resumes_and_records_both_parts(tmp_path)
     (tmp_path / "benchmarks").mkdir()
     script = shutil.copy(ROOT / "benchmarks" / "images.py", tmp_path / "benchmarks")
     command = [sys.executable, script, "--quick"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
     subprocess.run(command, env=environment, check=True)
     file = tmp_path / "build" / "images_quick.json"
     results = json.loads(file.read_text())
