@@ -28,8 +28,8 @@ QUICK = {"rounds": [1, 4], "chunk_lens": [8, 16], "n_pieces": 1, "n_seeds": 2}
 ROUNDS = 4  # where chunk lengths are compared; rounds are compared at the chunk length that the model was trained with
 DIFFERENT = (
     "The paper shows what LSH costs in accuracy (its section 5), not what it misses. The model is small and briefly "
-    "trained, with LSH attention, which may have taught it to put its mass where LSH finds it. Where queries nearly all "
-    "point the same way (`common_direction` close to 1), they share their buckets, more rounds meet few more keys, "
+    "trained, with LSH attention, which may have taught it to put its mass where LSH finds it. Where queries nearly "
+    "all point the same way (`common_direction` close to 1), they share their buckets, more rounds meet few more keys, "
     "and exact attention is close to a mean over all of them, which no choice of a few keys can stand for."
 )
 
