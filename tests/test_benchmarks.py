@@ -16,6 +16,8 @@ import minireformer as mr
 ROOT = Path(__file__).parents[1]
 DOUBLE = ROOT / "tests" / "double"
 
+on_numpy = pytest.mark.skipif(mr.backend.active() is not numpy, reason="a script for the CPU, in NumPy")
+
 
 def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
     """On the double: that torch has no CUDA there is written down, too."""
@@ -35,7 +37,9 @@ def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
 
 
 def quick_run(script, folder, *options):
-    """What a benchmark writes when it is run in small, with its checkpoints in `folder`."""
+    """What a benchmark writes when it is run in small, with its checkpoints in `folder`. Once is enough, in NumPy."""
+    if mr.backend.active() is not numpy:
+        pytest.skip("a script for the CPU, in NumPy")
     command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--quick", "--build", folder, *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
     subprocess.run(command, env=environment, check=True)
@@ -74,9 +78,6 @@ def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path)
         assert abs(result["evaluated_with"][name][name] - bits["mean"]) < 1e-9
     configs = list(result["configs"].values())
     assert {key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)} == {"attn_layers", "n_hashes"}
-
-
-on_numpy = pytest.mark.skipif(mr.backend.active() is not numpy, reason="a script for the CPU, in NumPy")
 
 
 @on_numpy
@@ -152,6 +153,7 @@ def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
             assert fewer[name]["mean"] > more[name]["mean"] > 0
 
 
+@on_numpy
 def test_the_benchmark_of_pictures_runs_resumes_and_records_both_parts(tmp_path):
     """In a copy of its folder, so that what it writes lies there; a second run finds every model trained."""
     (tmp_path / "benchmarks").mkdir()
