@@ -154,8 +154,7 @@ def first_at_goal(log):
 
 def accuracy_with(model, name, size):
     """Accuracy of the parameters of `model` under another attention, over sequences and rotations."""
-    other = mr.Reformer(config_of(name, size))
-    other.load_params(model.params)
+    other = recording.with_config(model, config_of(name, size))
     return float(
         numpy.mean(
             [

@@ -12,7 +12,6 @@ attention as well. A killed run goes on where it was; delete build/hash_rounds t
 import dataclasses
 
 import recording
-from train_byte_model import held_out_bits
 
 import minireformer as mr
 from minireformer import backend
@@ -49,9 +48,8 @@ def config_of(name, size):
 
 def bits_with(model, name, size, corpus):
     """Held-out bits per byte of the parameters of `model` with the attention `name`."""
-    other = mr.Reformer(config_of(name, size))
-    other.load_params(model.params)
-    return held_out_bits(corpus, other, size["final_batches"], size)
+    other = recording.with_config(model, config_of(name, size))
+    return recording.held_out_bits(corpus, other, size["final_batches"], size)
 
 
 def summary(runs, size, corpus):

@@ -13,21 +13,16 @@ is given again; delete the folder with the checkpoints (build/images) to begin a
 
 import argparse
 import dataclasses
-import datetime
 import io
 import json
-import platform
-import sys
-from pathlib import Path
 
 import numpy
+import recording
 from PIL import Image
 
 import minireformer as mr
 from minireformer import backend, training
-from minireformer.optim import warmup_cosine
 
-ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = {"LSH-1": 1, "LSH-2": 2, "LSH-4": 4, "LSH-8": 8, "full": 0}  # name: hash rounds, 0 for full attention
 FULL = {
     "model": {"side": 64, "batch": 1, "steps": 400, "log_every": 25, "n_held_out": 8, "n_completed": 3},
@@ -63,24 +58,16 @@ def config_of(side, attn_layers, n_hashes):
 def train_one(corpus, config, size, seed, path):
     """-> the trained model and its log; the same held-out squares are scored every time."""
     held_out = [corpus.batch("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_held_out"])]
-
-    def bits(model):
-        return {"held_out_bits": float(numpy.mean([training.bits_per_token(model, *batch) for batch in held_out]))}
-
     model = mr.Reformer(config, seed=seed)
-    log = mr.train(
+    log = recording.train(
         model,
         lambda step: corpus.batch("train", size["steps"] * seed + step, size["batch"], size["side"]),
-        mr.Adam(model.params, lr=LEARNING_RATE),
-        size["steps"],
-        schedule=warmup_cosine(LEARNING_RATE, min(WARMUP, size["steps"] // 2), size["steps"] + 1),
-        clip=1.0,
-        seed=seed,
-        log_every=size["log_every"],
-        evaluate=bits,
-        checkpoint=path,
-        checkpoint_every=size["log_every"],
-        progress=sys.stderr.isatty(),
+        lambda model: float(numpy.mean([training.bits_per_token(model, *batch) for batch in held_out])),
+        size,
+        LEARNING_RATE,
+        min(WARMUP, size["steps"] // 2),
+        seed,
+        path,
     )
     kept = ("step", "bits_per_token", "held_out_bits")  # seconds depend on what else the machine does
     return model, [{name: row[name] for name in kept} for row in log]
@@ -125,7 +112,7 @@ def run_model(corpus, size, folder):
     model, log = train_one(corpus, config, size, 0, folder / "model.safetensors")
     return {
         "config": dataclasses.asdict(config),
-        "n_parameters": sum(param.size for param in model.params.values()),
+        "n_parameters": recording.count_parameters(model),
         "log": log,
         "baselines": baselines(corpus, size),
         "completions": completions(corpus, model, size),
@@ -146,31 +133,22 @@ def run_rounds(corpus, size, folder):
 
 def main():
     """Run the parts asked for and write one JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("part", nargs="?", choices=("model", "rounds"), help="one part alone")
-    parser.add_argument("--quick", action="store_true", help="tiny models, in seconds")
-    options = parser.parse_args()
-    sizes, name = (QUICK, "images_quick") if options.quick else (FULL, "images")
-    out = ROOT / ("build" if options.quick else "benchmarks/results") / f"{name}.json"
+    options = recording.options(__doc__, parser)
+    folder, path = recording.places("images", options)
+    sizes = QUICK if options.quick else FULL
     corpus = mr.data.photograph()
     for part, run in (("model", run_model), ("rounds", run_rounds)):
         if options.part not in (None, part):
             continue
-        recorded = {
-            **run(corpus, sizes[part], ROOT / "build" / name),
+        recorded = run(corpus, sizes[part], folder) | {
             "size": sizes[part],
             "training": {"learning_rate": LEARNING_RATE, "warmup": WARMUP, "schedule": "cosine", "clip": 1.0},
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": numpy.__version__,
-                "minireformer": mr.__version__,
-            },
-            "machine": {"processor": platform.machine(), "threads": backend.n_threads()},
-            "date": datetime.date.today().isoformat(),
+            "surroundings": recording.surroundings(),  # of this part: the other's may be older
         }
-        result = json.loads(out.read_text()) if out.exists() else {}  # read late: the other part may have been written
-        out.write_text(json.dumps(result | {part: recorded}) + "\n")
-        print(f"{part}: wrote {out.relative_to(ROOT)}", flush=True)
+        result = json.loads(path.read_text()) if path.exists() else {}  # read late: the other part may be there by now
+        recording.write(path, result | {part: recorded})
 
 
 if __name__ == "__main__":

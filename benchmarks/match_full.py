@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import sys
 import time
 
 import numpy
@@ -25,7 +24,6 @@ from train_byte_model import order_n_bits
 
 import minireformer as mr
 from minireformer import training
-from minireformer.optim import warmup_cosine
 
 VARIANTS = {
     "full": ("full", "full"),
@@ -35,11 +33,7 @@ VARIANTS = {
 }
 ROUNDS = (1, 2, 4, 8)
 FULL = {"length": 4096, "d_model": 96, "chunk_len": 64, "steps": 1000, "warmup": 50, "seeds": (0, 1)}
-FULL |= {
-    "log_every": 100,
-    "n_logged": 4,
-    "n_final": 32,
-}  # pieces of held-out files, for a row of the log and in the end
+FULL |= {"log_every": 100, "n_logged": 4, "n_final": 32}  # held-out pieces, for a row of the log and in the end
 QUICK = {"length": 256, "d_model": 32, "chunk_len": 16, "steps": 20, "warmup": 5, "seeds": (0,)}
 QUICK |= {"log_every": 10, "n_logged": 1, "n_final": 2}
 LEARNING_RATE = 3e-3
@@ -90,34 +84,27 @@ def train_one(variant, seed, size, options, corpus):
     """-> trained model, log, with bits per byte of held-out files in every row."""
     model = mr.Reformer(config_of(VARIANTS[variant], size), seed=seed)
     pieces = held_out(corpus, size, size["n_logged"])
-    log = mr.train(
+    log = recording.train(
         model,
         lambda step: corpus.batch("train", 10**6 * seed + step, 1, size["length"]),
-        mr.Adam(model.params, lr=LEARNING_RATE),
-        size["steps"],
-        schedule=warmup_cosine(LEARNING_RATE, size["warmup"], size["steps"] + 1),
-        clip=1.0,
-        seed=seed,
-        log_every=size["log_every"],
-        evaluate=lambda model: {"held_out_bits": statistics.mean(bits_of(model, pieces))},
-        checkpoint=recording.places("match_full", options)[0] / f"{variant} {seed}.safetensors",
-        checkpoint_every=size["log_every"],
-        progress=sys.stderr.isatty(),
+        lambda model: statistics.mean(bits_of(model, pieces)),
+        size,
+        LEARNING_RATE,
+        size["warmup"],
+        seed,
+        recording.places("match_full", options)[0] / f"{variant} {seed}.safetensors",
     )
     return model, log
 
 
 def with_other_attention(model, size, kinds, n_hashes=4):
     """The parameters of `model` in a model whose layers attend in another way."""
-    other = mr.Reformer(config_of(kinds, size, n_hashes))
-    other.load_params(model.params)
-    return other
+    return recording.with_config(model, config_of(kinds, size, n_hashes))
 
 
 def without_layer(model, layer):
     """A model whose attention in `layer` adds nothing to the stream: its output projection is zero."""
-    other = mr.Reformer(model.config)
-    other.load_params(model.params)
+    other = recording.with_config(model, model.config)
     other.params[f"layers.{layer}.attention.output.weight"][...] = 0
     return other
 

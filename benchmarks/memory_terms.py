@@ -141,8 +141,9 @@ def predicted(step, model, length):
     weights      b h l^2: once for every stored layer; of the layer at work its own, unless stored, and their gradient
     hidden       b l d_ff, or a chunk of it: likewise
     activations  b l d_model: of the layer at work its inputs, projections and outputs, unless stored, and all their
-                 gradients, counted by hand: 7 in a stored attention layer; 12 where they are made again, 10 where
-                 queries are keys; 6 in a feed-forward layer
+                 gradients: 7 in a stored attention layer; 12 where they are made again, 10 where queries are keys;
+                 6 in a feed-forward layer. Counted with the measurements at hand: how the sum grows is a test of
+                 the terms, its height is not
 
     Logits, b l V, are gone before the layers' backward begins. The buffers of a tile are left out.
     """

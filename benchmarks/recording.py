@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import contest
-from train_byte_model import held_out_bits
+import numpy
 
 import minireformer as mr
-from minireformer import backend
+from minireformer import backend, training
 from minireformer.optim import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,9 +38,14 @@ def places(name, options):
     return options.build / name, results / f"{name}.json"
 
 
+def surroundings():
+    """What a result depends on: versions, machine, threads, date."""
+    return contest.surroundings() | {"threads": backend.n_threads()}
+
+
 def write(path, result):
     """Write `result`, and what it depends on, to the JSON file `path`."""
-    result |= {"surroundings": contest.surroundings() | {"threads": backend.n_threads()}}
+    result |= {"surroundings": surroundings()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {path.name}")
@@ -51,27 +56,52 @@ def over_seeds(values):
     return {"mean": sum(values) / len(values), "least": min(values), "greatest": max(values)}
 
 
-def train_on_bytes(model, corpus, size, learning_rate, seed, checkpoint):
-    """Train `model` for size["steps"] steps on pieces of `corpus` that depend on `seed` alone; -> the log.
+def train(model, batches, bits, size, learning_rate, warmup, seed, checkpoint):
+    """Train `model` for size["steps"] steps on batches(step); -> the log, with bits(model) as `held_out_bits` in it.
 
-    Adam, with a warm-up of a tenth of the steps and a cosine to nothing. Every logged row has `held_out_bits`, over
-    the same pieces every time.
+    Adam, with `warmup` steps of warm-up and a cosine to nothing.
     """
-    schedule = warmup_cosine(learning_rate, max(1, size["steps"] // 10), size["steps"] + 1)
     return mr.train(
         model,
-        lambda step: corpus.batch("train", 10**7 * seed + step, size["batch"], size["length"]),
+        batches,
         mr.Adam(model.params, lr=learning_rate),
         size["steps"],
-        schedule=schedule,
+        schedule=warmup_cosine(learning_rate, warmup, size["steps"] + 1),
         clip=1.0,
         seed=seed,
         log_every=size["log_every"],
-        evaluate=lambda model: {"held_out_bits": held_out_bits(corpus, model, 1, size)},
+        evaluate=lambda model: {"held_out_bits": bits(model)},
         checkpoint=checkpoint,
         checkpoint_every=size["log_every"],
         progress=sys.stderr.isatty(),
     )
+
+
+def train_on_bytes(model, corpus, size, learning_rate, seed, checkpoint):
+    """`train` on pieces of `corpus` that depend on `seed` alone, with a warm-up of a tenth of the steps."""
+    return train(
+        model,
+        lambda step: corpus.batch("train", 10**7 * seed + step, size["batch"], size["length"]),
+        lambda model: held_out_bits(corpus, model, 1, size),
+        size,
+        learning_rate,
+        max(1, size["steps"] // 10),
+        seed,
+        checkpoint,
+    )
+
+
+def held_out_bits(corpus, model, n_batches, size):
+    """Mean bits per byte of `model` over pieces of the held-out files, the same pieces every time."""
+    batches = [corpus.batch("held_out", seed, 8, size["length"]) for seed in range(n_batches)]
+    return float(numpy.mean([training.bits_per_token(model, *batch) for batch in batches]))
+
+
+def with_config(model, config):
+    """A model of another `config`, with its attention for one, that has the parameters of `model`."""
+    other = mr.Reformer(config)
+    other.load_params(model.params)
+    return other
 
 
 def count_parameters(model):

@@ -18,7 +18,6 @@ import dataclasses
 from typing import NamedTuple
 
 import recording
-from train_byte_model import held_out_bits
 
 import minireformer as mr
 from minireformer import backend, rng
@@ -138,7 +137,7 @@ def run_one(name, size, corpus, learning_rate, seed, folder):
     log = recording.train_on_bytes(
         model, corpus, size, learning_rate, seed, folder / f"{name}_{learning_rate}_{seed}.safetensors"
     )
-    bits = held_out_bits(corpus, model, size["final_batches"], size)
+    bits = recording.held_out_bits(corpus, model, size["final_batches"], size)
     print(f"{name}, learning rate {learning_rate}, seed {seed}: {bits:.3f} bits per byte", flush=True)
     return {"seed": seed, "learning_rate": learning_rate, "held_out_bits": bits, "log": log}
 

@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 
 import numpy
+from recording import count_parameters, held_out_bits
 
 import minireformer as mr
-from minireformer import backend, training
+from minireformer import backend
 from minireformer.optim import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,12 +73,6 @@ def order_n_bits(train, test, n):
     return float(numpy.mean(numpy.log2(totals[context] + 256) - numpy.log2(counts[pair] + 1)))
 
 
-def held_out_bits(corpus, model, n_batches, size):
-    """Mean bits per byte of `model` over pieces of the held-out files, the same pieces every time."""
-    batches = [corpus.batch("held_out", seed, 8, size["length"]) for seed in range(n_batches)]
-    return float(numpy.mean([training.bits_per_token(model, *batch) for batch in batches]))
-
-
 def run(size, folder):
     """Train in stages, sample text after each; -> what is to be recorded."""
     corpus = mr.data.standard_library()
@@ -107,7 +102,7 @@ def run(size, folder):
         samples_file.write_text(json.dumps(samples))
     return {
         "config": dataclasses.asdict(model.config),
-        "n_parameters": sum(param.size for param in model.params.values()),
+        "n_parameters": count_parameters(model),
         "size": size,
         "learning_rate": LEARNING_RATE,
         "corpus_bytes": {"train": len(corpus.train), "held_out": len(corpus.held_out)},

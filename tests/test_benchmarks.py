@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,16 +152,9 @@ def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
             assert fewer[name]["mean"] > more[name]["mean"] > 0
 
 
-@on_numpy
 def test_the_benchmark_of_pictures_runs_resumes_and_records_both_parts(tmp_path):
-    """In a copy of its folder, so that what it writes lies there; a second run finds every model trained."""
-    (tmp_path / "benchmarks").mkdir()
-    script = shutil.copy(ROOT / "benchmarks" / "images.py", tmp_path / "benchmarks")
-    command = [sys.executable, script, "--quick"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
-    subprocess.run(command, env=environment, check=True)
-    file = tmp_path / "build" / "images_quick.json"
-    results = json.loads(file.read_text())
+    """A second run finds every model trained."""
+    results = quick_run("images", tmp_path)
     model, rounds = results["model"], results["rounds"]
     assert [row["step"] for row in model["log"]] == [3, 6]
     assert rounds["logs"].keys() == {"LSH-1", "LSH-2", "LSH-4", "LSH-8", "full"}
@@ -170,6 +162,5 @@ def test_the_benchmark_of_pictures_runs_resumes_and_records_both_parts(tmp_path)
     assert model["baselines"]["difference to the left pixel"] < model["baselines"]["counts of values"]
     (truth,), (completed,) = model["completions"].values()
     assert truth[:4] == completed[:4] and truth[4:] != completed[4:]  # rows: the upper half is given
-    subprocess.run(command, env=environment, check=True)
-    again = json.loads(file.read_text())
+    again = quick_run("images", tmp_path)
     assert again["model"]["completions"] == model["completions"] and again["rounds"]["logs"] == rounds["logs"]
