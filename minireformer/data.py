@@ -93,8 +93,7 @@ class ByteCorpus:
         -> tokens (B, T), targets (B, T): ints 0..255, the targets one byte further on. T = length.
         Raises ValueError where the split is too short for one piece.
         """
-        if split not in ("train", "held_out"):
-            raise ValueError(f"split: expected 'train' or 'held_out'; got {split!r}")
+        _check_split(split)
         check_count("batch", batch)
         check_count("length", length)
         data = getattr(self, split)
@@ -143,6 +142,11 @@ def _read(folder, paths):
     return {name: names[name].read_bytes() for name in sorted(names)}
 
 
+def _check_split(split):
+    if split not in ("train", "held_out"):
+        raise ValueError(f"split: expected 'train' or 'held_out'; got {split!r}")
+
+
 def _hidden(path):
     return any(part.startswith(".") for part in path.parts)
 
@@ -175,8 +179,7 @@ class ImageCorpus:
 
         -> (B, S, S, 3) uint8 in host memory, S = side. Raises ValueError where a picture is smaller than that.
         """
-        if split not in ("train", "held_out"):
-            raise ValueError(f"split: expected 'train' or 'held_out'; got {split!r}")
+        _check_split(split)
         check_count("batch", batch)
         check_count("side", side)
         pictures = getattr(self, split)
