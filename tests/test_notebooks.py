@@ -93,10 +93,19 @@ def test_every_solution_belongs_to_a_lesson():
 
 
 def test_the_sections_that_teachers_are_sent_to_exist():
-    text = (FOLDER / "teaching.md").read_text(encoding="utf-8")
-    named = re.findall(r'\| (\d\d), "([^"]*)" \|', text)
+    named = re.findall(r'\| (\d\d), "([^"]*)" \|', (FOLDER / "teaching.md").read_text(encoding="utf-8"))
     assert len(named) >= 8
     for number, title in named:
         (path,) = FOLDER.glob(f"{number}_*.ipynb")
         text = "\n".join(cell["source"] for cell in load(path)[0] if cell["cell_type"] == "markdown")
         assert re.search(rf"^## (\d+\. )?{re.escape(title)}$", text, flags=re.MULTILINE), (number, title)
+
+
+def test_the_readme_says_of_the_papers_claims_what_the_notebook_says():
+    def claims(text):
+        return re.findall(r"^\| .* \| (?:holds|holds in part|not seen) \| .* \|$", text, flags=re.MULTILINE)
+
+    cells, _ = load(FOLDER / "12_do_the_claims_hold.ipynb")
+    in_notebook = claims("\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown"))
+    assert len(in_notebook) >= 10
+    assert claims((FOLDER.parent / "README.md").read_text(encoding="utf-8")) == in_notebook
