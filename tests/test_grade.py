@@ -29,6 +29,11 @@ def test_every_exercise_of_a_solution_is_right():
     assert lines[1:] == [f"  Exercise {n}: right" for n in (1, 2, 3)]
 
 
+def test_a_solution_finds_the_records_that_it_reads():
+    lines, code = graded(NOTEBOOKS / "solutions" / "12_do_the_claims_hold.ipynb")
+    assert lines[1:] == ["  Exercise 1: right", "  Exercise 2: right"] and code == 0
+
+
 def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_path):
     """The solution with another test for exercise 1, without a check for 2, and with a fault before 3."""
     notebook = nbformat.read(NOTEBOOKS / "solutions" / LESSON.name, as_version=4)
