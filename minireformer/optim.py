@@ -184,8 +184,8 @@ def check_learning_rate(name, lr):
 def clip_by_global_norm(grads, max_norm):
     """Scale all of `grads`, in place, so that the norm of all entries together is at most `max_norm`.
 
-    -> the norm before clipping, a float (within `backend.one_wait`, a 0-d array). `math.inf` clips nothing. Gradients that are not finite are left
-    alone, so that the caller sees a norm that is not finite and can stop.
+    -> the norm before clipping, a float (within `backend.one_wait`, a 0-d array). `math.inf` clips nothing. Gradients
+    that are not finite are left alone, so that the caller sees a norm that is not finite and can stop.
     """
     if not is_number(max_norm) or not max_norm > 0:
         raise ValueError(f"max_norm: expected a number > 0; got {max_norm!r}")
