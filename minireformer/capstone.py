@@ -103,9 +103,7 @@ def right_pieces(dout, q, v, out, L, order, chunk_len):
     x.k = unit_length(q)
     x.token = order.reshape(-1, chunk_len)  # (N, C): the token of each slot
     x.window = xp.concatenate([xp.roll(x.token, 1, axis=0), x.token], axis=1)  # (N, 2C): of each key
-    x.own = x.token[:, :, None] == x.window[:, None, :]  # (N, C, 2C)
-    x.later = x.token[:, :, None] < x.window[:, None, :]
-    x.S = q[x.token] @ x.k[x.window].swapaxes(1, 2)  # before the masks
+    x.S, x.own, x.later = _logits(x, x.window)
     x.P = _weights(x)
     x.dvw = x.P.swapaxes(1, 2) @ dout[x.token]
     x.dv = _home(_halves(x.dvw), order)
@@ -127,7 +125,13 @@ def mistakes(piece, x):
     unsorted = xp.arange(order.size).reshape(x.token.shape) % order.shape[1]  # slots taken for tokens
     shares = xp.maximum(x.P.sum(axis=-1, keepdims=True), 1e-300)  # of each round in each token's weight
     if piece == "P":
-        yield "each round's weights add up to 1 by themselves. All rounds are one softmax: whose L is it?", x.P / shares
+        masked = _masked(x)
+        e = xp.exp(masked - masked.max(axis=-1, keepdims=True))
+        of_round = "each round's weights add up to 1 by themselves. All rounds are one softmax: whose L is it?"
+        yield of_round, e / e.sum(axis=-1, keepdims=True)
+        yield of_round, x.P / shares
+        ahead = xp.concatenate([xp.roll(x.token, -1, axis=0), x.token], axis=1)
+        yield "the windows hold the chunk after, not the chunk before.", _weights(x, *_logits(x, ahead))
         raw = x.q[x.token] @ x.q[x.window].swapaxes(1, 2)
         yield "these keys are as long as the queries. What happens to a key before a query meets it?", _weights(x, raw)
         yield "tokens see keys that stand later in the text.", _weights(x, later=x.later & False)
@@ -221,12 +225,22 @@ def _home_mistakes(chunks, x):
     yield "it is the mean over rounds. What becomes of a value that was used R times?", at_home.mean(axis=0)
 
 
+def _logits(x, window):
+    """Before the masks (N, C, 2C), and where the key is the query's own, where later in the text: booleans."""
+    i, j = x.token[:, :, None], window[:, None, :]
+    return x.q[x.token] @ x.k[window].swapaxes(1, 2), i == j, i < j
+
+
+def _masked(x, S=None, own=None, later=None):
+    xp, S = get_xp(x.q), x.S if S is None else S
+    own, later = x.own if own is None else own, x.later if later is None else later
+    return xp.where(own, SELF, xp.where(later, FORBIDDEN, S))
+
+
 def _weights(x, S=None, own=None, later=None, L=None):
     """P (N, C, 2C), or what comes out with other logits, masks, or L by slot (N, C)."""
-    xp, S, L = get_xp(x.q), x.S if S is None else S, x.L[x.token] if L is None else L
-    own, later = x.own if own is None else own, x.later if later is None else later
-    masked = xp.where(own, SELF, xp.where(later, FORBIDDEN, S))
-    return xp.exp(xp.minimum(masked - L[..., None], 700))  # a wrong one might overflow
+    xp, L = get_xp(x.q), x.L[x.token] if L is None else L
+    return xp.exp(xp.minimum(_masked(x, S, own, later) - L[..., None], 700))  # a wrong one might overflow
 
 
 def _halves(windows):
@@ -259,6 +273,8 @@ def _where(found, right):
     ratio = float((found * right).sum() / (right * right).sum())
     if _equal(found, ratio * right):
         return f"every entry is {ratio:.3g} times what it should be."
+    if abs(found - right).max() < 1e-4 * abs(right).max():
+        return "the first digits are right, the last are not. Is a small number left out, or is anything in float32?"
     wrong = abs(found - right).max(axis=tuple(range(1, right.ndim))) > 1e-9 * abs(right).max()
     what = "chunks" if right.ndim == 3 else "tokens"
     return f"{wrong.sum()} of {len(wrong)} {what} are wrong, the first is {what[:-1]} {wrong.argmax()}."

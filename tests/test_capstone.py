@@ -45,6 +45,13 @@ MISTAKES = {  # what stands there instead of a part of the solution: the piece t
         "P",
         "whose L",
     ),
+    "a softmax as one writes it": (
+        "P = xp.exp(S - L[token][:, :, None])",
+        "P = xp.exp(S - S.max(axis=-1, keepdims=True))\n    P = P / P.sum(axis=-1, keepdims=True)",
+        "P",
+        "whose L",
+    ),
+    "a look ahead": ("xp.roll(token, 1, axis=0)", "xp.roll(token, -1, axis=0)", "P", "the chunk after"),
     "divided by the root of D": (
         "@ k[window].swapaxes(1, 2)\n",
         "@ k[window].swapaxes(1, 2) / q.shape[1] ** 0.5\n",
@@ -111,6 +118,7 @@ MISTAKES = {  # what stands there instead of a part of the solution: the piece t
     ),
     "the query's part alone": ("dq = dq_query + s *", "dq = dq_query + 0 *", "dq", "key's is missing"),
     "the key's part alone": ("dq = dq_query + s *", "dq = s *", "dq", "query's is missing"),
+    "no epsilon": (" + 1e-6 * q.shape[1]", "", "dq", "small number"),
     "twice": ("dq = dq_query", "dq = 2 * dq_query", "dq", "tokens are wrong"),
     "all too large": ('"dq": dq}', '"dq": 3 * dq}', "dq", "3 times"),
     "not a number": ('"dq": dq}', '"dq": dq / 0}', "dq", "not finite"),
