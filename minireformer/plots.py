@@ -8,15 +8,22 @@ import math
 
 import matplotlib.pyplot as plt
 import numpy
-from matplotlib.patches import Wedge
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Rectangle, Wedge
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HATCHES = ("//", "xx", "..", "\\\\", "oo", "--", "++")
+PAPER = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
+INK = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
 def style():
-    """Make matplotlib draw as all figures of the course are drawn. Call it once, in a notebook's set-up cell."""
+    """Make matplotlib draw as all figures of the course are drawn. Call it once, in a notebook's set-up cell.
+
+    Figures are black on opaque white, whatever style was chosen before: legible in print, and on a dark page.
+    """
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=COLOURS, linestyle=DASHES),
@@ -26,13 +33,15 @@ def style():
             "axes.titlelocation": "left",
             "axes.titlesize": "medium",
             "figure.dpi": 100,
-            "figure.facecolor": "white",  # legible on a dark page too
             "font.size": 11,
             "grid.alpha": 0.3,
+            "grid.color": "#b0b0b0",
             "image.cmap": "viridis",
             "legend.frameon": False,
             "savefig.dpi": 100,
         }
+        | dict.fromkeys(PAPER, "white")
+        | dict.fromkeys(INK, "black")
     )
 
 
@@ -84,6 +93,64 @@ def bucket_map(ax, longitudes, latitudes, buckets, n_buckets):
 def bucket_colour(bucket, n_buckets):
     """The colour of a bucket, from dark violet for number 0 to yellow for the last."""
     return plt.get_cmap("viridis")(bucket / max(1, n_buckets - 1))
+
+
+def attention_map(ax, weights, order=None, buckets=None, n_buckets=None, vmax=None):
+    """Attention weights (T, T) as a picture, brighter where larger: a row for each query, a column for each key.
+
+    Tokens stand in the order of the text, or in that of `order` (T), such as a round of `hashing.sort_by_bucket`.
+    With `buckets` (T), numbers below `n_buckets`, each bucket is a strip along the top and the left side, with its
+    number, and dotted lines go along its borders. `vmax` is the weight that gets the brightest colour (None: the
+    largest); colours go by the root of the weight, so that small ones show.
+    """
+    order = numpy.arange(len(weights)) if order is None else order
+    shown = weights[numpy.ix_(order, order)]
+    ax.imshow(shown, norm=PowerNorm(0.5, 0, weights.max() if vmax is None else vmax), cmap="viridis")
+    ax.grid(False)
+    ax.set_ylabel("query", labelpad=14 if buckets is not None else None)
+    ax.set(xlabel="key", xticks=[], yticks=[], xlim=(-0.5, len(order) - 0.5), ylim=(len(order) - 0.5, -0.5))
+    if buckets is None:
+        return
+    ends = [0, *(numpy.flatnonzero(numpy.diff(buckets[order])) + 1), len(order)]
+    width = len(order) / 64  # of a quarter of a strip
+    for start, stop in zip(ends, ends[1:]):
+        bucket = buckets[order[start]]
+        look = {"facecolor": bucket_colour(bucket, n_buckets), "edgecolor": "white", "clip_on": False}
+        ax.add_patch(Rectangle((start - 0.5, -0.5 - 3 * width), stop - start, 2.5 * width, **look))
+        ax.add_patch(Rectangle((-0.5 - 3 * width, start - 0.5), 2.5 * width, stop - start, **look))
+        ax.text((start + stop - 1) / 2, -0.5 - 3.7 * width, bucket, ha="center", va="bottom", fontsize=9)
+        for line in (ax.axvline, ax.axhline):
+            line(stop - 0.5, color="white", linewidth=0.7, linestyle=":")
+
+
+def chunk_windows(ax, length, chunk_len):
+    """White boxes on a sorted `attention_map` of one round: what each chunk of queries sees, itself and one chunk back.
+
+    The first of the `length / chunk_len` chunks looks back at the last.
+    """
+    for start in range(0, length, chunk_len):
+        for first in ((start - chunk_len) % length, start):
+            box = (first - 0.5, start - 0.5), chunk_len, chunk_len
+            ax.add_patch(Rectangle(*box, fill=False, edgecolor="white", linewidth=1.6))
+
+
+def memory_timeline(ax, marks):
+    """A bar for each of the `marks` of `memory.peak()`: its highest, with a black line at what is alive at its end.
+
+    What stands before a comma in a mark's label is its kind ("attention, backward" is of the kind "attention"); each
+    kind has a colour and a hatch, in the order in which they come. Marks called "between" are grey.
+    """
+    kinds = [mark.label.partition(",")[0] for mark in marks]
+    named = [kind for kind in dict.fromkeys(kinds) if kind != "between"]
+    looks = {kind: (COLOURS[i % len(COLOURS)], HATCHES[i % len(HATCHES)]) for i, kind in enumerate(named)}
+    for i, (mark, kind) in enumerate(zip(marks, kinds)):
+        colour, hatch = looks.get(kind, ("#BBBBBB", ""))
+        label = None if kind in kinds[:i] else kind
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        ax.bar(i, mark.highest / 2**20, width=1, label=label, **look)
+        ax.plot([i - 0.5, i + 0.5], [mark.now / 2**20] * 2, color="black", linestyle="-", linewidth=2)
+    ax.set(xticks=[], xlabel="moments, in order", ylabel="alive, MiB", ylim=(0, None))
+    ax.grid(False, axis="x")
 
 
 def memory_against_depth(ax, depths, measured, predicted):

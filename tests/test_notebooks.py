@@ -1,10 +1,13 @@
 """The form in which notebooks are saved. That they run, and give what they show, is tested by nbval."""
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 COURSE = sorted(FOLDER.glob("*.ipynb"))
@@ -30,10 +33,25 @@ def mime_types(cell):
     return {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
 
 
+def markdown(path):
+    return "\n".join(cell["source"] for cell in load(path)[0] if cell["cell_type"] == "markdown")
+
+
 def exercises(path):
     """The headings of a notebook's exercises."""
-    text = "\n".join(cell["source"] for cell in load(path)[0] if cell["cell_type"] == "markdown")
-    return re.findall(r"^#+ (Exercise .*)$", text, flags=re.MULTILINE)
+    return re.findall(r"^#+ (Exercise .*)$", markdown(path), flags=re.MULTILINE)
+
+
+def grades(path):
+    """The grade of each exercise: "5 minutes", "30 minutes" or "project"; None where its heading names none."""
+    found = (re.fullmatch(r"Exercise \d: .* \((5 minutes|30 minutes|project)\)", name) for name in exercises(path))
+    return [match and match.group(1) for match in found]
+
+
+def marks(path):
+    """What the checks say in the saved notebook, in order: [("Exercise 1", "right"), ...]."""
+    text = "\n".join("".join(out.get("text", "")) for cell in code_cells(path) for out in cell["outputs"])
+    return re.findall(r"^(Exercise \d+): (.*)$", text, flags=re.MULTILINE)
 
 
 @every_notebook
@@ -62,6 +80,18 @@ def test_every_figure_is_a_png_with_a_caption_under_it(path):
         assert "image/svg+xml" not in mime_types(cell)
         if "image/png" in mime_types(cell):
             assert below and below["cell_type"] == "markdown", f"no caption under\n{cell['source']}"
+            caption = re.match(r"\*(?!\*)(.+)\*$", below["source"], flags=re.MULTILINE)
+            assert caption and len(caption[1]) >= 100, f"too little for who cannot see the figure:\n{below['source']}"
+
+
+@every_notebook
+def test_figures_have_an_opaque_white_page_of_their_own(path):
+    for cell in code_cells(path):
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                image = Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
+                assert "A" not in image.mode and "transparency" not in image.info
+                assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 @every_lesson
@@ -88,6 +118,31 @@ def test_its_exercises_are_two_to_four_and_each_is_solved(path):
     assert exercises(FOLDER / "solutions" / path.name) == exercises(path)
 
 
+@every_lesson
+def test_it_has_an_exercise_of_five_minutes_and_one_of_half_an_hour(path):
+    assert None not in grades(path), f"an exercise without a grade in its title: {exercises(path)}"
+    assert {"5 minutes", "30 minutes"} <= set(grades(path))
+
+
+def test_most_lessons_have_a_project():
+    assert 2 * sum("project" in grades(path) for path in COURSE) > len(COURSE)
+
+
+@every_lesson
+def test_every_exercise_has_a_check_that_waits_in_the_lesson_and_is_right_in_the_solution(path):
+    names = [f"Exercise {n}" for n in range(1, len(exercises(path)) + 1)]
+    assert [title.partition(":")[0] for title in exercises(path)] == names
+    assert marks(path) == [(name, "not solved yet") for name in names]
+    assert marks(FOLDER / "solutions" / path.name) == [(name, "right") for name in names]
+
+
+@every_lesson
+def test_it_names_the_lesson_that_comes_next(path):
+    later = [other.name[:2] for other in COURSE if other.name > path.name]
+    if later:
+        assert re.search(rf"\b[Nn]otebook {later[0]}\b|\b{later[0]}_\w+\.ipynb\)", markdown(path))
+
+
 def test_every_solution_belongs_to_a_lesson():
     assert {path.name for path in SOLUTIONS} == {path.name for path in COURSE}
 
@@ -97,15 +152,13 @@ def test_the_sections_that_teachers_are_sent_to_exist():
     assert len(named) >= 8
     for number, title in named:
         (path,) = FOLDER.glob(f"{number}_*.ipynb")
-        text = "\n".join(cell["source"] for cell in load(path)[0] if cell["cell_type"] == "markdown")
-        assert re.search(rf"^## (\d+\. )?{re.escape(title)}$", text, flags=re.MULTILINE), (number, title)
+        assert re.search(rf"^## (\d+\. )?{re.escape(title)}$", markdown(path), flags=re.MULTILINE), (number, title)
 
 
 def test_the_readme_says_of_the_papers_claims_what_the_notebook_says():
     def claims(text):
         return re.findall(r"^\| .* \| (?:holds|holds in part|not seen) \| .* \|$", text, flags=re.MULTILINE)
 
-    cells, _ = load(FOLDER / "12_do_the_claims_hold.ipynb")
-    in_notebook = claims("\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown"))
+    in_notebook = claims(markdown(FOLDER / "12_do_the_claims_hold.ipynb"))
     assert len(in_notebook) >= 10
     assert claims((FOLDER.parent / "README.md").read_text(encoding="utf-8")) == in_notebook
