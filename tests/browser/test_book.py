@@ -75,7 +75,7 @@ def test_a_page_shows_its_formulas_figures_and_neighbours_and_reports_no_error(p
     assert page.locator("mjx-merror, [data-mjx-error], mjx-container [style*='color: red']").count() == 0
     assert "$$" not in page.locator("article").inner_text()
 
-    page.evaluate("() => Promise.all([...document.images].map(image => image.decode()))")  # raises for one that is broken
+    page.evaluate("() => Promise.all([...document.images].map(image => image.decode()))")  # raises if one is broken
     images = page.locator("article img")
     saved = [out for cell in cells(source) for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
     assert images.count() == (1 if source.name == "index.md" else len(saved))
