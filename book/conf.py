@@ -21,6 +21,7 @@ nb_render_image_options = {"alt": "Figure, described in the text below it"}
 
 html_theme = "furo"
 html_favicon = "icon.svg"
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 html_use_index = False
