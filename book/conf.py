@@ -13,10 +13,7 @@ extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 include_patterns = ["index.md", "teaching.md", "[0-9]*.ipynb", "solutions/[0-9]*.ipynb"]
 myst_enable_extensions = ["amsmath", "dollarmath"]
 nb_execution_mode = "off"  # `make test` runs them, and compares with what is saved
-suppress_warnings = [
-    "myst.header",  # a solution's exercises follow its title directly, as deep as they lie in the lesson
-    "toc.empty_glob",  # where students get the notebooks without solutions
-]
+suppress_warnings = ["myst.header"]  # a solution's exercises follow its title directly, as deep as in the lesson
 nb_render_image_options = {"alt": "Figure, described in the text below it"}
 
 html_theme = "furo"
