@@ -5,7 +5,7 @@
 #              make gpu PY=python3 takes a Python in which everything is installed as it is: no .venv, no network
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
 # make book    the course as a site in build/book, to be read without a network (installs Sphinx)
-# make test-browser   the site, and a slider in JupyterLab, in a headless Chromium (apt install chromium)
+# make test-browser   the site's pages, and a slider in JupyterLab, in a headless Chromium, which has to be there
 # make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity  logits and gradients beside the PyTorch Reformers' (installs them)     make parity N=50
 # make grade   mark a student's file with the checks of the course    make grade NOTEBOOK=handed_in/03_anne.ipynb
@@ -67,6 +67,8 @@ book: $(INSTALLED)
 	@echo "The course is in build/book/index.html."
 
 test-browser: book
+	@test -n "$$(command -v chromium || command -v chromium-browser || command -v google-chrome)" || { \
+		echo "No Chromium was found. On Debian and Ubuntu this helps: sudo apt install chromium" >&2; exit 1; }
 	$(PY) -c 'import playwright' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[browser]'
 	$(PY) -m pytest tests/browser
 

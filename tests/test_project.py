@@ -194,7 +194,10 @@ def test_make_book_installs_sphinx_where_it_is_missing_and_fails_on_a_warning(ma
 
 
 @needs_make
-def test_nothing_but_make_test_browser_starts_a_browser_and_it_builds_the_book_first(make):
+def test_nothing_but_make_test_browser_starts_a_browser_and_it_builds_the_book_first(make, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "chromium").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "chromium").chmod(0o755)
     code, _, calls = make("test-browser", fails_on="import playwright")
     steps = ["-m sphinx", "pip install --quiet --editable .[browser]", "-m pytest tests/browser"]
     assert code == 0 and sorted(steps, key=calls.index) == steps

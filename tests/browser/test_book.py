@@ -70,7 +70,7 @@ def test_a_page_shows_its_formulas_figures_and_neighbours_and_reports_no_error(p
     page.evaluate("() => window.MathJax && MathJax.startup.promise")
     text = "".join("".join(cell["source"]) for cell in cells(source) if cell["cell_type"] == "markdown")
     formulas = page.locator(".math")
-    assert (formulas.count() > 0) == ("$" in text)
+    assert (formulas.count() > 0) == bool(re.search(r"\$[^$]+\$", text))
     assert page.locator(".math:has(mjx-container)").count() == formulas.count()
     assert page.locator("mjx-merror, [data-mjx-error], mjx-container [style*='color: red']").count() == 0
     assert "$$" not in page.locator("article").inner_text()
@@ -78,7 +78,7 @@ def test_a_page_shows_its_formulas_figures_and_neighbours_and_reports_no_error(p
     page.evaluate("() => Promise.all([...document.images].map(image => image.decode()))")  # raises if one is broken
     images = page.locator("article img")
     saved = [out for cell in cells(source) for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-    assert images.count() == (1 if source.name == "index.md" else len(saved))
+    assert images.count() >= len(saved)
     assert all(image.get_attribute("alt") for image in images.all())
     assert page.evaluate("() => document.fonts.ready.then(fonts => [...fonts].every(font => font.status != 'error'))")
 
