@@ -4,6 +4,8 @@
 # make gpu     tests, notebooks and benchmarks on a GPU, through CuPy, which is installed if it is missing
 #              make gpu PY=python3 takes a Python in which everything is installed as it is: no .venv, no network
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
+# make book    the course as a site in build/book, to be read without a network (installs Sphinx)
+# make test-browser   the site's pages, and a slider in JupyterLab, in a headless Chromium, which has to be there
 # make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity  logits and gradients beside the PyTorch Reformers' (installs them)     make parity N=50
 # make grade   mark a student's file with the checks of the course    make grade NOTEBOOK=handed_in/03_anne.ipynb
@@ -21,7 +23,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-double gpu notebooks bench parity grade lint clean
+.PHONY: lab test test-double gpu notebooks book test-browser bench parity grade lint clean
 
 # Jupyter refuses to run as root unless told, and root is who one is in many containers.
 lab: $(INSTALLED)
@@ -57,6 +59,18 @@ gpu: $(if $(filter $(VENV)/bin/python,$(PY)),$(INSTALLED))
 notebooks: export OMP_NUM_THREADS := 1
 notebooks: $(INSTALLED)
 	$(PY) notebooks/execute.py
+
+book: $(INSTALLED)
+	$(PY) -c 'import furo, myst_nb' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[book]'
+	rm -rf build/book
+	$(PY) -m sphinx -q -W --keep-going -c book notebooks build/book
+	@echo "The course is in build/book/index.html."
+
+test-browser: book
+	@test -n "$$(command -v chromium || command -v chromium-browser || command -v google-chrome)" || { \
+		echo "No Chromium was found. On Debian and Ubuntu this helps: sudo apt install chromium" >&2; exit 1; }
+	$(PY) -c 'import playwright' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[browser]'
+	$(PY) -m pytest tests/browser
 
 bench: $(INSTALLED)
 	$(PY) -m pip install --quiet --editable '.[notebooks,parity]'

@@ -185,6 +185,28 @@ def test_make_parity_installs_the_other_reformers_where_they_are_missing_and_com
 
 
 @needs_make
+def test_make_book_installs_sphinx_where_it_is_missing_and_fails_on_a_warning(make):
+    code, _, calls = make("book")
+    assert code == 0 and "sphinx -q -W --keep-going -c book notebooks build/book" in calls and "[book]" not in calls
+    code, _, calls = make("book", fails_on="import furo")
+    assert code == 0 and "pip install --quiet --editable .[book]" in calls
+    assert make("book", fails_on="-m sphinx")[0] != 0
+
+
+@needs_make
+def test_nothing_but_make_test_browser_starts_a_browser_and_it_builds_the_book_first(make, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "chromium").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "chromium").chmod(0o755)
+    code, _, calls = make("test-browser", fails_on="import playwright")
+    steps = ["-m sphinx", "pip install --quiet --editable .[browser]", "-m pytest tests/browser"]
+    assert code == 0 and sorted(steps, key=calls.index) == steps
+    tests_below = ["-m", "pytest", "--collect-only", "--ignore-glob=tests/test_*.py", "tests"]
+    found = subprocess.run([sys.executable, *tests_below], cwd=ROOT, capture_output=True)
+    assert found.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@needs_make
 def test_make_lab_opens_the_notebooks_with_the_port_and_arguments_asked_for(make):
     code, _, calls = make("lab", "PORT=9000", "ARGS=--no-browser")
     assert code == 0 and "jupyter lab notebooks --port=9000" in calls and "--no-browser" in calls

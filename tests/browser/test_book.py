@@ -1,0 +1,104 @@
+"""The course as a site, as `make book` left it in build/book: every page, in a browser that can reach nothing else."""
+
+import functools
+import http.server
+import json
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS, SITE = ROOT / "notebooks", ROOT / "build" / "book"
+IN_ORDER = [
+    NOTEBOOKS / "index.md",
+    *sorted(NOTEBOOKS.glob("[0-9]*.ipynb")),
+    *sorted(NOTEBOOKS.glob("solutions/[0-9]*.ipynb")),
+    NOTEBOOKS / "teaching.md",
+]
+
+
+def name(source):
+    """The page of a source, as its address ends."""
+    return source.relative_to(NOTEBOOKS).with_suffix(".html").as_posix()
+
+
+def cells(source):
+    return json.loads(source.read_text(encoding="utf-8"))["cells"] if source.suffix == ".ipynb" else []
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The address of the site, which ends in a slash."""
+    if not (SITE / "index.html").exists():
+        pytest.skip("no site in build/book: run `make book` first")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=SITE)) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def complaints(page, site):
+    """What goes wrong on the page, as a list that grows: errors, failed requests, and any request to elsewhere."""
+    found = []
+
+    def only_from_here(route):
+        if route.request.url.startswith(site):
+            route.continue_()
+        else:
+            found.append(f"asks for {route.request.url}")
+            route.abort()
+
+    page.route("**/*", only_from_here)
+    page.on("console", lambda message: found.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("response", lambda answer: found.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
+    return found
+
+
+@pytest.mark.parametrize("place", range(len(IN_ORDER)), ids=lambda place: name(IN_ORDER[place]))
+def test_a_page_shows_its_formulas_figures_and_neighbours_and_reports_no_error(place, page, site, complaints):
+    source = IN_ORDER[place]
+    page.goto(site + name(source))
+    page.evaluate("() => window.MathJax && MathJax.startup.promise")
+    text = "".join("".join(cell["source"]) for cell in cells(source) if cell["cell_type"] == "markdown")
+    formulas = page.locator(".math")
+    assert (formulas.count() > 0) == bool(re.search(r"\$[^$]+\$", text))
+    assert page.locator(".math:has(mjx-container)").count() == formulas.count()
+    assert page.locator("mjx-merror, [data-mjx-error], mjx-container [style*='color: red']").count() == 0
+    assert "$$" not in page.locator("article").inner_text()
+
+    page.evaluate("() => Promise.all([...document.images].map(image => image.decode()))")  # raises if one is broken
+    images = page.locator("article img")
+    saved = [out for cell in cells(source) for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert images.count() >= len(saved)
+    assert all(image.get_attribute("alt") for image in images.all())
+    assert page.evaluate("() => document.fonts.ready.then(fonts => [...fonts].every(font => font.status != 'error'))")
+
+    for link, neighbours in ("a.next-page", IN_ORDER[place + 1 :]), ("a.prev-page", IN_ORDER[:place][::-1]):
+        shown = [a.evaluate("link => link.href") for a in page.locator(link).all()]
+        assert shown == [site + name(neighbour) for neighbour in neighbours[:1]]
+    assert complaints == []
+
+
+def test_there_are_no_other_pages():
+    if not SITE.exists():
+        pytest.skip("no site in build/book: run `make book` first")
+    pages = {path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts}
+    assert pages == {*map(name, IN_ORDER), "search.html"}
+
+
+def test_search_finds_the_notebook_about_a_word(page, site, complaints):
+    page.goto(site)
+    page.locator("input[name=q]").fill("collide")
+    page.locator("input[name=q]").press("Enter")
+    page.locator("#search-results li a", has_text="LSH: hashing directions").first.click()
+    assert re.fullmatch(r".*/03_lsh_hashing\.html(\?.*)?(#.*)?", page.url)
+    assert complaints == []
