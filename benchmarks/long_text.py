@@ -1,7 +1,7 @@
 """Does far context help? A small Reformer of bytes with 16,384 tokens of context, on Python's standard library.
 
     python benchmarks/long_text.py            # about 30 minutes of one core; writes benchmarks/results/long_text.json
-    python benchmarks/long_text.py --quick    # seconds; writes build/long_text/quick.json
+    python benchmarks/long_text.py --quick    # seconds; writes build/long_text_quick.json
 
 Training begins with short pieces and goes on with whole ones. Then, on held-out files:
 
@@ -16,24 +16,18 @@ Notebook 09 draws the result. A run that is killed goes on where its last checkp
 given again; delete the folder with the checkpoints (build/long_text) to begin anew.
 """
 
-import argparse
 import dataclasses
-import datetime
-import json
 import math
-import platform
-import sys
-from pathlib import Path
 
 import numpy
+import recording
+from attention_weights import far_attention
+from match_full import summary, without_layer
 
 import minireformer as mr
 from minireformer import backend, rng, training
 from minireformer.backend import to_numpy
-from minireformer.chunked import unit_length
-from minireformer.optim import warmup_cosine
 
-ROOT = Path(__file__).resolve().parents[1]
 FULL = {
     "d_model": 128,
     "length": 16384,
@@ -48,6 +42,12 @@ FULL = {
 QUICK = FULL | {"d_model": 32, "length": 1024, "short": (2, 256, 6), "steps": 9, "warmup": 2, "log_every": 3}
 QUICK |= {"n_pieces": 3, "n_names": 2, "n_new": 20}
 LEARNING_RATE = 3e-3
+CONTROLS = ("another file", "shuffled")
+DIFFERENT = (
+    "The paper trains on 64K bytes at once with models of up to 20 layers and many thousands of steps, and does not "
+    "ask how much of that context a model uses. Here: three layers of 128 units, one of them LSH attention, 16,384 "
+    "bytes of Python source, 1,800 steps of short pieces and 250 of whole ones."
+)
 
 
 def config_of(size):
@@ -72,27 +72,24 @@ def config_of(size):
     )
 
 
-def trained(corpus, size, path):
+def trained(corpus, size, checkpoint):
     """-> the trained model and its log."""
     model = mr.Reformer(config_of(size), seed=0)
     batch, length, first_steps = size["short"]
+    probe = corpus.batch("held_out", 0, 1, size["length"])
 
     def batches(step):
         return corpus.batch("train", step, *((batch, length) if step < first_steps else (1, size["length"])))
 
-    probe = corpus.batch("held_out", 0, 1, size["length"])
-    log = mr.train(
+    log = recording.train(
         model,
         batches,
-        mr.Adam(model.params),
-        size["steps"],
-        schedule=warmup_cosine(LEARNING_RATE, size["warmup"], size["steps"] + 1),
-        clip=1.0,
-        log_every=size["log_every"],
-        evaluate=lambda model: {"held_out_bits": training.bits_per_token(model, *probe)},
-        checkpoint=path,
-        checkpoint_every=size["log_every"],
-        progress=sys.stderr.isatty(),
+        lambda model: training.bits_per_token(model, *probe),
+        size,
+        LEARNING_RATE,
+        size["warmup"],
+        seed=0,
+        checkpoint=checkpoint,
     )
     return model, [{name: row[name] for name in ("step", "bits_per_token", "held_out_bits")} for row in log]
 
@@ -132,25 +129,42 @@ def others(names, pieces):
     return [pieces[next(j for j in turned[i:] + turned[:i] if names[j] != name)] for i, name in enumerate(names)]
 
 
+def far_copies(piece, start, near, n=8):
+    """Which of the bytes start + 1 .. T follow `n` bytes that last stood more than `near` bytes before `start`, and
+    were then followed by the same byte: (T - start,) bools. So could be known from far context alone."""
+    text, seen, found = piece.astype("uint8").tobytes(), {}, numpy.zeros(len(piece) - 1, bool)
+    for t in range(n - 1, len(found)):
+        last = seen.get(text[t - n + 1 : t + 1], start)
+        found[t] = last < start - near and text[last + 1] == text[t + 1]
+        seen[text[t - n + 1 : t + 1]] = t
+    return found[start:]
+
+
 def by_position(model, names, pieces, size):
     """Bits per byte, piece by piece: along the context, and where the far context is another (see the top)."""
     length, width = size["length"], size["length"] // 16  # `width` bytes are scored at a time; and so many stay true
     edges = [0, *(2**k for k in range(5, int(math.log2(width)) + 1)), *range(2 * width, length + 1, width)]
     curve = [bits(model, piece) for piece in pieces]
     starts = [2 * width, 4 * width, 8 * width, length - width]
-    found = {"true": [[float(row[s : s + width].mean()) for s in starts] for row in curve]}
-    for how in ("another file", "shuffled"):
-        found[how] = [
-            [float(bits(model, replaced(piece, s - width, how, other, i), s, s + width).mean()) for s in starts]
+    scored = {"true": [[row[s : s + width] for s in starts] for row in curve]}  # pieces, starts, bytes
+    for how in CONTROLS:
+        scored[how] = [
+            [bits(model, replaced(piece, s - width, how, other, i), s, s + width) for s in starts]
             for i, (piece, other) in enumerate(zip(pieces, others(names, pieces)))
         ]
+    means = {how: numpy.mean(rows, axis=-1) for how, rows in scored.items()}
+    copied = numpy.concatenate([far_copies(piece, starts[-1], width) for piece in pieces])
+    at_copies = {how: numpy.concatenate([row[-1] for row in rows])[copied] for how, rows in scored.items()}
     return {
         "edges": edges,
         "bits": [[float(row[a:b].mean()) for a, b in zip(edges, edges[1:])] for row in curve],
         "starts": starts,
         "width": width,
         "near": width,
-        "segments": found,
+        "segments": {how: values.tolist() for how, values in means.items()},  # pieces, starts
+        "gain_at_the_end": {how: summary(means[how][:, -1], means["true"][:, -1]) for how in CONTROLS},
+        # of the bytes scored there, those that a copier with far context knows
+        "far_copies": {"share": float(copied.mean()), "bits": {how: float(x.mean()) for how, x in at_copies.items()}},
     }
 
 
@@ -171,13 +185,13 @@ def by_kept(model, names, pieces, size):
 
 def copies(model, pieces, size):
     """Bits per byte of the second half of a made-up name, `distance` bytes after its first visit and without one."""
-    length, found = size["length"], {"distances": [], "with": {}, "without": {}}
-    models = {"2 rounds": model, "8 rounds": with_rounds(model, 8)}
-    for kind in models:
-        found["with"][kind], found["without"][kind] = [], []
-    found["distances"] = [length // 256, length // 64, length // 16, length // 4, 5 * length // 8]
-    for distance in found["distances"]:
-        rows = {(visit, kind): [] for visit in ("with", "without") for kind in models}
+    length = size["length"]
+    eight = recording.with_config(model, dataclasses.replace(model.config, n_hashes=8))
+    models = {"2 rounds": model, "8 rounds": eight}
+    distances = [length // 256, length // 64, length // 16, length // 4, 5 * length // 8]
+    found = {visit: {kind: [] for kind in models} for visit in ("with", "without")}
+    for distance in distances:
+        rows = {(visit, kind): [] for visit in found for kind in models}
         for i in range(size["n_names"]):
             random = rng.generator(i, "name")
             name, another = ("".join(random.choice(list("bcdfghjklmnpqrstvwxz"), 16)) for _ in range(2))
@@ -185,150 +199,61 @@ def copies(model, pieces, size):
             for visit, first in (("with", name), ("without", another)):
                 piece = pieces[i % len(pieces)].copy()
                 for text, at in ((f"self.{first}(", end - distance), (f"self.{name}(", end)):
-                    data = numpy.frombuffer(text.encode(), dtype="uint8")
-                    piece[at - len(data) : at] = data
+                    piece[at - len(text) : at] = list(text.encode())
                 for kind, one in models.items():  # 8 letters, then the bracket
                     rows[visit, kind].append(float(bits(one, piece, end - 10, end - 2).mean()))
         for (visit, kind), values in rows.items():
             found[visit][kind].append(values)
-    return found
+    return {"distances": distances} | found
 
 
-def with_rounds(model, n_hashes):
-    """The same parameters, hashed in `n_hashes` rounds."""
-    other = mr.Reformer(dataclasses.replace(model.config, n_hashes=n_hashes))
-    other.load_params(model.params)
-    return other
+def worth_of_lsh(model, pieces):
+    """The rise in bits per byte of each piece where the LSH layer's attention adds nothing: mean, standard error."""
+    last = len(model.config.attn_layers) - 1
+    as_it_is, without = ([bits(one, x).mean() for x in pieces] for one in (model, without_layer(model, last)))
+    return summary(without, as_it_is)
 
 
-def last_attention(model, tokens):
-    """The cache of the last layer's attention for tokens (1, T): see `reversible.py` for the streams."""
-    one = other = model.positions(model.embedding(tokens))
-    *before, (attention, _) = model.layers.blocks
-    for sublayer in (part for block in before for part in block):
-        one, other = other, one + sublayer.part(sublayer.layer_norm(other))
-    seed = rng.fold(rng.fold(0, "layers"), len(before), "attention")
-    _, cache = attention.part.forward(attention.layer_norm(other), seed, training=False)
-    return cache.attention
-
-
-def weights_of(cache, head):
-    """Every pair that one head of an LSH layer forms in a round: queries, keys (n,) places; weights (n,).
-
-    The weights of a query's pairs add up to 1 over all rounds.
-    """
-    q, lse = to_numpy(cache.q)[0, head], to_numpy(cache.lse)[0, head]
-    k = to_numpy(unit_length(cache.q))[0, head]
-    chunks = to_numpy(cache.tokens.order)[head].reshape(-1, cache.pattern.chunk_len)  # of all rounds, in one circle
-    windows = numpy.concatenate([numpy.roll(chunks, 1, axis=0), chunks], axis=1)  # n, 2 C
-    queries, keys, weights = [], [], []
-    for chunk, window in zip(chunks, windows):
-        seen = window[None, :] < chunk[:, None]
-        rows, columns = numpy.nonzero(seen)
-        logits = (q[chunk] @ k[window].T)[rows, columns]
-        queries.append(chunk[rows])
-        keys.append(window[columns])
-        weights.append(numpy.exp(logits - lse[chunk[rows]]))
-    return (numpy.concatenate(x) for x in (queries, keys, weights))
-
-
-def attention(model, pieces, size):
-    """Mass against distance of each head, for the last queries of the first pieces; and the heaviest far pairs."""
-    length = size["length"]
-    first = 5 * length // 8  # queries from here on: each could look back over at least so many bytes
-    edges = [1, *(2**k for k in range(3, int(math.log2(length)) + 1))]
-    n_heads = model.config.n_heads
-    mass, met = numpy.zeros((2, n_heads, len(edges) - 1))
-    same = numpy.zeros((n_heads, 4))  # far mass and far pairs: where the last 4 bytes are the same, and in all
-    pairs = []
-    for which, piece in enumerate(pieces[:4]):
-        text = piece[:-1].astype("uint8").tobytes()
-        cache = last_attention(model, backend.asarray(piece[None, :-1]))
-        grams = numpy.array([hash(text[max(0, i - 3) : i + 1]) for i in range(length)])
-        for head in range(n_heads):
-            queries, keys, weights = weights_of(cache, head)
-            totals = numpy.bincount(queries, weights, length)[first:]
-            assert abs(totals - 1).max() < 1e-3, "the weights of a query do not add up to 1"
-            late = queries >= first
-            queries, keys, weights = queries[late], keys[late], weights[late]
-            distance = queries - keys
-            mass[head] += numpy.histogram(distance, edges, weights=weights)[0]
-            met[head] += numpy.histogram(distance, edges)[0]
-            far = distance >= length // 4
-            alike = grams[queries[far]] == grams[keys[far]]
-            same[head] += [weights[far][alike].sum(), weights[far].sum(), alike.sum(), alike.size]
-            for i in numpy.flatnonzero(far)[numpy.argsort(-weights[far])[:200]]:
-                pairs.append((float(weights[i]), which, head, int(queries[i]), int(keys[i])))
-    chosen, used = [], set()
-    for weight, which, head, query, key in sorted(pairs, reverse=True):
-        where = (which, query // 64)
-        if where not in used and len(chosen) < 8:
-            used.add(where)
-            text = pieces[which].astype("uint8").tobytes().decode(errors="replace")
-            around = [text[max(0, at - 30) : at + 1] for at in (key, query)]
-            after = [text[at + 1 : at + 9] for at in (key, query)]
-            chosen.append({"weight": weight, "head": head, "places": [key, query], "up_to": around, "then": after})
-    return {
-        "edges": edges,
-        "first_query": first,
-        "mass": (mass / mass.sum(axis=1, keepdims=True)).tolist(),  # heads, bins
-        "met": (met / met.sum(axis=1, keepdims=True)).tolist(),  # the same if all that is met weighed alike
-        "far": length // 4,
-        "far_mass": (same[:, 1] / mass.sum(axis=1)).tolist(),  # by head
-        "same_four_bytes": (same[:, ::2] / numpy.maximum(same[:, 1::2], 1e-30)).tolist(),  # heads, (of mass, of pairs)
-        "pairs": chosen,
-    }
-
-
-def run(size, folder):
-    """-> what is to be recorded."""
-    corpus = mr.data.standard_library()
-    model, log = trained(corpus, size, folder / "model.safetensors")
-    names, pieces = pieces_of(corpus, size)
-    prompt = pieces[0][: 5 * size["length"] // 8].astype("uint8").tobytes()
+def sample(model, name, piece, size):
+    """The beginning of a held-out file, continued by the model."""
+    prompt = piece[: 5 * size["length"] // 8].astype("uint8").tobytes()
     text = mr.generate(model, prompt, size["n_new"], temperature=0.7, top_p=0.95, seed=0, cached=True)
     return {
-        "config": dataclasses.asdict(model.config),
-        "n_parameters": sum(param.size for param in model.params.values()),
-        "size": size,
-        "training": {"learning_rate": LEARNING_RATE, "clip": 1.0, "seed": 0},
-        "corpus_bytes": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
-        "log": log,
-        "files": names,
-        "position": by_position(model, names, pieces, size),
-        "kept": by_kept(model, names, pieces, size),
-        "copy": copies(model, pieces, size),
-        "attention": attention(model, pieces, size),
-        "sample": {
-            "file": names[0],
-            "prompt_bytes": len(prompt),
-            "prompt_end": prompt[-400:].decode(errors="replace"),
-            "text": text[len(prompt) :].decode(errors="replace"),
-        },
+        "file": name,
+        "prompt_bytes": len(prompt),
+        "prompt_end": prompt[-400:].decode(errors="replace"),
+        "text": text[len(prompt) :].decode(errors="replace"),
     }
 
 
 def main():
     """Train, measure, write one JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model, in seconds")
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "long_text", help="for checkpoints")
-    options = parser.parse_args()
-    name = "quick" if options.quick else "full"
-    result = run(QUICK if options.quick else FULL, options.folder / name)
-    result["versions"] = {
-        "python": platform.python_version(),
-        "numpy": numpy.__version__,
-        "minireformer": mr.__version__,
+    options = recording.options(__doc__)
+    folder, path = recording.places("long_text", options)
+    size = QUICK if options.quick else FULL
+    corpus = mr.data.standard_library()
+    model, log = trained(corpus, size, folder / "model.safetensors")
+    names, pieces = pieces_of(corpus, size)
+    position = by_position(model, names, pieces, size)
+    result = {
+        "different": DIFFERENT,
+        "config": dataclasses.asdict(model.config),
+        "n_parameters": recording.count_parameters(model),
+        "size": size,
+        "training": {"learning_rate": LEARNING_RATE, "schedule": "cosine", "clip": 1.0, "seed": 0},
+        "corpus_bytes": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
+        "log": log,
+        "files": names,
+        "position": position,
+        "kept": by_kept(model, names, pieces, size),
+        "copy": copies(model, pieces, size),
+        "attention": far_attention(model, pieces[:4]),
+        "rise_without_lsh": worth_of_lsh(model, pieces),
+        "sample": sample(model, names[0], pieces[0], size),
     }
-    result["machine"] = {"processor": platform.machine(), "threads": backend.n_threads()}
-    result["date"] = datetime.date.today().isoformat()
-    out = options.folder / "quick.json" if options.quick else ROOT / "benchmarks" / "results" / "long_text.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    true, other = (numpy.array(result["position"]["segments"][key])[:, -1] for key in ("true", "another file"))
-    gain = other - true
-    print(f"the last bytes: {true.mean():.3f} bits each; with another file's far context {gain.mean():+.3f}", end="")
-    print(f" ± {gain.std(ddof=1) / math.sqrt(len(gain)):.3f}; wrote {out}")
+    recording.write(path, result)
+    for how, gain in position["gain_at_the_end"].items():
+        print(f"far context {how}: {gain['mean']:+.3f} ± {gain['standard_error']:.3f} bits a byte")
 
 
 if __name__ == "__main__":
