@@ -206,3 +206,25 @@ def test_weights_of_an_lsh_layer_give_its_output(monkeypatch):
         alone = numpy.bincount(queries, minlength=256) == 0
         out[alone] = v[alone]
         assert abs(out - cache.out[0, head]).max() < 1e-5
+
+
+@on_numpy
+def test_what_a_repeated_word_is_scored_on_stood_before(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("copying")
+    tokens, targets, mask = script.repeated_word(0, script.FULL)
+    assert (tokens[:, 1:] == targets[:, :-1]).all()
+    assert (mask.sum(axis=1) == script.FULL["word"] - 4).all()
+    for row, row_targets, scored in zip(tokens, targets, mask):
+        for t in numpy.flatnonzero(scored):  # the four symbols up to t stood before, with the target after them
+            assert any(
+                (row[s - 3 : s + 1] == row[t - 3 : t + 1]).all() and row[s + 1] == row_targets[t] for s in range(3, t)
+            )
+
+
+def test_the_benchmark_of_copying_trains_every_kind_with_every_seed(tmp_path):
+    result = quick_run("copying", tmp_path)
+    assert result["runs"].keys() == {"full", "shared_full", "lsh"}
+    for runs in result["runs"].values():
+        assert [run["seed"] for run in runs] == result["size"]["seeds"]
+        assert all(0 <= run["accuracy"] <= 1 and [row["step"] for row in run["log"]] == [2, 4] for run in runs)
