@@ -164,3 +164,67 @@ def test_the_benchmark_of_pictures_runs_resumes_and_records_both_parts(tmp_path)
     assert truth[:4] == completed[:4] and truth[4:] != completed[4:]  # rows: the upper half is given
     again = quick_run("images", tmp_path)
     assert again["model"]["completions"] == model["completions"] and again["rounds"]["logs"] == rounds["logs"]
+
+
+def test_the_benchmark_of_long_texts_runs_resumes_and_measures_each_piece(tmp_path):
+    """Tiny: that its numbers mean something is not tested here."""
+    result = quick_run("long_text", tmp_path)
+    n_pieces = result["size"]["n_pieces"]
+    assert len(result["files"]) == n_pieces and all(name.endswith(".py") for name in result["files"])
+    position, kept = result["position"], result["kept"]
+    assert position["segments"].keys() == {"true", "another file", "shuffled"}
+    for rows in (*position["segments"].values(), kept["bits"], position["bits"]):
+        assert len(rows) == n_pieces and all(0 < bits < 20 for row in rows for bits in row)
+    true, other, shuffled = position["segments"].values()
+    assert true != other != shuffled
+    for i in range(n_pieces):  # the last bin and the last segment are the same bytes, after the same bytes
+        assert abs(position["bits"][i][-1] - true[i][-1]) < 1e-4
+        assert kept["bits"][i][0] != kept["bits"][i][-1]
+    gain = position["gain_at_the_end"]["another file"]["mean"]
+    assert abs(gain - sum(row[-1] for row in other) / n_pieces + sum(row[-1] for row in true) / n_pieces) < 1e-9
+    attention = result["attention"]
+    for of_head in (*attention["mass"], *attention["met"]):
+        assert abs(sum(of_head) - 1) < 1e-6
+    assert attention["pairs"] and all(key < query for key, query in (pair["places"] for pair in attention["pairs"]))
+    assert result["sample"]["text"]
+    again = quick_run("long_text", tmp_path)  # training is done already
+    assert again == result
+
+
+@on_numpy
+def test_weights_of_an_lsh_layer_give_its_output(monkeypatch):
+    """The sum of values by these weights, and itself where a token meets nothing."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("attention_weights")
+    config = importlib.import_module("long_text").config_of({"d_model": 32, "length": 1024})
+    tokens = numpy.random.default_rng(0).integers(0, 256, (1, 256))
+    cache = script.last_attention(mr.Reformer(config, seed=0), tokens)
+    for head in range(config.n_heads):
+        queries, keys, weights = script.weights_of(cache, head)
+        v, out = cache.v[0, head], numpy.zeros((256, config.d_head))
+        numpy.add.at(out, queries, weights[:, None] * v[keys])
+        alone = numpy.bincount(queries, minlength=256) == 0
+        out[alone] = v[alone]
+        assert abs(out - cache.out[0, head]).max() < 1e-5
+
+
+@on_numpy
+def test_what_a_repeated_word_is_scored_on_stood_before(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("copying")
+    tokens, targets, mask = script.repeated_word(0, script.FULL)
+    assert (tokens[:, 1:] == targets[:, :-1]).all()
+    assert (mask.sum(axis=1) == script.FULL["word"] - 4).all()
+    for row, row_targets, scored in zip(tokens, targets, mask):
+        for t in numpy.flatnonzero(scored):  # the four symbols up to t stood before, with the target after them
+            assert any(
+                (row[s - 3 : s + 1] == row[t - 3 : t + 1]).all() and row[s + 1] == row_targets[t] for s in range(3, t)
+            )
+
+
+def test_the_benchmark_of_copying_trains_every_kind_with_every_seed(tmp_path):
+    result = quick_run("copying", tmp_path)
+    assert result["runs"].keys() == {"full", "shared_full", "lsh"}
+    for runs in result["runs"].values():
+        assert [run["seed"] for run in runs] == result["size"]["seeds"]
+        assert all(0 <= run["accuracy"] <= 1 and [row["step"] for row in run["log"]] == [2, 4] for run in runs)

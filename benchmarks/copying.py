@@ -1,0 +1,101 @@
+"""Can one layer find what followed? A word returns after an unknown distance; queries and keys shared, or not.
+
+    python benchmarks/copying.py            # about 20 minutes of one core; writes benchmarks/results/copying.json
+    python benchmarks/copying.py --quick    # seconds; writes build/copying_quick.json
+
+Random symbols, in which one word of 24 stands twice. To continue its second visit, a model has to find the first by its
+symbols (the distance differs from sequence to sequence, so that positions do not help), and read there what came next.
+Models of a local layer, which can tell a place what stands just before it, and one other layer: full attention, full
+attention that shares queries and keys, or LSH attention, which shares them too. A run that is killed goes on where it
+was when the same command is given again; delete build/copying to begin anew.
+"""
+
+import dataclasses
+import statistics
+
+import numpy
+import recording
+
+import minireformer as mr
+from minireformer import backend, rng, training
+
+KINDS = ("full", "shared_full", "lsh")
+FULL = {
+    "length": 64,
+    "word": 24,
+    "batch": 16,
+    "steps": 1500,
+    "warmup": 100,
+    "log_every": 100,
+    "seeds": (0, 1),
+    "n_test": 8,
+}
+QUICK = {"length": 32, "word": 8, "batch": 4, "steps": 4, "warmup": 1, "log_every": 2, "seeds": (0, 1), "n_test": 1}
+N_SYMBOLS = 20
+LEARNING_RATE = 3e-3
+
+
+def repeated_word(seed, size):
+    """tokens, targets, mask (B, T): random symbols with one word twice.
+
+    The mask leaves out all but the word's second visit, from where four of its symbols are known.
+    """
+    random, word = rng.generator(seed, "repeated word"), size["word"]
+    text = random.integers(0, N_SYMBOLS, (size["batch"], size["length"] + 1))
+    mask = numpy.zeros((size["batch"], size["length"]), bool)
+    for row, scored in zip(text, mask):
+        second = random.integers(word, len(row) - word + 1)
+        first = random.integers(0, second - word + 1)
+        row[second : second + word] = row[first : first + word]
+        scored[second + 3 : second + word - 1] = True
+    return tuple(backend.asarray(array) for array in (text[:, :-1], text[:, 1:], mask))
+
+
+def config_of(kind, size):
+    """A local block, and one of the `kind`."""
+    return mr.ReformerConfig(
+        vocab_size=N_SYMBOLS,
+        d_model=64,
+        n_heads=2,
+        d_head=32,
+        d_ff=128,
+        attn_layers=("local", kind),
+        local_chunk_len=8,
+        lsh_chunk_len=16,
+        n_hashes=4,
+        axial_shape=(size["length"] // 8, 8),
+        max_len=size["length"],
+    )
+
+
+def main():
+    """Train every kind with every seed and write one JSON file."""
+    options = recording.options(__doc__)
+    folder, path = recording.places("copying", options)
+    size = QUICK if options.quick else FULL
+    test = [repeated_word(10**9 + i, size) for i in range(size["n_test"])]
+    runs = {kind: [] for kind in KINDS}
+    for seed in size["seeds"]:
+        for kind in KINDS:
+            model = mr.Reformer(config_of(kind, size), seed=seed)
+            log = recording.train(
+                model,
+                lambda step, seed=seed: repeated_word(10**6 * seed + step, size),
+                lambda model: statistics.mean(training.bits_per_token(model, *one) for one in test),
+                size,
+                LEARNING_RATE,
+                size["warmup"],
+                seed,
+                folder / f"{kind} {seed}.safetensors",
+            )
+            right = statistics.mean(training.accuracy(model, *one) for one in test)
+            rows = [{"step": row["step"], "bits": row["held_out_bits"]} for row in log]
+            runs[kind].append({"seed": seed, "accuracy": right, "log": rows})
+            print(kind, "seed", seed, f"{right:.1%} right", flush=True)
+    result = {"size": size, "n_symbols": N_SYMBOLS, "config": dataclasses.asdict(config_of("full", size)), "runs": runs}
+    result["training"] = {"learning_rate": LEARNING_RATE, "schedule": "cosine", "clip": 1.0}
+    recording.write(path, result)
+
+
+if __name__ == "__main__":
+    main()
