@@ -26,7 +26,7 @@ from minireformer import backend, training
 ROUNDS = {"LSH-1": 1, "LSH-2": 2, "LSH-4": 4, "LSH-8": 8, "full": 0}  # name: hash rounds, 0 for full attention
 FULL = {
     "model": {"side": 64, "batch": 1, "steps": 400, "log_every": 25, "n_held_out": 8, "n_completed": 3},
-    "rounds": {"side": 32, "batch": 2, "steps": 150, "log_every": 25, "n_held_out": 32, "seeds": (0, 1)},
+    "rounds": {"side": 32, "batch": 2, "steps": 150, "log_every": 25, "n_held_out": 32, "seeds": (0, 1, 2)},
 }
 QUICK = {
     "model": {"side": 8, "batch": 2, "steps": 6, "log_every": 3, "n_held_out": 2, "n_completed": 1},
@@ -96,14 +96,18 @@ def baselines(corpus, size):
 
 
 def completions(corpus, model, size):
-    """Held-out squares, and the same with the lower half drawn by the model: lists (S, S, 3) of ints 0..255."""
+    """Held-out squares, and the same with the lower half drawn by the model: for each square its rows in hexadecimal."""
     truth = numpy.concatenate(
         [corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_completed"])]
     )
     given = truth.reshape(len(truth), -1)[:, : truth[0].size // 2].astype("int64")
     n_new = truth[0].size - given.shape[1]
     made = mr.generate(model, backend.asarray(given), n_new, temperature=0.9, seed=0, cached=True)
-    return {"truth": truth.tolist(), "completed": backend.to_numpy(made).reshape(truth.shape).tolist()}
+    completed = backend.to_numpy(made).astype("uint8").reshape(truth.shape)
+    return {
+        name: [[row.tobytes().hex() for row in square] for square in squares]
+        for name, squares in (("truth", truth), ("completed", completed))
+    }
 
 
 def run_model(corpus, size, folder):
