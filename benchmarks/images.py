@@ -96,7 +96,7 @@ def baselines(corpus, size):
 
 
 def completions(corpus, model, size):
-    """Held-out squares, and the same with the lower half drawn by the model: for each square its rows in hexadecimal."""
+    """Held-out squares, and the same with a lower half that the model drew: for each square its rows in hexadecimal."""
     truth = numpy.concatenate(
         [corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_completed"])]
     )
