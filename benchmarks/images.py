@@ -115,16 +115,26 @@ def baselines(corpus, size):
     }
 
 
+def in_hexadecimal(squares):
+    """Rows of squares (n, S, ...) of numbers 0..255, each as one string: bytes.fromhex reads it."""
+    return [[row.tobytes().hex() for row in square] for square in squares.astype("uint8")]
+
+
 def completions(corpus, model, size):
-    """Held-out squares, and the same with a lower half that the model drew: for each square its rows in hexadecimal."""
+    """Held-out squares, the same with a lower half that the model drew, and the LSH layer's buckets for the last one.
+
+    The buckets are those of the green values: for every head and round the rows of a square.
+    """
     truth = numpy.concatenate([corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in size["completed"]])
-    given = truth.reshape(len(truth), -1)[:, : truth[0].size // 2].astype("int64")
-    n_new = truth[0].size - given.shape[1]
-    made = mr.generate(model, backend.asarray(given), n_new, temperature=0.9, seed=0, cached=True)
-    completed = backend.to_numpy(made).astype("uint8").reshape(truth.shape)
+    rows = truth.reshape(len(truth), -1).astype("int64")
+    given = rows[:, : rows.shape[1] // 2]
+    made = mr.generate(model, backend.asarray(given), given.shape[1], temperature=0.9, seed=0, cached=True)
+    _, cache = model.features(backend.asarray(rows[-1:]), training=False)
+    buckets = backend.to_numpy(cache.layers.replays[1]["buckets"][0]).reshape(-1, *truth.shape[1:])  # H R, S, S, 3
     return {
-        name: [[row.tobytes().hex() for row in square] for square in squares]
-        for name, squares in (("truth", truth), ("completed", completed))
+        "truth": in_hexadecimal(truth),
+        "completed": in_hexadecimal(backend.to_numpy(made).reshape(truth.shape)),
+        "buckets of green": in_hexadecimal(buckets[..., 1]),
     }
 
 
