@@ -7,8 +7,10 @@
 "model" trains one local and one LSH layer on squares of 64 x 64 pixels, 12,288 values, and lets it complete held-out
 squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
 full attention, for equal steps, on squares of 32 x 32: at 64 x 64 the steps of full attention take too long.
-A run that is killed goes on where its last checkpoint left it when the same command
-is given again; delete the folder with the checkpoints (build/images) to begin anew.
+Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
+than the band across it that `data.photograph` holds out.
+A run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder
+with the checkpoints (build/images) to begin anew.
 """
 
 import argparse
@@ -25,19 +27,36 @@ from minireformer import backend, training
 
 ROUNDS = {"LSH-1": 1, "LSH-2": 2, "LSH-4": 4, "LSH-8": 8, "full": 0}  # name: hash rounds, 0 for full attention
 FULL = {
-    "model": {"side": 64, "batch": 1, "steps": 400, "log_every": 25, "n_held_out": 8, "n_completed": 3},
-    "rounds": {"side": 32, "batch": 2, "steps": 150, "log_every": 25, "n_held_out": 32, "seeds": (0, 1)},
+    "model": {
+        "side": 64,
+        "tile": 128,
+        "batch": 1,
+        "steps": 600,
+        "log_every": 25,
+        "n_held_out": 16,
+        "completed": (0, 5, 8),
+    },
+    "rounds": {"side": 32, "tile": 64, "batch": 2, "steps": 150, "log_every": 25, "n_held_out": 32, "seeds": (0, 1, 2)},
 }
 QUICK = {
-    "model": {"side": 8, "batch": 2, "steps": 6, "log_every": 3, "n_held_out": 2, "n_completed": 1},
-    "rounds": {"side": 8, "batch": 2, "steps": 4, "log_every": 2, "n_held_out": 2, "seeds": (0,)},
+    "model": {"side": 8, "tile": 128, "batch": 2, "steps": 6, "log_every": 3, "n_held_out": 2, "completed": (0,)},
+    "rounds": {"side": 8, "tile": 64, "batch": 2, "steps": 4, "log_every": 2, "n_held_out": 2, "seeds": (0,)},
 }
 LEARNING_RATE, WARMUP = 3e-3, 20
 NOT_TRAINED = 10**6  # seeds of held-out squares begin here
 
 
+def tiles(size):
+    """The photograph in whole tiles of `size` x `size` pixels, every fifth of them held out, as an `ImageCorpus`."""
+    bands = mr.data.photograph()
+    picture = numpy.concatenate([bands.train[0], bands.held_out[0], bands.train[1]])  # 600, 512, 3
+    corners = numpy.ndindex(picture.shape[0] // size, picture.shape[1] // size)
+    cut = [picture[size * row : size * (row + 1), size * column : size * (column + 1)] for row, column in corners]
+    return mr.data.ImageCorpus([tile for i, tile in enumerate(cut) if i % 5 != 2], cut[2::5])
+
+
 def config_of(side, attn_layers, n_hashes):
-    """Axial positions follow the grid of rows, columns and colours."""
+    """Axial positions follow the grid of rows, columns and colours; every window of a local layer goes up a row."""
     chunk_len = 64 if side >= 32 else 16
     return mr.ReformerConfig(
         vocab_size=256,
@@ -48,6 +67,7 @@ def config_of(side, attn_layers, n_hashes):
         attn_layers=attn_layers,
         lsh_chunk_len=chunk_len,
         local_chunk_len=chunk_len,
+        local_n_before=-(-(3 * side - 1) // chunk_len),
         n_hashes=n_hashes,
         axial_shape=(side, side, 3),
         axial_dims=(40, 40, 16),
@@ -95,15 +115,27 @@ def baselines(corpus, size):
     }
 
 
+def in_hexadecimal(squares):
+    """Rows of squares (n, S, ...) of numbers 0..255, each as one string: bytes.fromhex reads it."""
+    return [[row.tobytes().hex() for row in square] for square in squares.astype("uint8")]
+
+
 def completions(corpus, model, size):
-    """Held-out squares, and the same with the lower half drawn by the model: lists (S, S, 3) of ints 0..255."""
-    truth = numpy.concatenate(
-        [corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_completed"])]
-    )
-    given = truth.reshape(len(truth), -1)[:, : truth[0].size // 2].astype("int64")
-    n_new = truth[0].size - given.shape[1]
-    made = mr.generate(model, backend.asarray(given), n_new, temperature=0.9, seed=0, cached=True)
-    return {"truth": truth.tolist(), "completed": backend.to_numpy(made).reshape(truth.shape).tolist()}
+    """Held-out squares, the same with a lower half that the model drew, and the LSH layer's buckets for the last one.
+
+    The buckets are those of the green values: for every head and round the rows of a square.
+    """
+    truth = numpy.concatenate([corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in size["completed"]])
+    rows = truth.reshape(len(truth), -1).astype("int64")
+    given = rows[:, : rows.shape[1] // 2]
+    made = mr.generate(model, backend.asarray(given), given.shape[1], temperature=0.9, seed=0, cached=True)
+    _, cache = model.features(backend.asarray(rows[-1:]), training=False)
+    buckets = backend.to_numpy(cache.layers.replays[1]["buckets"][0]).reshape(-1, *truth.shape[1:])  # H R, S, S, 3
+    return {
+        "truth": in_hexadecimal(truth),
+        "completed": in_hexadecimal(backend.to_numpy(made).reshape(truth.shape)),
+        "buckets of green": in_hexadecimal(buckets[..., 1]),
+    }
 
 
 def run_model(corpus, size, folder):
@@ -138,11 +170,10 @@ def main():
     options = recording.options(__doc__, parser)
     folder, path = recording.places("images", options)
     sizes = QUICK if options.quick else FULL
-    corpus = mr.data.photograph()
     for part, run in (("model", run_model), ("rounds", run_rounds)):
         if options.part not in (None, part):
             continue
-        recorded = run(corpus, sizes[part], folder) | {
+        recorded = run(tiles(sizes[part]["tile"]), sizes[part], folder) | {
             "size": sizes[part],
             "training": {"learning_rate": LEARNING_RATE, "warmup": WARMUP, "schedule": "cosine", "clip": 1.0},
             "surroundings": recording.surroundings(),  # of this part: the other's may be older

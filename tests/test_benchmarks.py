@@ -160,7 +160,8 @@ def test_the_benchmark_of_pictures_runs_resumes_and_records_both_parts(tmp_path)
     assert rounds["logs"].keys() == {"LSH-1", "LSH-2", "LSH-4", "LSH-8", "full"}
     assert all(4 < row["held_out_bits"] < 9 for row in model["log"])
     assert model["baselines"]["difference to the left pixel"] < model["baselines"]["counts of values"]
-    (truth,), (completed,) = model["completions"].values()
+    (truth,), (completed,), buckets = model["completions"].values()
+    assert len(buckets) == 4 * 2 and all(len(bytes.fromhex(row)) == 8 for square in buckets for row in square)
     assert truth[:4] == completed[:4] and truth[4:] != completed[4:]  # rows: the upper half is given
     again = quick_run("images", tmp_path)
     assert again["model"]["completions"] == model["completions"] and again["rounds"]["logs"] == rounds["logs"]
