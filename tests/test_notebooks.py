@@ -1,8 +1,6 @@
 """The form in which notebooks are saved. That they run, and give what they show, is tested by nbval."""
 
-import ast
 import base64
-import fnmatch
 import io
 import json
 import re
@@ -147,24 +145,6 @@ def test_it_names_the_lesson_that_comes_next(path):
 
 def test_every_solution_belongs_to_a_lesson():
     assert {path.name for path in SOLUTIONS} == {path.name for path in COURSE}
-
-
-def test_the_book_reads_every_notebook_and_lists_it_in_its_contents():
-    index = (FOLDER / "index.md").read_text(encoding="utf-8")
-    lists = re.findall(r"^```{toctree}\n(.*?)^```", index, flags=re.MULTILINE | re.DOTALL)
-    entries = [line for line in "\n".join(lists).splitlines() if line and not line.startswith(":")]
-    settings = (FOLDER.parent / "book" / "conf.py").read_text(encoding="utf-8")
-    patterns = ast.literal_eval(re.search(r"^include_patterns = (.*)$", settings, flags=re.MULTILINE).group(1))
-    read = {path for pattern in patterns for path in FOLDER.glob(pattern)}
-    assert {*COURSE, *SOLUTIONS, FOLDER / "index.md", FOLDER / "teaching.md"} <= read
-    for path in read - {FOLDER / "index.md"}:
-        page = path.relative_to(FOLDER).with_suffix("").as_posix()
-        assert any(fnmatch.fnmatch(page, entry) for entry in entries), f"{page} is in no toctree"
-
-
-def test_the_front_page_of_the_book_ends_at_a_heading_of_the_readme():
-    (end,) = re.findall(r'^:end-before: "(.*)"$', (FOLDER / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert f"\n{end}\n" in (FOLDER.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_sections_that_teachers_are_sent_to_exist():

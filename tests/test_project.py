@@ -1,6 +1,7 @@
 """What holds for the project as a whole: its dependencies, its layout, its form, and the Makefile."""
 
 import ast
+import fnmatch
 import graphlib
 import importlib.metadata
 import os
@@ -114,6 +115,29 @@ def test_the_conda_environment_installs_what_make_installs():
 def test_the_makefile_checks_for_the_python_that_pyproject_requires():
     (major, minor) = re.search(r"sys\.version_info < \((\d+), (\d+)\)", MAKEFILE).groups()
     assert PROJECT["requires-python"] == f">={major}.{minor}"
+
+
+# The book
+
+
+def test_the_book_reads_every_notebook_and_lists_it_in_its_contents():
+    folder = ROOT / "notebooks"
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    lists = re.findall(r"^```{toctree}\n(.*?)^```", index, flags=re.MULTILINE | re.DOTALL)
+    entries = [line for line in "\n".join(lists).splitlines() if line and not line.startswith(":")]
+    settings = (ROOT / "book" / "conf.py").read_text(encoding="utf-8")
+    patterns = ast.literal_eval(re.search(r"^include_patterns = (.*)$", settings, flags=re.MULTILINE).group(1))
+    read = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert read == {*folder.glob("*.ipynb"), *folder.glob("solutions/*.ipynb"), *folder.glob("*.md")}
+    for path in read - {folder / "index.md"}:
+        page = path.relative_to(folder).with_suffix("").as_posix()
+        assert any(fnmatch.fnmatch(page, entry) for entry in entries), f"{page} is in no toctree"
+
+
+def test_the_front_page_of_the_book_ends_at_a_heading_of_the_readme():
+    index = (ROOT / "notebooks" / "index.md").read_text(encoding="utf-8")
+    (end,) = re.findall(r'^:end-before: "(.*)"$', index, flags=re.MULTILINE)
+    assert f"\n{end}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 # The Makefile, tried in an empty folder with a stand-in for Python
