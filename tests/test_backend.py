@@ -197,7 +197,7 @@ def test_matmul_is_numpys_whatever_the_number_of_threads(rows, monkeypatch):
     assert all((other == results[0]).all() for other in results[1:])
     out = np.empty((rows, 40))[:, ::2]
     assert backend.matmul(a, b, out=out) is out
-    np.testing.assert_array_equal(out, results[0])
+    np.testing.assert_allclose(out, results[0], atol=1e-12)  # NumPy before 2.3 goes past BLAS for such an out
 
 
 def test_the_number_of_threads_follows_the_environment():

@@ -1,20 +1,36 @@
-"""The form in which notebooks are saved. That they run, and give what they show, is tested by nbval."""
+"""The form in which notebooks are saved, and their start on Colab. That they run, and give what they show, is tested
+by nbval."""
 
 import base64
+import importlib.util
 import io
 import json
 import re
+import shlex
+import sys
+import urllib.request
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import matplotlib
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
 
+import minireformer as mr
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
+RESULTS = FOLDER.parent / "benchmarks" / "results"
 COURSE = sorted(FOLDER.glob("*.ipynb"))
 SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
+FOR_COLAB = COURSE + [path for path in SOLUTIONS if "google.colab" in path.read_text(encoding="utf-8")]
 
-every_notebook = pytest.mark.parametrize("path", COURSE + SOLUTIONS, ids=lambda p: str(p.relative_to(FOLDER)))
-every_lesson = pytest.mark.parametrize("path", COURSE, ids=lambda p: p.name)
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(FOLDER)))
+
+
+every_notebook, every_lesson, every_set_up = each(COURSE + SOLUTIONS), each(COURSE), each(FOR_COLAB)
 
 
 def load(path):
@@ -106,13 +122,6 @@ def test_its_first_cell_has_title_badge_goals_needs_and_minutes(path):
 
 
 @every_lesson
-def test_on_colab_it_installs_the_package_and_leaves_numpy_and_cupy_alone(path):
-    (set_up,) = [cell["source"] for cell in code_cells(path) if "google.colab" in cell["source"]]
-    (install,) = re.findall(r".*pip.*install.*", set_up)
-    assert "minireformer" in install and "numpy" not in install and "cupy" not in install
-
-
-@every_lesson
 def test_its_exercises_are_two_to_four_and_each_is_solved(path):
     assert 2 <= len(exercises(path)) <= 4
     assert exercises(FOLDER / "solutions" / path.name) == exercises(path)
@@ -162,3 +171,58 @@ def test_the_readme_says_of_the_papers_claims_what_the_notebook_says():
     in_notebook = claims(markdown(FOLDER / "12_do_the_claims_hold.ipynb"))
     assert len(in_notebook) >= 10
     assert claims((FOLDER.parent / "README.md").read_text(encoding="utf-8")) == in_notebook
+
+
+# Colab, where a notebook comes without its repository
+
+
+@pytest.fixture
+def set_up(monkeypatch, tmp_path):
+    """`set_up(path, on_colab, installed)`: run a notebook's set-up cell -> its names, the lines of its `%pip`.
+
+    The cell is translated by IPython, runs in an empty folder, and sees a Colab with or without the package.
+    """
+    find_spec, n_threads = importlib.util.find_spec, mr.backend.n_threads()
+
+    def run(path, on_colab, installed):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+        if on_colab:
+            monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+        hidden = set() if installed else {"minireformer"}
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in hidden else find_spec(name))
+        lines = []
+        shell = SimpleNamespace(run_line_magic=lambda magic, line: lines.append([magic, *shlex.split(line)]))
+        names = {"get_ipython": lambda: shell}
+        (source,) = [cell["source"] for cell in code_cells(path) if "google.colab" in cell["source"]]
+        exec(TransformerManager().transform_cell(source), names)
+        return names, lines
+
+    with matplotlib.rc_context():
+        yield run
+    mr.backend.set_threads(n_threads)
+
+
+@every_set_up
+def test_on_colab_it_installs_its_release_alone_and_leaves_numpy_and_cupy_as_they_are(path, set_up):
+    names, lines = set_up(path, on_colab=True, installed=False)
+    release = f"git+https://github.com/minireformer/minireformer@v{mr.__version__}"
+    assert lines == [["pip", "install", "--quiet", "--no-deps", release]]
+    assert names["mr"] is mr  # the imports below have run
+
+
+@every_set_up
+def test_where_the_package_is_there_and_outside_colab_it_installs_nothing(path, set_up):
+    for on_colab, installed in (True, True), (False, True), (False, False):
+        assert set_up(path, on_colab, installed)[1] == []
+
+
+@each([path for path in FOR_COLAB if "urlopen" in path.read_text(encoding="utf-8")])
+def test_on_colab_it_finds_every_recorded_result_that_it_shows(path, set_up, monkeypatch):
+    release = f"https://raw.githubusercontent.com/minireformer/minireformer/v{mr.__version__}/benchmarks/results/"
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url: (RESULTS / url.removeprefix(release)).open("rb"))
+    names, _ = set_up(path, on_colab=True, installed=True)
+    shown = re.findall(r'recorded\("(.*?)"\)', "\n".join(cell["source"] for cell in code_cells(path)))
+    assert shown
+    for name in shown:
+        assert names["recorded"](name) == json.loads((RESULTS / name).read_text())

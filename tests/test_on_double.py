@@ -22,7 +22,7 @@ NAMES = json.loads((Path(__file__).parent / "double" / "cupy" / "interface.json"
 @pytest.mark.parametrize("path", sorted(Path(mr.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
 def test_the_package_asks_for_nothing_that_cupy_lacks(path):
     """Also where no test comes by: every `xp.name`."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "xp" and not node.attr.startswith("__"):
             assert node.attr in NAMES, f"line {node.lineno}: xp.{node.attr}"
 

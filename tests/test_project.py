@@ -17,15 +17,15 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MAKEFILE = (ROOT / "Makefile").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 MODULES = {path.stem: path for path in sorted((ROOT / "minireformer").glob("*.py"))}
 READING_ORDER = "backend rng layer basic hashing chunked attention reversible model".split()
 
 
 def imports(path):
     """Dotted names of all that a source file imports, in functions too: `from a import b` gives "a.b"."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -55,7 +55,7 @@ def test_ruff_finds_nothing_in_code_and_notebooks(arguments):
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
 def test_a_module_is_short_enough_to_hold_one_idea(path):
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
 def test_imports_point_one_way():
@@ -84,7 +84,7 @@ def test_the_package_imports_all_that_it_declares_and_nothing_else():
 def test_the_package_never_unpickles_and_never_goes_to_the_network(path):
     forbidden = {"pickle", "marshal", "shelve", "socket", "ssl", "http", "urllib", "ftplib", "subprocess"}
     assert not packages_imported_by(path) & forbidden
-    assert not re.search(r"allow_pickle\s*=\s*True|\beval\(|\bexec\(", path.read_text())
+    assert not re.search(r"allow_pickle\s*=\s*True|\beval\(|\bexec\(", path.read_text(encoding="utf-8"))
 
 
 # Its dependencies
@@ -101,7 +101,7 @@ def test_what_is_installed_is_what_pyproject_asks_for():
 
 
 def test_the_conda_environment_installs_what_make_installs():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, from_pip = environment.pop("dependencies")
     assert environment == {"name": PROJECT["name"], "channels": ["conda-forge"]}
     assert python == "python" + PROJECT["requires-python"]
@@ -110,6 +110,12 @@ def test_the_conda_environment_installs_what_make_installs():
     assert from_pip == {"pip": [made_by_pip.replace("'", "")]}
     extras = re.fullmatch(r"--editable \.\[(.*)\]", from_pip["pip"][0]).group(1).split(",")
     assert set(extras) <= PROJECT["optional-dependencies"].keys()
+
+
+def test_the_readme_names_the_pythons_that_pyproject_lists():
+    *others, newest = (text.removeprefix("Programming Language :: Python :: ") for text in PROJECT["classifiers"])
+    assert PROJECT["requires-python"] == f">={others[0]}"
+    assert f"tested on {', '.join(others)} and {newest}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_makefile_checks_for_the_python_that_pyproject_requires():
