@@ -25,8 +25,8 @@ def graded(*paths):
 
 def test_every_exercise_of_a_solution_is_right():
     lines, code = graded(NOTEBOOKS / "solutions" / LESSON.name)
-    assert lines[0].endswith("3 of 3") and code == 0
-    assert lines[1:] == [f"  Exercise {n}: right" for n in (1, 2, 3)]
+    assert lines[0].endswith("4 of 4") and code == 0
+    assert lines[1:] == [f"  Exercise {n}: right" for n in (1, 2, 3, 4)]
 
 
 def test_a_solution_finds_the_records_that_it_reads():
@@ -48,9 +48,9 @@ def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_pa
     path = tmp_path / "00_anne.ipynb"
     nbformat.write(notebook, path)
     lines, code = graded(path)
-    assert lines[0].endswith("2 of 3") and code == 1
+    assert lines[0].endswith("3 of 4") and code == 1
     assert lines[1].startswith("  Exercise 1: ") and not lines[1].endswith(": right")
-    assert lines[2:] == ["  Exercise 2: right", "  Exercise 3: right"]
+    assert lines[2:] == [f"  Exercise {n}: right" for n in (2, 3, 4)]
 
 
 def test_a_file_of_no_lesson_is_named(tmp_path):
