@@ -11,6 +11,7 @@ the import. Read next: `rng.py`, then `layer.py`.
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy
 from threadpoolctl import ThreadpoolController
@@ -23,6 +24,7 @@ _LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _asked_for = os.environ.get("OMP_NUM_THREADS", "")  # what BLAS goes by, too
 _n_threads = int(_asked_for) if _asked_for.isdecimal() and int(_asked_for) > 0 else _cores
+_put_off = None  # within `one_wait`: what is to be looked at when its values are known, [(array, function)]
 
 
 def use(name):
@@ -62,6 +64,43 @@ def asarray(array, dtype=None):
 def to_numpy(array):
     """`array` in host memory, for a plot, a file or a print. NumPy arrays pass through uncopied."""
     return array.get() if type(array).__module__.partition(".")[0] == "cupy" else numpy.asarray(array)
+
+
+@contextmanager
+def one_wait():
+    """Within this block, a GPU is waited for once: what the host has to know of it is fetched together.
+
+    Gives a function `fetch(*numbers)`, to be called at the end: 0-d arrays -> a list of floats. Checks that were put
+    off (see `when_known`) are made then, before it returns. In a block within another one, `fetch` gives the arrays
+    back as they are, and leaves them to the outer one. On NumPy, nothing is put off.
+    """
+    global _put_off
+    if _put_off is not None:
+        yield lambda *numbers: list(numbers)
+        return
+    _put_off = []
+    try:
+        yield _fetch
+    finally:
+        _put_off = None
+
+
+def _fetch(*numbers):
+    xp = get_xp(numbers[0])
+    arrays = [*numbers, *(array for array, _ in _put_off)]
+    values = iter(xp.concatenate([array.reshape(-1).astype(xp.float64) for array in arrays]).tolist())
+    found = [next(values) for _ in numbers]
+    for array, check in _put_off:
+        check(*(next(values) for _ in range(array.size)))
+    return found
+
+
+def when_known(array, check):
+    """Call `check` with the values of a small `array` (n,): at once, or when the `one_wait` around it fetches."""
+    if _put_off is None or get_xp(array) is numpy:
+        check(*array.tolist())
+    else:
+        _put_off.append((array, check))
 
 
 def take_rows(table, rows, out):

@@ -132,13 +132,18 @@ def embedding_backward(dy, cache, chunk_len=1024):
 
 
 def check_tokens(name, tokens, n, like=None):
-    """Raise unless `tokens` is an array of integers in 0..n-1, of the same module as the parameters `like`."""
+    """Raise unless `tokens` is an array of integers in 0..n-1, of the same module as the parameters `like`.
+
+    A GPU is waited for, unless `backend.one_wait` puts this off: as an index, CuPy takes an id out of range modulo n.
+    """
     check_array(name, tokens, ..., kind="i", like=like)
-    if not tokens.size:
-        return
-    low, high = backend.get_xp(tokens).stack([tokens.min(), tokens.max()]).tolist()  # a GPU is waited for once
-    if low < 0 or high >= n:
-        raise ValueError(f"{name}: expected ids from 0 to {n - 1}; got {low}..{high}")
+
+    def check(low, high):
+        if low < 0 or high >= n:
+            raise ValueError(f"{name}: expected ids from 0 to {n - 1}; got {int(low)}..{int(high)}")
+
+    if tokens.size:
+        backend.when_known(backend.get_xp(tokens).stack([tokens.min(), tokens.max()]), check)
 
 
 class DropoutCache(NamedTuple):

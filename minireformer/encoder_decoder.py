@@ -10,7 +10,7 @@ its cross-attention layers, and on through the encoder. Read next: `data.py`.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from minireformer import checkpoint, rng
+from minireformer import backend, checkpoint, rng
 from minireformer.basic import Dropout, Embedding, LayerNorm, Linear, check_tokens
 from minireformer.config import ReformerConfig
 from minireformer.cross_attention import CrossAttention, PreNormCross, attention_weights
@@ -197,6 +197,11 @@ class EncoderDecoder(Layer):
         mean is over the positions where it is true (None: all). Training mode: another seed each step. `mr.train`
         takes such models too, with batches (pair, targets) or (pair, targets, mask).
         """
+        with backend.one_wait() as fetch:
+            loss, grads = self._loss_and_grads(pair, targets, seed, mask, source_mask, target_mask)
+            return fetch(loss)[0], {name: grads[name] for name in self.params}
+
+    def _loss_and_grads(self, pair, targets, seed, mask, source_mask, target_mask):
         _, target = check_pair(pair, self.config, like=self.params["decoder.embedding.weight"])
         check_array("targets", targets, *target.shape, kind="i", like=target, whose="the pair")
         if mask is not None:
@@ -210,8 +215,7 @@ class EncoderDecoder(Layer):
         *dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, loss_cache)
         del loss_cache
         grads = self.features_backward(dfeatures.pop(), cache.pop())
-        grads |= {"decoder.head.weight": dweight, "decoder.head.bias": dbias}
-        return float(loss), {name: grads[name] for name in self.params}
+        return loss, grads | {"decoder.head.weight": dweight, "decoder.head.bias": dbias}
 
     def encode(self, source, seed=0, source_mask=None):
         """source (B, S) ints -> memory (B, S, 2 d_model), and the mask that hides its padding, (B, S) or None."""

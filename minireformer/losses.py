@@ -40,7 +40,7 @@ def softmax_cross_entropy_backward(dloss, dlogits):
 
 
 def _softmax_cross_entropy(logits, targets, scale, out):
-    """The same for one chunk of many: all targets have been checked at once, which a GPU waits for."""
+    """The same for one chunk of many: all targets have been checked together."""
     xp = backend.get_xp(logits)
     here = xp.arange(len(logits)), targets  # of each row, the entry of its target
     softmax = xp.subtract(logits, logits.max(axis=1, keepdims=True), out=out)  # now no exp overflows
@@ -82,8 +82,8 @@ def chunked_cross_entropy(features, weight, bias, targets, mask=None, chunk_len=
 def check_targets(targets, mask, shape, vocab_size, like):
     """Raise unless `targets` and `mask` (or None) have `shape` (B, T), and the targets that count are ids.
 
-    -> places (n,), those that count of the B * T positions, and their targets (n,). A model asks before it begins:
-    a GPU is waited for once, and once more for a mask.
+    -> places (n,), those that count of the B * T positions, and their targets (n,). A model asks before it begins. A
+    GPU is waited for to know the ids (see `check_tokens`), and how many positions a mask leaves.
     """
     check_array("targets", targets, *shape, kind="i", like=like)
     if mask is None:

@@ -10,7 +10,7 @@ Read next: `cross_attention.py`, or, without translation, `data.py`.
 
 from typing import Any, NamedTuple
 
-from minireformer import checkpoint, rng
+from minireformer import backend, checkpoint, rng
 from minireformer.attention import padded_length
 from minireformer.basic import Dropout, Embedding, LayerNorm
 from minireformer.config import ATTENTION, ReformerConfig
@@ -129,7 +129,8 @@ class Reformer(Layer):
         """Mean cross-entropy of `targets` (B, T) ints with the logits of `tokens` (B, T) ints, and its gradients.
 
         -> loss, a float in nats, and grads, a dict with the names and shapes of `params`. `mask` (B, T) booleans: the
-        mean is over the positions where it is true (None: all). `key_mask` and `rotations` as in `features`.
+        mean is over the positions where it is true (None: all). `key_mask` and `rotations` as in `features`. A GPU is
+        waited for once, for the loss (and to know how many positions a mask leaves); see `backend.one_wait`.
 
         Training mode: `seed` draws dropout and hash rotations; another seed each step. The logits of all
         positions never exist together: head and loss go through `loss_chunk_len` positions at a time.
@@ -137,6 +138,11 @@ class Reformer(Layer):
 
         With another head, `targets` are as in `heads.labels_loss`, and there is no mask.
         """
+        with backend.one_wait() as fetch:
+            loss, grads = self._loss_and_grads(tokens, targets, seed, mask, key_mask, rotations)
+            return fetch(loss)[0], {name: grads[name] for name in self.params}
+
+    def _loss_and_grads(self, tokens, targets, seed, mask, key_mask, rotations):
         weight = self.embedding.params["weight"]
         check_array("tokens", tokens, None, None, kind="i", like=weight)
         check_not_empty("tokens", tokens)
@@ -146,8 +152,7 @@ class Reformer(Layer):
                 raise ValueError(f"mask: expected None, as the head is {self.config.head!r}")
             logits, cache = self.forward(tokens, seed, key_mask=key_mask, rotations=rotations)
             loss, dlogits = labels_loss(logits, targets)
-            _, grads = self.backward(dlogits, cache)
-            return float(loss), {name: grads[name] for name in self.params}
+            return loss, self.backward(dlogits, cache)[1]
         counted = [check_targets(targets, mask, tokens.shape, self.config.vocab_size, like=weight)]
         features, *cache = self.features(tokens, seed, key_mask=key_mask, rotations=rotations)
         head = self.head.params
@@ -158,8 +163,7 @@ class Reformer(Layer):
         *dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, loss_cache)
         del loss_cache
         grads = self.features_backward(dfeatures.pop(), cache.pop())
-        grads |= {"head.weight": dweight, "head.bias": dbias}
-        return float(loss), {name: grads[name] for name in self.params}
+        return loss, grads | {"head.weight": dweight, "head.bias": dbias}
 
     def save(self, path):
         """Write configuration and parameters to one safetensors file, whole or not at all."""

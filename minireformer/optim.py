@@ -184,8 +184,8 @@ def check_learning_rate(name, lr):
 def clip_by_global_norm(grads, max_norm):
     """Scale all of `grads`, in place, so that the norm of all entries together is at most `max_norm`.
 
-    -> the norm before clipping, a float. `math.inf` clips nothing. Gradients that are not finite are left
-    alone, so that the caller sees a norm that is not finite and can stop.
+    -> the norm before clipping, a float (within `backend.one_wait`, a 0-d array). `math.inf` clips nothing. Gradients
+    that are not finite are left alone, so that the caller sees a norm that is not finite and can stop.
     """
     if not is_number(max_norm) or not max_norm > 0:
         raise ValueError(f"max_norm: expected a number > 0; got {max_norm!r}")
@@ -194,11 +194,14 @@ def clip_by_global_norm(grads, max_norm):
     for name, grad in grads.items():
         check_array(f"grads[{name!r}]", grad, ...)
     xp = backend.get_xp(next(iter(grads.values())))
-    norm = math.sqrt(float(sum(xp.vdot(grad, grad) for grad in grads.values())))  # the one wait for a GPU
-    if max_norm < norm < math.inf:
-        for grad in grads.values():
-            grad *= max_norm / norm
-    return norm
+    with backend.one_wait() as fetch:
+        norm = xp.sqrt(sum(xp.vdot(grad, grad) for grad in grads.values()).astype(xp.float64))
+        too_large = (norm > max_norm) & (norm < math.inf)
+        if max_norm < math.inf and (xp is not numpy or too_large):  # a GPU is not asked, but scales by 1
+            scale = max_norm / xp.where(too_large, norm, max_norm)
+            for grad in grads.values():
+                grad *= scale.astype(grad.dtype)
+        return fetch(norm)[0]
 
 
 def _running_mean(mean, new, beta):

@@ -171,8 +171,10 @@ def _check_scored(model, tokens, targets, mask):
 def _step(model, batches, opt, step, learning_rate, clip, seed):
     """One step of training, in place; -> (number of tokens, loss, gradient norm before clipping)."""
     tokens, targets, mask = (*batches(step), None)[:3]
-    loss, grads = model.loss_and_grads(tokens, targets, seed=rng.fold(seed, "step", step), mask=mask)
-    norm = clip_by_global_norm(grads, math.inf if clip is None else clip)
+    with backend.one_wait() as fetch:  # for loss and norm, and whether all ids are in the vocabulary
+        loss, grads = model.loss_and_grads(tokens, targets, seed=rng.fold(seed, "step", step), mask=mask)
+        norm = clip_by_global_norm(grads, math.inf if clip is None else clip)
+        loss, norm = fetch(loss, norm)
     for name, value in (("loss", loss), ("norm of the gradients", norm)):
         if not math.isfinite(value):
             _check_update(model, step - 1)
@@ -181,7 +183,7 @@ def _step(model, batches, opt, step, learning_rate, clip, seed):
                 f"learning rate, a longer warm-up or clip=1.0 may help"
             )
     opt.step(grads, lr=learning_rate)
-    return targets.size, float(loss), norm
+    return targets.size, loss, norm
 
 
 def _not_finite(model):

@@ -65,6 +65,31 @@ def test_share_out_passes_errors_on(monkeypatch):
         backend.share_out(work, 3, np)
 
 
+def test_one_wait_fetches_all_numbers_together_and_checks_before_it_gives_them(cupy, counts):
+    backend.use("cupy")
+    x, seen = backend.asarray([3.0, 5.0]), []
+    counts.clear()
+    with backend.one_wait() as fetch:
+        with backend.one_wait() as inner:
+            (low,) = inner(x.min())
+        backend.when_known(x, lambda *values: seen.append(values))
+        assert not seen and type(low) is type(x)
+        assert fetch(low, x.sum()) == [3, 8]
+    assert seen == [(3, 5)] and counts == {"to_host": 1, "synchronize": 1}
+    with pytest.raises(KeyError), backend.one_wait():
+        backend.when_known(x, lambda *values: seen.append(values))
+        raise KeyError
+    backend.when_known(x, lambda *values: seen.append(values))  # outside: at once, and what was put off is forgotten
+    assert len(seen) == 2
+
+
+def test_on_numpy_nothing_is_put_off():
+    with backend.one_wait() as fetch:
+        with pytest.raises(ValueError):
+            backend.when_known(np.array([1, 2]), lambda low, high: int("no number"))
+        assert fetch(np.float64(2), np.zeros(()) + 1) == [2, 1]
+
+
 def test_bad_thread_counts_are_refused():
     for n in (0, -1, 1.5, None, True):
         with pytest.raises(ValueError, match="n: expected a number of threads"):

@@ -161,6 +161,15 @@ def test_transfers_and_waits_are_counted(cupy, counts):
     assert counts["synchronize"] == 12
 
 
+def test_indices_out_of_range_are_taken_modulo_the_axis_as_cupy_does(cupy):
+    x = cupy.arange(12.0).reshape(3, 4)
+    rows = cupy.asarray([0, 3, -4])
+    assert x[rows, 0].get().tolist() == [0, 0, 8]
+    assert x[None, ..., rows].shape == (1, 3, 3) and x[:, rows][1].get().tolist() == [4, 7, 4]
+    x[rows[1:]] = 1
+    assert x[:, 0].get().tolist() == [1, 4, 1]
+
+
 @pytest.mark.parametrize("group", ["cuda", "cuda.cublas", "cuda.runtime"])
 def test_what_the_double_writes_out_itself_cupy_has_too(group, cupy):
     """The parts that are not made from the record: every public name, and the products' parameters in order."""

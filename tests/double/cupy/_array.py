@@ -91,13 +91,13 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        index = _index(self, index)
+        index = _wrapped(self.shape, _index(self, index))
         if any(isinstance(part, numpy.ndarray) and part.dtype == bool for part in index):
             counts["synchronize"] += 1  # how many entries there will be
         return wrap(self._host[index], self)
 
     def __setitem__(self, index, value):
-        index = _index(self, index)
+        index = _wrapped(self.shape, _index(self, index))
         _refuse_duplicates(self.shape, index)
         self._host[index] = unwrap_operand(value)
 
@@ -223,23 +223,30 @@ def _index(array, index):
     return index if any(part is Ellipsis for part in index) else (*index, Ellipsis)
 
 
+def _wrapped(shape, index):
+    """`index` with arrays of integers modulo the length of their axis: CuPy's way with those out of range."""
+    return tuple(part % length if length else part for part, length in _picked(shape, index))
+
+
 def _refuse_duplicates(shape, index):
     """ValueError where an entry is assigned twice: on a GPU, nobody knows which of the two values stays."""
-    used = sum(0 if part is None or part is Ellipsis else _n_axes(part) for part in index)
-    axis, keys = 0, []
-    for part in index:
-        if part is Ellipsis:
-            axis += len(shape) - used
-        elif part is not None:
-            if isinstance(part, numpy.ndarray) and part.dtype != bool:
-                keys.append((part % max(1, shape[axis]), shape[axis]))
-            axis += _n_axes(part)
+    keys = [(part, length) for part, length in _picked(shape, index) if length]
     if keys:
         place = 0
-        for key, size in keys:
-            place = place * size + key.astype("int64")
+        for key, length in keys:
+            place = place * length + key.astype("int64")
         if len(numpy.unique(place)) < place.size:
             raise ValueError("duplicate indices in an assignment: which value stays is undefined in CuPy")
+
+
+def _picked(shape, index):
+    """Each part of `index`; and of an array of integers, the length of the axis that it picks from, else None."""
+    used = sum(0 if part is None or part is Ellipsis else _n_axes(part) for part in index)
+    axis = 0
+    for part in index:
+        picks = isinstance(part, numpy.ndarray) and part.dtype != bool
+        yield part, shape[axis] if picks else None
+        axis += len(shape) - used if part is Ellipsis else 0 if part is None else _n_axes(part)
 
 
 def _n_axes(part):
