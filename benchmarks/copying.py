@@ -1,6 +1,6 @@
 """Can one layer find what followed? A word returns after an unknown distance; queries and keys shared, or not.
 
-    python benchmarks/copying.py            # about 20 minutes of one core; writes benchmarks/results/copying.json
+    python benchmarks/copying.py            # about 10 minutes of one core; writes benchmarks/results/copying.json
     python benchmarks/copying.py --quick    # seconds; writes build/copying_quick.json
 
 Random symbols, in which one word of 24 stands twice. To continue its second visit, a model has to find the first by its
