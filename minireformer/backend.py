@@ -21,6 +21,7 @@ from minireformer import gpu
 _NAMES = ("numpy", "cupy")
 _active = numpy
 _LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many cores, each long enough for BLAS
+_ENTRIES = 1 << 16  # how `by_rows` cuts: a few arrays of so many entries stay in a core's own cache
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _asked_for = os.environ.get("OMP_NUM_THREADS", "")  # what BLAS goes by, too
 _n_threads = int(_asked_for) if _asked_for.isdecimal() and int(_asked_for) > 0 else _cores
@@ -126,27 +127,54 @@ def places(conditions):
     return numpy.flatnonzero(conditions) if get_xp(conditions) is numpy else slice(None)
 
 
-def matmul(a, b, out=None):
+def matmul(a, b, out=None, then=None):
     """The product of matrices a (n, k) and b (k, m), with the rows of `a` shared out over threads.
 
     In place of BLAS's own threads: those go on spinning for a while after each product, and take the cores
     from the threads of `share_out`. The blocks of rows do not depend on the number of threads, nor do the results.
+    `then(rows)` is called with the slice of each block when its product is in `out`: what else is to be done to it
+    is done while it is in the cache. On a GPU there is one block.
     """
     xp = get_xp(a)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(f"b: expected matrices (n, k) and (k, m); got {a.shape} and {b.shape}")
     if xp is not numpy:
-        return xp.matmul(a, b, out=out)
+        out = xp.matmul(a, b, out=out)
+        if then is not None:
+            then(slice(0, len(a)))
+        return out
     if out is None:
         out = numpy.empty((a.shape[0], b.shape[1]), numpy.result_type(a, b))
     n_rows = max(_LEAST_ROWS, -(-len(a) // _MOST_BLOCKS))
 
     def work(blocks):
         for start in (block * n_rows for block in blocks):
-            numpy.matmul(a[start : start + n_rows], b, out=out[start : start + n_rows])
+            rows = slice(start, min(start + n_rows, len(a)))
+            numpy.matmul(a[rows], b, out=out[rows])
+            if then is not None:
+                then(rows)
 
     share_out(work, -(-len(a) // n_rows), numpy)
     return out
+
+
+def by_rows(work, n_rows, n_columns, xp):
+    """Call `work(rows)` for slices of 0..n_rows-1, shared out over threads: as many rows as stay in a core's cache.
+
+    For a chain of steps on arrays of `n_columns`, each of which would else read and write all of memory. On a GPU
+    there is one slice. As in `matmul`, the slices do not depend on the number of threads.
+    """
+    step = max(1, _ENTRIES // n_columns) if xp is numpy else n_rows
+    slices = [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, max(1, step))]
+    if len(slices) <= 1:
+        work(slice(0, n_rows))
+        return
+
+    def some(items):
+        for item in items:
+            work(slices[item])
+
+    share_out(some, len(slices), xp)
 
 
 def products(a, b, out):

@@ -59,13 +59,21 @@ def layer_norm(x, weight, bias, eps=1e-12):
     check_array("weight", weight, x.shape[-1])
     check_array("bias", bias, x.shape[-1], like=weight)
     _check_eps(eps)
-    mean = x.mean(axis=-1, keepdims=True)
-    y = x - mean
-    scale = 1 / backend.get_xp(x).sqrt(row_dot(y, y)[..., None] / x.shape[-1] + eps)
-    y *= scale
-    y *= weight
-    y += bias
-    return y, LayerNormCache(x, weight, mean, scale)
+    xp, d = backend.get_xp(x), x.shape[-1]
+    x_rows, y = x.reshape(-1, d), xp.empty(x.shape, x.dtype)
+    y_rows = y.reshape(-1, d)
+    mean, scale = (xp.empty((len(x_rows), 1), x.dtype) for _ in range(2))
+
+    def work(rows):
+        mean[rows] = x_rows[rows].mean(axis=-1, keepdims=True)
+        y = xp.subtract(x_rows[rows], mean[rows], out=y_rows[rows])
+        scale[rows] = 1 / xp.sqrt(row_dot(y, y)[:, None] / d + eps)
+        y *= scale[rows]
+        y *= weight
+        y += bias
+
+    backend.by_rows(work, len(x_rows), d, xp)
+    return y, LayerNormCache(x, weight, *(a.reshape(*x.shape[:-1], 1) for a in (mean, scale)))
 
 
 def layer_norm_backward(dy, cache):
@@ -75,20 +83,26 @@ def layer_norm_backward(dy, cache):
     dx = scale * (dn - the mean of dn - n * the mean of dn * n): LayerNorm cannot see a shift or a
     stretch of x, so dx has no part along either.
     """
-    x, weight, mean, scale = cache
-    check_array("dy", dy, *x.shape, like=weight)
-    d = x.shape[-1]
-    normalised = x - mean
-    normalised *= scale
-    dbias = dy.reshape(-1, d).sum(axis=0)
-    dweight = backend.get_xp(x).einsum("ti,ti->i", dy.reshape(-1, d), normalised.reshape(-1, d))
-    dx = dy * weight
-    shift, stretch = dx.mean(axis=-1, keepdims=True), row_dot(dx, normalised)[..., None] / d
-    normalised *= stretch
-    dx -= normalised
-    dx -= shift
-    dx *= scale
-    return dx, dweight, dbias
+    check_array("dy", dy, *cache.x.shape, like=cache.weight)
+    xp, d, weight = backend.get_xp(dy), dy.shape[-1], cache.weight
+    x, dy_rows, mean, scale = (a.reshape(-1, a.shape[-1]) for a in (cache.x, dy, cache.mean, cache.scale))
+    dx_rows, sums = xp.empty(dy_rows.shape, dy.dtype), {}
+
+    def work(rows):  # a few at a time, see `by_rows`
+        normalised = x[rows] - mean[rows]
+        normalised *= scale[rows]
+        dweight, dbias = xp.einsum("ti,ti->i", dy_rows[rows], normalised), dy_rows[rows].sum(axis=0)
+        dx = xp.multiply(dy_rows[rows], weight, out=dx_rows[rows])  # dn
+        shift, stretch = dx.mean(axis=-1, keepdims=True), row_dot(dx, normalised)[:, None] / d
+        normalised *= stretch
+        dx -= normalised
+        dx -= shift
+        dx *= scale[rows]
+        sums[rows.start] = dweight, dbias
+
+    backend.by_rows(work, len(x), d, xp)
+    dweight, dbias = (sum(part[i] for _, part in sorted(sums.items())) for i in range(2))
+    return dx_rows.reshape(dy.shape), dweight, dbias
 
 
 def row_dot(a, b):

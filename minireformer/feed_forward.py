@@ -59,8 +59,8 @@ class FeedForward(Layer):
         y = xp.empty(rows.shape, dtype=rows.dtype)
         (hidden,) = self._hidden_buffers(1, rows)
         for chunk in self._chunks(rows):
-            h = self._hidden(rows, chunk, cache, out=hidden[: chunk.stop - chunk.start])
-            self.activation(h, out=h)
+            h = hidden[: chunk.stop - chunk.start]
+            self._hidden(rows, chunk, cache, out=h, activated=h)
             self._output(h, chunk, cache, y)
         return y.reshape(x.shape), cache
 
@@ -86,17 +86,19 @@ class FeedForward(Layer):
         hidden, activated = self._hidden_buffers(2, rows)
         for chunk in self._chunks(rows):
             n = chunk.stop - chunk.start
-            h = self._hidden(rows, chunk, cache, out=hidden[:n])
-            a, activation_cache = self.activation(h, out=activated[:n])
+            a = dh = activated[:n]
+            activation_caches = self._hidden(rows, chunk, cache, out=hidden[:n], activated=a)
             if y is not None:
                 self._output(a, chunk, cache, y.reshape(-1, self.d_model))
-            do = self._drop(dy_rows[chunk], chunk, cache, "output")
+            do = self._drop(dy_rows[chunk], chunk.start, cache, "output")
             grads["output.weight"] += backend.matmul(do.T, a, out=of_output)
             grads["output.bias"] += do.sum(axis=0)
 
-            dh = backend.matmul(do, self.params["output.weight"], out=a)  # a has been used
-            self.activation_backward(dh, activation_cache, out=dh)
-            self._drop(dh, chunk, cache, "dense", out=dh)
+            def then(part, dh=dh, start=chunk.start, caches=activation_caches):
+                self.activation_backward(dh[part], caches[part.start], out=dh[part])
+                self._drop(dh[part], start + part.start, cache, "dense", out=dh[part])
+
+            backend.matmul(do, self.params["output.weight"], out=dh, then=then)  # over a, which has been used
             grads["dense.weight"] += backend.matmul(dh.T, rows[chunk], out=of_dense)
             grads["dense.bias"] += dh.sum(axis=0)
             backend.matmul(dh, self.params["dense.weight"], out=dx[chunk])
@@ -112,21 +114,35 @@ class FeedForward(Layer):
         n_rows = min(self.chunk_len or len(rows), len(rows))
         return [backend.get_xp(rows).empty((n_rows, self.d_ff), dtype=rows.dtype) for _ in range(n)]
 
-    def _hidden(self, rows, chunk, cache, out):
-        """The hidden layer of a chunk before its activation, (n, d_ff): the same in forward and backward."""
-        backend.matmul(rows[chunk], self.params["dense.weight"].T, out=out)
-        out += self.params["dense.bias"]
-        return self._drop(out, chunk, cache, "dense", out=out)
+    def _hidden(self, rows, chunk, cache, out, activated):
+        """Write the hidden layer of a chunk into `out`, and behind its activation into `activated`, both (n, d_ff).
+
+        -> the caches of the activation, by the first row of each block that `matmul` makes: a block goes through all
+        steps while it is in the cache. `activated` may be `out`. The same in forward and backward.
+        """
+        caches = {}
+
+        def then(part):
+            h = out[part]
+            h += self.params["dense.bias"]
+            self._drop(h, chunk.start + part.start, cache, "dense", out=h)
+            caches[part.start] = self.activation(h, out=h if activated is out else activated[part])[1]
+
+        backend.matmul(rows[chunk], self.params["dense.weight"].T, out=out, then=then)
+        return caches
 
     def _output(self, a, chunk, cache, y):
         """Write a chunk's output into y (T, d_model): the second half of the layer, from the activated hidden a."""
-        backend.matmul(a, self.params["output.weight"].T, out=y[chunk])
-        y[chunk] += self.params["output.bias"]
-        self._drop(y[chunk], chunk, cache, "output", out=y[chunk])
+        y = y[chunk]
 
-    def _drop(self, values, chunk, cache, label, out=None):
-        """`values` (n, d) of a chunk after dropout: its mask is the chunk's part of the mask of all rows."""
+        def then(part):
+            y[part] += self.params["output.bias"]
+            self._drop(y[part], chunk.start + part.start, cache, "output", out=y[part])
+
+        backend.matmul(a, self.params["output.weight"].T, out=y, then=then)
+
+    def _drop(self, values, start, cache, label, out=None):
+        """`values` (n, d), the rows of all from `start` on, after dropout: their part of the mask of all rows."""
         if not cache.rate:
             return values
-        start = chunk.start * values.shape[-1]
-        return dropout(values, cache.rate, rng.fold(cache.seed, label), start, out)[0]
+        return dropout(values, cache.rate, rng.fold(cache.seed, label), start * values.shape[-1], out)[0]
