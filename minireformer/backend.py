@@ -21,7 +21,7 @@ from minireformer import gpu
 _NAMES = ("numpy", "cupy")
 _active = numpy
 _LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many cores, each long enough for BLAS
-_ENTRIES = 1 << 16  # how `by_rows` cuts: a few arrays of so many entries stay in a core's own cache
+_ENTRIES = 1 << 18  # how `by_rows` cuts: near the cache's size; less work would be spent waiting for Python's lock
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _asked_for = os.environ.get("OMP_NUM_THREADS", "")  # what BLAS goes by, too
 _n_threads = int(_asked_for) if _asked_for.isdecimal() and int(_asked_for) > 0 else _cores
@@ -159,9 +159,9 @@ def matmul(a, b, out=None, then=None):
 
 
 def by_rows(work, n_rows, n_columns, xp):
-    """Call `work(rows)` for slices of 0..n_rows-1, shared out over threads: as many rows as stay in a core's cache.
+    """Call `work(rows)` for slices of 0..n_rows-1, shared out over threads: a few hundred kilobytes of `n_columns` each.
 
-    For a chain of steps on arrays of `n_columns`, each of which would else read and write all of memory. On a GPU
+    For a chain of steps on large arrays, each of which would else read and write all of it, on one core. On a GPU
     there is one slice. As in `matmul`, the slices do not depend on the number of threads.
     """
     step = max(1, _ENTRIES // n_columns) if xp is numpy else n_rows

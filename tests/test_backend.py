@@ -200,6 +200,31 @@ def test_matmul_is_numpys_whatever_the_number_of_threads(rows, monkeypatch):
     np.testing.assert_allclose(out, results[0], atol=1e-12)  # NumPy before 2.3 goes past BLAS for such an out
 
 
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_what_follows_a_product_sees_every_row_once_and_after_its_product(n_threads, monkeypatch):
+    monkeypatch.setattr(backend, "_n_threads", n_threads)
+    a, b = np.random.default_rng(0).standard_normal((2, 1000, 1000))
+    expected = a @ b
+    out = np.empty_like(expected)
+    backend.matmul(a, b, out=out, then=lambda rows: np.negative(out[rows], out=out[rows]))
+    np.testing.assert_allclose(out, -expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("n_rows", [0, 1, 1000, 4097])
+def test_by_rows_takes_every_row_once_in_slices_that_do_not_depend_on_threads(n_rows, n_threads, monkeypatch):
+    monkeypatch.setattr(backend, "_n_threads", n_threads)
+    seen, slices = np.zeros(n_rows), []
+
+    def work(rows):
+        seen[rows] += 1
+        slices.append((rows.start, rows.stop))
+
+    backend.by_rows(work, n_rows, 256, np)
+    assert (seen == 1).all()
+    assert sorted(slices) == [(start, min(start + 1024, n_rows)) for start in range(0, max(1, n_rows), 1024)]
+
+
 def test_the_number_of_threads_follows_the_environment():
     code = "from minireformer import backend; print(backend.n_threads())"
     environment = {"OMP_NUM_THREADS": "3", "PATH": ""}

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 
 from arrays import generator, np
-from minireformer import memory
+from minireformer import backend, memory
 from minireformer.basic import (
     Dropout,
     Embedding,
@@ -93,6 +93,17 @@ def test_layer_norm_is_its_equation(shape):
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
     expected = (x - mean) / np.sqrt(variance + 1e-3) * weight + bias
     np.testing.assert_allclose(layer_norm(x, weight, bias, eps=1e-3)[0], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_layer_norm_a_few_rows_at_a_time_is_the_same(monkeypatch):
+    x, dy, weight, bias = normal(3, 50, 8), normal(3, 50, 8), normal(8), normal(8)
+    y, cache = layer_norm(x, weight, bias)
+    gradients = layer_norm_backward(dy, cache)
+    monkeypatch.setattr(backend, "_ENTRIES", 8 * 7)  # 22 slices of at most 7 rows
+    slices_y, slices_cache = layer_norm(x, weight, bias)
+    np.testing.assert_array_equal(slices_y, y)
+    for found, expected in zip(layer_norm_backward(dy, slices_cache), gradients):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_layer_norm_of_a_constant_row_is_its_bias_and_finite_in_float32():
