@@ -159,7 +159,7 @@ def matmul(a, b, out=None, then=None):
 
 
 def by_rows(work, n_rows, n_columns, xp):
-    """Call `work(rows)` for slices of 0..n_rows-1, shared out over threads: a few hundred kilobytes of `n_columns` each.
+    """Call `work(rows)` for slices of 0..n_rows-1, shared out over threads: some hundred kilobytes of `n_columns` each.
 
     For a chain of steps on large arrays, each of which would else read and write all of it, on one core. On a GPU
     there is one slice. As in `matmul`, the slices do not depend on the number of threads.
