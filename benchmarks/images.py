@@ -1,12 +1,13 @@
 """Pictures as sequences of bytes: a small model of 64 x 64 pixels, and what hash rounds do for it (Figure 4).
 
-    python benchmarks/images.py            # both parts; writes benchmarks/results/images.json
-    python benchmarks/images.py model      # one part; the other's record stays
+    python benchmarks/images.py            # all parts; writes benchmarks/results/images.json
+    python benchmarks/images.py model      # one part; what is recorded of the others stays
     python benchmarks/images.py --quick    # seconds; writes build/images_quick.json
 
 "model" trains one local and one LSH layer on squares of 64 x 64 pixels, 12,288 values, and lets it complete held-out
 squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
-full attention, for equal steps, on squares of 32 x 32: at 64 x 64 the steps of full attention take too long.
+full attention, for equal steps, on squares of 32 x 32; "long_rounds" those with hash rounds on squares of 64 x 64, where
+the steps of full attention take too long.
 Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
 than the band across it that `data.photograph` holds out.
 A run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder
@@ -37,10 +38,12 @@ FULL = {
         "completed": (0, 5, 8),
     },
     "rounds": {"side": 32, "tile": 64, "batch": 2, "steps": 150, "log_every": 25, "n_held_out": 32, "seeds": (0, 1, 2)},
+    "long_rounds": {"side": 64, "tile": 128, "batch": 1, "steps": 150, "log_every": 50, "n_held_out": 8, "seeds": (0,)},
 }
 QUICK = {
     "model": {"side": 8, "tile": 128, "batch": 2, "steps": 6, "log_every": 3, "n_held_out": 2, "completed": (0,)},
     "rounds": {"side": 8, "tile": 64, "batch": 2, "steps": 4, "log_every": 2, "n_held_out": 2, "seeds": (0,)},
+    "long_rounds": {"side": 8, "tile": 128, "batch": 1, "steps": 4, "log_every": 2, "n_held_out": 2, "seeds": (0,)},
 }
 LEARNING_RATE, WARMUP = 3e-3, 20
 NOT_TRAINED = 10**6  # seeds of held-out squares begin here
@@ -151,11 +154,11 @@ def run_model(corpus, size, folder):
     }
 
 
-def run_rounds(corpus, size, folder):
+def run_rounds(corpus, size, folder, rounds=ROUNDS):
     """Two layers of each kind, for every seed; -> what is to be recorded."""
-    logs = {name: {} for name in ROUNDS}
+    logs = {name: {} for name in rounds}
     for seed in size["seeds"]:
-        for name, n_hashes in ROUNDS.items():
+        for name, n_hashes in rounds.items():
             layers = ("lsh", "lsh") if n_hashes else ("shared_full", "shared_full")
             config = config_of(size["side"], layers, n_hashes or 1)
             _, logs[name][str(seed)] = train_one(corpus, config, size, seed, folder / f"{name}_{seed}.safetensors")
@@ -163,14 +166,19 @@ def run_rounds(corpus, size, folder):
     return {"config": dataclasses.asdict(config), "logs": logs, "baselines": baselines(corpus, size)}
 
 
+def run_long_rounds(corpus, size, folder):
+    """The same without full attention."""
+    return run_rounds(corpus, size, folder / "long", {name: n for name, n in ROUNDS.items() if n})
+
+
 def main():
     """Run the parts asked for and write one JSON file."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("part", nargs="?", choices=("model", "rounds"), help="one part alone")
+    parser.add_argument("part", nargs="?", choices=tuple(FULL), help="one part alone")
     options = recording.options(__doc__, parser)
     folder, path = recording.places("images", options)
     sizes = QUICK if options.quick else FULL
-    for part, run in (("model", run_model), ("rounds", run_rounds)):
+    for part, run in (("model", run_model), ("rounds", run_rounds), ("long_rounds", run_long_rounds)):
         if options.part not in (None, part):
             continue
         recorded = run(tiles(sizes[part]["tile"]), sizes[part], folder) | {
