@@ -37,23 +37,23 @@ FULL = {
     "d_model": 128,
     "length": 4096,
     "chunk_len": 64,  # of LSH layers
-    "short": (4, 512, 1200),  # the first stage: pieces a batch, bytes a piece, steps
-    "steps": 1800,  # in all; after the first stage one whole piece a step
+    "short": (16, 128, 1000),  # the first stage: pieces a batch, bytes a piece, steps
+    "steps": 1400,  # in all; after the first stage one whole piece a step
     "warmup": 100,
     "log_every": 50,
     "n_logged": 4,  # held-out pieces for a row of the log
     "n_final": 32,  # and in the end
     "seeds": (0,),
 }
-QUICK = FULL | {"d_model": 32, "length": 1024, "short": (2, 256, 15), "steps": 20, "warmup": 5, "log_every": 5}
+QUICK = FULL | {"d_model": 32, "length": 1024, "short": (4, 128, 15), "steps": 20, "warmup": 5, "log_every": 5}
 QUICK |= {"n_logged": 1, "n_final": 2}
 LEARNING_RATE = 3e-3
 DIFFERENT = (
     "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with many "
-    "thousands of steps on accelerators. Here: three layers of 128 units on source code, 1,200 steps of four pieces of "
-    "512 bytes, then 600 of one piece of 4,096. Without the short pieces such models stay for long on the plateau of "
-    "those that know no more than the byte before; with them, half of what is learnt from comes in pieces that have no "
-    "far context."
+    "thousands of steps on accelerators. Here: three layers of 128 units on source code, 1,000 steps of 16 pieces of "
+    "128 bytes, then 400 of one piece of 4,096. Without short pieces, where there are few keys to choose from, full "
+    "attention stays for long on the plateau of models that know no more than the byte before; with them, more than "
+    "half of what is learnt from has no far context."
 )
 
 
@@ -70,9 +70,8 @@ def config_of(kinds, size, n_hashes=4):
         lsh_chunk_len=size["chunk_len"],
         n_hashes=n_hashes,
         n_buckets=(16, length // 512),  # the same for short pieces and whole ones
-        axial_shape=(length // 512, 32, 16),
-        # Little for the coarse parts, which short pieces do not train, much for the place within 16 bytes. With two
-        # axes and local chunks of 64, a model needed some four times as many bytes to get below 3.5 bits.
+        axial_shape=(length // 128, 8, 16),
+        # Little for the coarse part, which short pieces do not train, much for the place within 16 bytes.
         axial_dims=(d_model // 8, d_model // 4, 5 * d_model // 8),
         max_len=length,
     )
