@@ -5,8 +5,8 @@
     python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
 
 Four models of the bytes of Python's standard library differ in nothing but the attention of their three layers: full,
-local, LSH, or two of local and then one of LSH. Training begins with short pieces and goes on with whole ones; all see
-the same batches in the same order for as many steps, and are compared on the same pieces of held-out files. Then every
+local, LSH, or two of local and then one of LSH. Training begins with short pieces and goes on to whole ones; all see the
+same batches in the same order for as many steps, and are compared on the same pieces of held-out files. Then every
 trained model is evaluated again with one of its layers switched off (its attention output set to zero), and models with
 LSH layers with all of those switched off, with other numbers of hash rounds, and with exact attention in their place. A
 run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder
@@ -37,23 +37,30 @@ FULL = {
     "d_model": 96,
     "length": 4096,
     "chunk_len": 64,  # of LSH layers
-    "short": (16, 128, 800),  # the first stage: pieces a batch, bytes a piece, steps
-    "steps": 1100,  # in all; after the first stage one whole piece a step
+    "stages": (  # pieces a batch, bytes a piece, steps
+        (16, 128, 500),
+        (8, 256, 100),
+        (4, 512, 100),
+        (2, 1024, 100),
+        (1, 2048, 100),
+        (1, 4096, 120),
+    ),
+    "steps": 1020,  # of all stages
     "warmup": 100,
     "log_every": 50,
-    "n_logged": 4,  # held-out pieces for a row of the log
-    "n_final": 32,  # and in the end
+    "n_logged": 2,  # held-out pieces for a row of the log
+    "n_final": 16,  # and in the end
     "seeds": (0,),
 }
-QUICK = FULL | {"d_model": 32, "length": 1024, "short": (4, 128, 15), "steps": 20, "warmup": 5, "log_every": 5}
-QUICK |= {"n_logged": 1, "n_final": 2}
+QUICK = FULL | {"d_model": 32, "length": 1024, "stages": ((4, 128, 15), (1, 1024, 5)), "steps": 20, "warmup": 5}
+QUICK |= {"log_every": 5, "n_logged": 1, "n_final": 2}
 LEARNING_RATE = 3e-3
 DIFFERENT = (
     "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with many "
-    "thousands of steps on accelerators. Here: three layers of 96 units on source code, 800 steps of 16 pieces of "
-    "128 bytes, then 300 of one piece of 4,096. Without short pieces, where there are few keys to choose from, full "
-    "attention stays for long on the plateau of models that know no more than the byte before; with them, more than "
-    "half of what is learnt from has no far context."
+    "thousands of steps on accelerators. Here: three layers of 96 units on source code, 500 steps of 16 pieces of 128 "
+    "bytes, 100 each of pieces twice, 4, 8 and 16 times as long, and 120 of one piece of 4,096. With whole pieces from "
+    "the start, full attention stays for long on the plateau of models that know no more than the byte before; and "
+    "where whole ones follow on pieces of 128, it falls back to it. So most of what is learnt from has no far context."
 )
 
 
@@ -69,7 +76,7 @@ def config_of(kinds, size, n_hashes=4):
         local_chunk_len=16,
         lsh_chunk_len=size["chunk_len"],
         n_hashes=n_hashes,
-        n_buckets=(16, length // 512),  # the same for short pieces and whole ones
+        n_buckets=(16, length // 512),  # the same for short pieces as for whole ones
         axial_shape=(length // 128, 8, 16),
         # Little for the coarse part, which short pieces do not train, much for the place within 16 bytes.
         axial_dims=(d_model // 8, d_model // 4, 5 * d_model // 8),
@@ -97,15 +104,10 @@ def train_one(variant, seed, size, options, corpus):
     """-> trained model, log, with bits per byte of held-out files in every row."""
     model = mr.Reformer(config_of(VARIANTS[variant], size), seed=seed)
     pieces = held_out(corpus, size, size["n_logged"])
-    batch, length, first_steps = size["short"]
-
-    def batches(step):
-        shape = (batch, length) if step < first_steps else (1, size["length"])
-        return corpus.batch("train", 10**6 * seed + step, *shape)
-
+    shapes = [shape for *shape, steps in size["stages"] for _ in range(steps)]  # of every step
     log = recording.train(
         model,
-        batches,
+        lambda step: corpus.batch("train", 10**6 * seed + step, *shapes[step]),
         lambda model: statistics.mean(bits_of(model, pieces)),
         size,
         LEARNING_RATE,
@@ -150,12 +152,12 @@ def evaluate(model, kinds, size, pieces):
 
 
 def seconds_per_step(size, n_rounds):
-    """{variant: [seconds with short pieces, with a whole one]} for loss and all gradients: medians, and every one.
+    """{variant: [seconds of a step in each stage]} for loss and all gradients: medians, and every one.
 
     Variants take turns. One step of each is not counted.
     """
     corpus = mr.data.standard_library()
-    batches = [corpus.batch("train", 0, *shape) for shape in (size["short"][:2], (1, size["length"]))]
+    batches = [corpus.batch("train", 0, *shape) for *shape, _ in size["stages"]]
     models = {variant: mr.Reformer(config_of(kinds, size)) for variant, kinds in VARIANTS.items()}
     seconds = {variant: [[] for _ in batches] for variant in VARIANTS}
     for i in range(n_rounds + 1):
@@ -165,7 +167,7 @@ def seconds_per_step(size, n_rounds):
                 model.loss_and_grads(*batch)
                 if i:
                     found.append(time.perf_counter() - began)
-    medians = {variant: [statistics.median(found) for found in both] for variant, both in seconds.items()}
+    medians = {variant: [statistics.median(found) for found in stages] for variant, stages in seconds.items()}
     return {"seconds_per_step": medians, "all": seconds, "threads": mr.backend.n_threads(), "rounds": n_rounds}
 
 
@@ -175,22 +177,15 @@ def at_equal_seconds(logs, seconds, size):
     Schedules are for equal steps, so a fast model's last row is its best; at that many seconds, others are
     in the middle of theirs.
     """
-    first_steps = size["short"][2]
-
-    def needed(steps, short, whole):
-        return min(steps, first_steps) * short + max(steps - first_steps, 0) * whole
-
-    return {
-        variant: [
-            {
-                "seconds": needed(row["step"], *seconds[variant]),
-                "steps": row["step"],
-                "held_out_bits": row["held_out_bits"],
-            }
+    steps = [steps for *_, steps in size["stages"]]
+    found = {}
+    for variant, log in logs.items():
+        ends = numpy.cumsum(numpy.repeat(seconds[variant], steps))  # of every step
+        found[variant] = [
+            {"seconds": ends[row["step"] - 1], "steps": row["step"], "held_out_bits": row["held_out_bits"]}
             for row in log
         ]
-        for variant, log in logs.items()
-    }
+    return found
 
 
 def add_times(options, size):
@@ -204,8 +199,8 @@ def add_times(options, size):
         for seed, runs in result["runs"].items()
     }
     path.write_text(json.dumps(result, indent=1) + "\n")
-    for variant, (short, whole) in medians.items():
-        print(f"{variant}: {short:.3f} s a step with short pieces, {whole:.3f} s with a whole one")
+    for variant, stages in medians.items():
+        print(f"{variant}: seconds a step by stage", *(f"{one:.3f}" for one in stages))
 
 
 def train_all(options, size):
