@@ -5,12 +5,12 @@
     python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
 
 Four models of the bytes of Python's standard library differ in nothing but the attention of their three layers: full,
-local, LSH, or two of local and then one of LSH. Training begins with short pieces and goes on to whole ones; all see the
-same batches in the same order for as many steps, and are compared on the same pieces of held-out files. Then every
-trained model is evaluated again with one of its layers switched off (its attention output set to zero), and models with
-LSH layers with all of those switched off, with other numbers of hash rounds, and with exact attention in their place. A
-run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder
-with the checkpoints (build/match_full) to begin anew.
+local, LSH, or two of local and then one of LSH. Pieces are short at first and whole in the end; all models see the same
+batches in the same order for as many steps, and are compared on the same pieces of held-out files. Then every trained
+model is evaluated again with one of its layers switched off (its attention output set to zero), and models with LSH
+layers with all of those switched off, with other numbers of hash rounds, and with exact attention in their place. A run
+that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder with
+the checkpoints (build/match_full) to begin anew.
 """
 
 import argparse
@@ -58,9 +58,10 @@ LEARNING_RATE = 3e-3
 DIFFERENT = (
     "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with many "
     "thousands of steps on accelerators. Here: three layers of 96 units on source code, 500 steps of 16 pieces of 128 "
-    "bytes, 100 each of pieces twice, 4, 8 and 16 times as long, and 120 of one piece of 4,096. With whole pieces from "
-    "the start, full attention stays for long on the plateau of models that know no more than the byte before; and "
-    "where whole ones follow on pieces of 128, it falls back to it. So most of what is learnt from has no far context."
+    "bytes, 100 each of pieces twice, 4, 8 and 16 times as long, and 120 of one piece of 4,096. In trials with longer "
+    "pieces from the start, or with whole ones right after those of 128, full attention stayed on the plateau of "
+    "models that know no more than the byte before, or fell back to it. So most of what is learnt from has no far "
+    "context."
 )
 
 
