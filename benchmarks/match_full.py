@@ -28,8 +28,8 @@ from minireformer import training
 
 VARIANTS = {
     "full": ("full", "full", "full"),
-    "local": ("local", "local", "local"),
     "LSH": ("lsh", "lsh", "lsh"),
+    "local": ("local", "local", "local"),
     "local and LSH": ("local", "local", "lsh"),
 }
 ROUNDS = (1, 2, 4, 8)
