@@ -4,13 +4,13 @@
     python benchmarks/match_full.py --time     # then, on a quiet machine: adds seconds per step to that file
     python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
 
-Four models of the bytes of Python's standard library differ in nothing but the attention of their three layers: full,
-local, LSH, or two of local and then one of LSH. Pieces are short at first and whole in the end; all models see the same
-batches in the same order for as many steps, and are compared on the same pieces of held-out files. Then every trained
-model is evaluated again with one of its layers switched off (its attention output set to zero), and models with LSH
-layers with all of those switched off, with other numbers of hash rounds, and with exact attention in their place. A run
-that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder with
-the checkpoints (build/match_full) to begin anew.
+Models of the bytes of Python's standard library differ in nothing but the attention of their three layers: full, local
+or LSH in all of them, or two of local attention below one of full or of LSH. Pieces are short at first and whole in the
+end; all models see the same batches in the same order for as many steps, and are compared on the same pieces of
+held-out files. Then every trained model is evaluated again with one of its layers switched off (its attention output
+set to zero), and models with LSH layers with all of those switched off, with other numbers of hash rounds, and with
+exact attention in their place. A run that is killed goes on where its last checkpoint left it when the same command is
+given again; delete the folder with the checkpoints (build/match_full) to begin anew.
 """
 
 import argparse
@@ -28,9 +28,10 @@ from minireformer import training
 
 VARIANTS = {
     "full": ("full", "full", "full"),
-    "LSH": ("lsh", "lsh", "lsh"),
     "local": ("local", "local", "local"),
+    "local and full": ("local", "local", "full"),
     "local and LSH": ("local", "local", "lsh"),
+    "LSH": ("lsh", "lsh", "lsh"),
 }
 ROUNDS = (1, 2, 4, 8)
 FULL = {

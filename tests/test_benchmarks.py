@@ -128,7 +128,7 @@ def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_functio
 def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_times(tmp_path):
     result = quick_run("match_full", tmp_path)
     (runs,) = result["runs"].values()
-    assert runs.keys() == {"full", "local", "LSH", "local and LSH"}
+    assert runs.keys() == {"full", "local", "LSH", "local and full", "local and LSH"}
     for run in runs.values():
         assert run["log"][-1]["held_out_bits"] < run["log"][0]["held_out_bits"] < 8
         assert all(rise["mean"] != 0 for rise in run["rise_without_layer"].values())
