@@ -1,6 +1,6 @@
 """Does a Reformer learn what a Transformer learns, at a length where full attention is still possible?
 
-    python benchmarks/match_full.py            # some 80 minutes; writes benchmarks/results/match_full.json
+    python benchmarks/match_full.py            # half an hour; writes benchmarks/results/match_full.json
     python benchmarks/match_full.py --time     # then, on a quiet machine: adds seconds per step to that file
     python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
 
