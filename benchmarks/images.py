@@ -6,8 +6,8 @@
 
 "model" trains one local and one LSH layer on squares of 64 x 64 pixels, 12,288 values, and lets it complete held-out
 squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
-full attention, for equal steps, on squares of 32 x 32; "long_rounds" those with hash rounds on squares of 64 x 64, where
-the steps of full attention take too long.
+full attention, for equal steps, on squares of 32 x 32; "long_rounds" those with hash rounds on squares of 64 x 64,
+where the steps of full attention take too long.
 Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
 than the band across it that `data.photograph` holds out.
 A run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder

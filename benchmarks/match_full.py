@@ -1,14 +1,15 @@
 """Does a Reformer learn what a Transformer learns, at a length where full attention is still possible?
 
-    python benchmarks/match_full.py            # 40 minutes; writes benchmarks/results/match_full.json
+    python benchmarks/match_full.py            # half an hour; writes benchmarks/results/match_full.json
     python benchmarks/match_full.py --time     # then, on a quiet machine: adds seconds per step to that file
     python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
 
-Four models of the bytes of Python's standard library differ in nothing but the attention of their two layers: full,
-local, LSH, or local and then LSH. All see the same batches in the same order for as many steps, and are compared
-on the same pieces of held-out files. Then every trained model is evaluated again with one of its layers switched off
-(its attention output set to zero), and models with LSH layers with other numbers of hash rounds and with exact
-attention in their place. A run that is killed goes on where its last checkpoint left it when the same command is
+Models of the bytes of Python's standard library differ in nothing but the attention of their three layers: full, local
+or LSH in all of them, or two of local attention below one of full or of LSH. Pieces are short at first and whole in the
+end; all models see the same batches in the same order for as many steps, and are compared on the same pieces of
+held-out files. Then every trained model is evaluated again with one of its layers switched off (its attention output
+set to zero), and models with LSH layers with all of those switched off, with other numbers of hash rounds, and with
+exact attention in their place. A run that is killed goes on where its last checkpoint left it when the same command is
 given again; delete the folder with the checkpoints (build/match_full) to begin anew.
 """
 
@@ -26,41 +27,62 @@ import minireformer as mr
 from minireformer import training
 
 VARIANTS = {
-    "full": ("full", "full"),
-    "local": ("local", "local"),
-    "LSH": ("lsh", "lsh"),
-    "local and LSH": ("local", "lsh"),
+    "full": ("full", "full", "full"),
+    "local": ("local", "local", "local"),
+    "local and full": ("local", "local", "full"),
+    "local and LSH": ("local", "local", "lsh"),
+    "LSH": ("lsh", "lsh", "lsh"),
 }
 ROUNDS = (1, 2, 4, 8)
-FULL = {"length": 4096, "d_model": 96, "chunk_len": 64, "steps": 1000, "warmup": 50, "seeds": (0, 1)}
-FULL |= {"log_every": 100, "n_logged": 4, "n_final": 32}  # held-out pieces, for a row of the log and in the end
-QUICK = {"length": 256, "d_model": 32, "chunk_len": 16, "steps": 20, "warmup": 5, "seeds": (0,)}
-QUICK |= {"log_every": 10, "n_logged": 1, "n_final": 2}
+FULL = {
+    "d_model": 96,
+    "length": 4096,
+    "chunk_len": 64,  # of LSH layers
+    "stages": (  # pieces a batch, bytes a piece, steps
+        (16, 128, 500),
+        (8, 256, 100),
+        (4, 512, 100),
+        (2, 1024, 100),
+        (1, 2048, 100),
+        (1, 4096, 120),
+    ),
+    "steps": 1020,  # of all stages
+    "warmup": 100,
+    "log_every": 50,
+    "n_logged": 2,  # held-out pieces for a row of the log
+    "n_final": 16,  # and in the end
+    "seeds": (0,),
+}
+QUICK = FULL | {"d_model": 32, "length": 1024, "stages": ((4, 128, 15), (1, 1024, 5)), "steps": 20, "warmup": 5}
+QUICK |= {"log_every": 5, "n_logged": 1, "n_final": 2}
 LEARNING_RATE = 3e-3
 DIFFERENT = (
     "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with many "
-    "thousands of steps on accelerators. Here: two layers of 96 units, 4,096 bytes of source code, 1,000 steps of one "
-    "sequence, which is too short. In most runs the models are still on the plateau of those that know no more than "
-    "the byte before (`baselines`); they leave it when a layer has learnt to look at the bytes just before, which is "
-    "easier with fewer keys to choose from, and whether local models have left it after 1,000 steps depends on the "
-    "seed. That LSH is level with full attention here says that it does not hinder learning at this stage; it does not "
-    "say what far context is worth."
+    "thousands of steps on accelerators. Here: three layers of 96 units on source code, 500 steps of 16 pieces of 128 "
+    "bytes, 100 each of pieces twice, 4, 8 and 16 times as long, and 120 of one piece of 4,096. In trials with longer "
+    "pieces from the start, or with whole ones right after those of 128, full attention stayed on the plateau of "
+    "models that know no more than the byte before, or fell back to it. So most of what is learnt from has no far "
+    "context."
 )
 
 
 def config_of(kinds, size, n_hashes=4):
     """A model of bytes with one block for each of `kinds`."""
+    d_model, length = size["d_model"], size["length"]
     return mr.ReformerConfig(
-        d_model=size["d_model"],
+        d_model=d_model,
         n_heads=2,
-        d_head=size["d_model"] // 2,
-        d_ff=4 * size["d_model"],
+        d_head=d_model // 2,
+        d_ff=4 * d_model,
         attn_layers=kinds,
+        local_chunk_len=16,
         lsh_chunk_len=size["chunk_len"],
-        local_chunk_len=size["chunk_len"],
         n_hashes=n_hashes,
-        axial_shape=(size["length"] // 64, 64),
-        max_len=size["length"],
+        n_buckets=(16, length // 512),  # the same for short pieces as for whole ones
+        axial_shape=(length // 128, 8, 16),
+        # Little for the coarse part, which short pieces do not train, much for the place within 16 bytes.
+        axial_dims=(d_model // 8, d_model // 4, 5 * d_model // 8),
+        max_len=length,
     )
 
 
@@ -84,9 +106,10 @@ def train_one(variant, seed, size, options, corpus):
     """-> trained model, log, with bits per byte of held-out files in every row."""
     model = mr.Reformer(config_of(VARIANTS[variant], size), seed=seed)
     pieces = held_out(corpus, size, size["n_logged"])
+    shapes = [shape for *shape, steps in size["stages"] for _ in range(steps)]  # of every step
     log = recording.train(
         model,
-        lambda step: corpus.batch("train", 10**6 * seed + step, 1, size["length"]),
+        lambda step: corpus.batch("train", 10**6 * seed + step, *shapes[step]),
         lambda model: statistics.mean(bits_of(model, pieces)),
         size,
         LEARNING_RATE,
@@ -102,10 +125,11 @@ def with_other_attention(model, size, kinds, n_hashes=4):
     return recording.with_config(model, config_of(kinds, size, n_hashes))
 
 
-def without_layer(model, layer):
-    """A model whose attention in `layer` adds nothing to the stream: its output projection is zero."""
+def without_layers(model, layers):
+    """A model whose attention in `layers` adds nothing to the stream: its output projection is zero."""
     other = recording.with_config(model, model.config)
-    other.params[f"layers.{layer}.attention.output.weight"][...] = 0
+    for layer in layers:
+        other.params[f"layers.{layer}.attention.output.weight"][...] = 0
     return other
 
 
@@ -114,10 +138,12 @@ def evaluate(model, kinds, size, pieces):
     bits = bits_of(model, pieces)
     result = {"bits": bits} | summary(bits)
     result["rise_without_layer"] = {  # by index: how much that layer's attention was worth
-        layer: {"kind": kind} | summary(bits_of(without_layer(model, layer), pieces), bits)
+        layer: {"kind": kind} | summary(bits_of(without_layers(model, [layer]), pieces), bits)
         for layer, kind in enumerate(kinds)
     }
     if "lsh" in kinds:
+        lsh_layers = [layer for layer, kind in enumerate(kinds) if kind == "lsh"]
+        result["rise_without_lsh"] = summary(bits_of(without_layers(model, lsh_layers), pieces), bits)
         others = {f"{n} rounds": with_other_attention(model, size, kinds, n) for n in ROUNDS}
         exact = tuple("shared_full" if kind == "lsh" else kind for kind in kinds)
         others["exact"] = with_other_attention(model, size, exact)
@@ -128,33 +154,40 @@ def evaluate(model, kinds, size, pieces):
 
 
 def seconds_per_step(size, n_rounds):
-    """Median seconds of loss and all gradients, all variants by turns. One step of each is not counted."""
-    batch = mr.data.standard_library().batch("train", 0, 1, size["length"])
+    """{variant: [seconds of a step in each stage]} for loss and all gradients: medians, and every one.
+
+    Variants take turns. One step of each is not counted.
+    """
+    corpus = mr.data.standard_library()
+    batches = [corpus.batch("train", 0, *shape) for *shape, _ in size["stages"]]
     models = {variant: mr.Reformer(config_of(kinds, size)) for variant, kinds in VARIANTS.items()}
-    seconds = {variant: [] for variant in VARIANTS}
+    seconds = {variant: [[] for _ in batches] for variant in VARIANTS}
     for i in range(n_rounds + 1):
         for variant, model in models.items():
-            began = time.perf_counter()
-            model.loss_and_grads(*batch)
-            if i:
-                seconds[variant].append(time.perf_counter() - began)
-    medians = {variant: statistics.median(values) for variant, values in seconds.items()}
+            for batch, found in zip(batches, seconds[variant]):
+                began = time.perf_counter()
+                model.loss_and_grads(*batch)
+                if i:
+                    found.append(time.perf_counter() - began)
+    medians = {variant: [statistics.median(found) for found in stages] for variant, stages in seconds.items()}
     return {"seconds_per_step": medians, "all": seconds, "threads": mr.backend.n_threads(), "rounds": n_rounds}
 
 
-def at_equal_seconds(logs, seconds):
+def at_equal_seconds(logs, seconds, size):
     """{variant: [{"seconds", "steps", "held_out_bits"}]}: the logs of one seed against the time that steps took.
 
     Schedules are for equal steps, so a fast model's last row is its best; at that many seconds, others are
     in the middle of theirs.
     """
-    return {
-        variant: [
-            {"seconds": row["step"] * seconds[variant], "steps": row["step"], "held_out_bits": row["held_out_bits"]}
+    steps = [steps for *_, steps in size["stages"]]
+    found = {}
+    for variant, log in logs.items():
+        ends = numpy.cumsum(numpy.repeat(seconds[variant], steps))  # of every step
+        found[variant] = [
+            {"seconds": ends[row["step"] - 1], "steps": row["step"], "held_out_bits": row["held_out_bits"]}
             for row in log
         ]
-        for variant, log in logs.items()
-    }
+    return found
 
 
 def add_times(options, size):
@@ -164,11 +197,12 @@ def add_times(options, size):
     result["times"] = seconds_per_step(size, 3 if options.quick else 15)
     medians = result["times"]["seconds_per_step"]
     result["at_equal_seconds"] = {
-        seed: at_equal_seconds({v: run["log"] for v, run in runs.items()}, medians)
+        seed: at_equal_seconds({v: run["log"] for v, run in runs.items()}, medians, size)
         for seed, runs in result["runs"].items()
     }
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print("seconds per step:", {variant: round(value, 3) for variant, value in medians.items()})
+    for variant, stages in medians.items():
+        print(f"{variant}: seconds a step by stage", *(f"{one:.3f}" for one in stages))
 
 
 def train_all(options, size):

@@ -3,7 +3,7 @@
     python benchmarks/what_lsh_misses.py            # minutes; writes benchmarks/results/what_lsh_misses.json
     python benchmarks/what_lsh_misses.py --quick    # seconds; writes build/what_lsh_misses_quick.json
 
-The model is match_full.py's with two LSH layers, as that script has trained it (it is trained first where its
+The model is match_full.py's with three LSH layers, as that script has trained it (it is trained first where its
 checkpoint is missing), on held-out text. Exact attention is that of the same layer's own queries and values: shared
 queries and keys, keys at unit length. Three questions, by hash rounds and by chunk length:
 

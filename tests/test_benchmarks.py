@@ -128,22 +128,28 @@ def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_functio
 def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_times(tmp_path):
     result = quick_run("match_full", tmp_path)
     (runs,) = result["runs"].values()
-    assert runs.keys() == {"full", "local", "LSH", "local and LSH"}
+    assert runs.keys() == {"full", "local", "LSH", "local and full", "local and LSH"}
     for run in runs.values():
         assert run["log"][-1]["held_out_bits"] < run["log"][0]["held_out_bits"] < 8
         assert all(rise["mean"] != 0 for rise in run["rise_without_layer"].values())
     assert runs["full"]["more_than_full"]["mean"] == 0
     assert runs["LSH"]["rise_with_other_attention"]["4 rounds"]["mean"] == 0  # as it was trained
     assert runs["LSH"]["rise_with_other_attention"]["exact"]["mean"] != 0
+    mixed = runs["local and LSH"]  # one LSH layer, the last
+    assert mixed["rise_without_lsh"]["mean"] == mixed["rise_without_layer"]["2"]["mean"]
+    without = runs["LSH"]["rise_without_layer"].values()
+    assert runs["LSH"]["rise_without_lsh"]["mean"] not in [one["mean"] for one in without]  # but all three
     result = quick_run("match_full", tmp_path, "--time")
-    medians = result["times"]["seconds_per_step"]
-    last = result["at_equal_seconds"]["0"]["LSH"][-1]
-    assert last["seconds"] == last["steps"] * medians["LSH"] > 0
+    short, whole = result["times"]["seconds_per_step"]["LSH"]
+    rows = result["at_equal_seconds"]["0"]["LSH"]
+    assert [row["steps"] for row in rows] == [5, 10, 15, 20]  # 15 of them with short pieces
+    assert rows[1]["seconds"] == pytest.approx(10 * short) and short > 0
+    assert rows[-1]["seconds"] == pytest.approx(15 * short + 5 * whole)
 
 
 def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
     result = quick_run("what_lsh_misses", tmp_path)
-    assert len(result["by_rounds"]) == 4  # two layers, with trained and with random vectors
+    assert len(result["by_rounds"]) == 6  # three layers, with trained and with random vectors
     for settings in (*result["by_rounds"].values(), *result["by_chunk_len"].values()):
         fewer, more = settings.values()
         assert fewer["recall"]["mean"] < more["recall"]["mean"] <= 1

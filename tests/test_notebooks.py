@@ -173,6 +173,15 @@ def test_the_readme_says_of_the_papers_claims_what_the_notebook_says():
     assert claims((FOLDER.parent / "README.md").read_text(encoding="utf-8")) == in_notebook
 
 
+def test_the_row_on_full_attention_gives_the_recorded_differences():
+    root = FOLDER.parent
+    (row,) = re.findall(r"^\| LSH matches full attention .*", (root / "README.md").read_text("utf-8"), re.MULTILINE)
+    runs = json.loads((root / "benchmarks" / "results" / "match_full.json").read_text())["runs"]["0"]
+    pairs = ("LSH", "full"), ("local and LSH", "local and full")
+    above = [f"{runs[one]['mean'] - runs[other]['mean']:+.3f}".replace("-", "−") for one, other in pairs]
+    assert re.findall(r"[+−]\d\.\d+", row) == above
+
+
 # Colab, where a notebook comes without its repository
 
 
