@@ -18,6 +18,8 @@ nb_render_image_options = {"alt": "Figure, described in the text below it"}
 
 html_theme = "furo"
 html_favicon = "icon.svg"
+html_static_path = ["book.css"]
+html_css_files = ["book.css"]
 html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False

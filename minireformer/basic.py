@@ -1,4 +1,4 @@
-"""The layers that every Transformer is made of: linear, LayerNorm, embedding, dropout, residual.
+"""The layers that every Transformer is made of: linear, LayerNorm, embedding, dropout.
 
 Nothing here is special to the Reformer. Each part comes as a pair of functions, `f` and `f_backward`, that
 hold the maths; the layers below them own the parameters. What goes into a cache is a choice: these keep
@@ -289,21 +289,3 @@ class Dropout(Layer):
 def _check_eps(eps):
     if not is_number(eps) or not 0 <= eps < math.inf:
         raise ValueError(f"eps: expected a finite number >= 0; got {eps!r}")
-
-
-class Residual(Layer):
-    """y = x + part(x): the part only has to learn a change. It has the part's parameters, and its cache."""
-
-    def __init__(self, part):
-        super().__init__()
-        if not isinstance(part, Layer):
-            raise TypeError(f"part: expected a Layer; got {type(part).__name__}")
-        self.part, self.params = part, part.params
-
-    def forward(self, x, seed=0, training=True):
-        y, cache = self.part.forward(x, seed, training)
-        return x + y, cache
-
-    def backward(self, dy, cache):
-        dx, grads = self.part.backward(dy, cache)
-        return dy + dx, grads

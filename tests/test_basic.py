@@ -14,7 +14,6 @@ from minireformer.basic import (
     Embedding,
     LayerNorm,
     Linear,
-    Residual,
     dropout,
     dropout_backward,
     embedding,
@@ -46,7 +45,6 @@ LAYERS = {
     "Linear without bias": lambda dtype: Linear(4, 4, seed=1, bias=False, dtype=dtype),
     "LayerNorm": lambda dtype: LayerNorm(4, dtype=dtype),
     "Dropout": lambda dtype: Dropout(0.3),
-    "Residual": lambda dtype: Residual(Linear(4, 4, seed=1, dtype=dtype)),
 }
 
 
@@ -119,12 +117,6 @@ def test_layer_norm_in_float32_survives_a_large_mean():
     exact = layer_norm(x.astype("float32").astype("float64"), ones, zeros)[0]
     y = layer_norm(*(a.astype("float32") for a in (x, ones, zeros)))[0]
     np.testing.assert_allclose(y, exact, atol=2e-4)  # x itself is known to 3e-5
-
-
-def test_residual_adds_its_input_and_has_the_names_of_its_part():
-    layer, x = with_random_params(Residual(Linear(4, 4, seed=1))), normal(3, 4, dtype="float32")
-    np.testing.assert_array_equal(layer(x), x + layer.part(x))
-    assert layer.params.keys() == {"weight", "bias"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -238,7 +230,6 @@ def test_bad_values_are_named(call, message):
         (lambda: embedding(normal(3), normal(6, 2)), "tokens: expected integers"),
         (lambda: layer_norm(normal(2, 4), None, normal(4)), "weight: expected a NumPy or CuPy array; got NoneType"),
         (lambda: dropout(normal(3), 0.1, seed=0, out=[0.0]), "out: expected a NumPy or CuPy array; got list"),
-        (lambda: Residual(None), "part: expected a Layer; got NoneType"),
         (lambda: Linear(2, 2, seed=0.5), "seed: expected an integer"),
         (lambda: dropout(normal(3), 0.1, seed=None), "seed: expected an integer"),
     ],
