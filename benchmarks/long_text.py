@@ -22,7 +22,7 @@ import math
 import numpy
 import recording
 from attention_weights import far_attention
-from match_full import summary, without_layer
+from match_full import summary, without_layers
 
 import minireformer as mr
 from minireformer import backend, rng, training
@@ -210,7 +210,7 @@ def copies(model, pieces, size):
 def worth_of_lsh(model, pieces):
     """The rise in bits per byte of each piece where the LSH layer's attention adds nothing: mean, standard error."""
     last = len(model.config.attn_layers) - 1
-    as_it_is, without = ([bits(one, x).mean() for x in pieces] for one in (model, without_layer(model, last)))
+    as_it_is, without = ([bits(one, x).mean() for x in pieces] for one in (model, without_layers(model, [last])))
     return summary(without, as_it_is)
 
 
