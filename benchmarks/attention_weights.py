@@ -3,24 +3,23 @@
 Not a script of its own: `long_text.py` asks it about the model that it has trained.
 """
 
+import dataclasses
 import math
 
 import numpy
+import recording
 
-from minireformer import backend, rng
+from minireformer import backend
 from minireformer.backend import to_numpy
 from minireformer.chunked import unit_length
 
 
 def last_attention(model, tokens):
-    """The cache of the last layer's attention for tokens (1, T): see `reversible.py` for the streams."""
-    one = other = model.positions(model.embedding(tokens))
-    *before, (attention, _) = model.layers.blocks
-    for sublayer in (part for block in before for part in block):
-        one, other = other, one + sublayer.part(sublayer.layer_norm(other))
-    seed = rng.fold(rng.fold(0, "layers"), len(before), "attention")
-    _, cache = attention.part.forward(attention.layer_norm(other), seed, training=False)
-    return cache.attention
+    """The cache of the last layer's attention for tokens (1, T), in a model without dropout."""
+    stored = recording.with_config(model, dataclasses.replace(model.config, reversible=False))  # it keeps its caches
+    _, cache = stored.features(tokens, seed=0)
+    attention, _ = cache.layers.stored[-1]
+    return attention.part.attention
 
 
 def weights_of(cache, head):

@@ -127,6 +127,11 @@ def places(conditions):
     return numpy.flatnonzero(conditions) if get_xp(conditions) is numpy else slice(None)
 
 
+def slices(n, step):
+    """0..n-1 cut into slices of `step`, of which the last may be shorter; none for n = 0."""
+    return [slice(start, min(start + step, n)) for start in range(0, n, max(1, step))]
+
+
 def matmul(a, b, out=None, then=None):
     """The product of matrices a (n, k) and b (k, m), with the rows of `a` shared out over threads.
 
@@ -145,16 +150,15 @@ def matmul(a, b, out=None, then=None):
         return out
     if out is None:
         out = numpy.empty((a.shape[0], b.shape[1]), numpy.result_type(a, b))
-    n_rows = max(_LEAST_ROWS, -(-len(a) // _MOST_BLOCKS))
+    blocks = slices(len(a), max(_LEAST_ROWS, -(-len(a) // _MOST_BLOCKS)))
 
-    def work(blocks):
-        for start in (block * n_rows for block in blocks):
-            rows = slice(start, min(start + n_rows, len(a)))
+    def work(items):
+        for rows in (blocks[item] for item in items):
             numpy.matmul(a[rows], b, out=out[rows])
             if then is not None:
                 then(rows)
 
-    share_out(work, -(-len(a) // n_rows), numpy)
+    share_out(work, len(blocks), numpy)
     return out
 
 
@@ -164,17 +168,16 @@ def by_rows(work, n_rows, n_columns, xp):
     For a chain of steps on large arrays, each of which would else read and write all of it, on one core. On a GPU
     there is one slice. As in `matmul`, the slices do not depend on the number of threads.
     """
-    step = max(1, _ENTRIES // n_columns) if xp is numpy else n_rows
-    slices = [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, max(1, step))]
-    if len(slices) <= 1:
+    blocks = slices(n_rows, _ENTRIES // n_columns if xp is numpy else n_rows)
+    if len(blocks) <= 1:
         work(slice(0, n_rows))
         return
 
     def some(items):
         for item in items:
-            work(slices[item])
+            work(blocks[item])
 
-    share_out(some, len(slices), xp)
+    share_out(some, len(blocks), xp)
 
 
 def products(a, b, out):

@@ -136,8 +136,7 @@ def embedding_backward(dy, cache, chunk_len=1024):
     xp = backend.get_xp(dy)
     tokens, dy = cache.tokens.reshape(-1), dy.reshape(-1, dy.shape[-1])
     dweight = xp.zeros((cache.n, dy.shape[-1]), dtype=dy.dtype)
-    for start in range(0, len(tokens), chunk_len):
-        rows = slice(start, start + chunk_len)
+    for rows in backend.slices(len(tokens), chunk_len):
         # A GPU takes every id for one: it would have to be waited for, to know how many there are.
         distinct = xp.unique(tokens[rows]) if xp is backend.numpy else xp.arange(cache.n)
         one_hot = (distinct[:, None] == tokens[rows]).astype(dy.dtype)  # u, chunk
@@ -189,9 +188,8 @@ def dropout(x, rate, seed, start=0, out=None):
     y = xp.empty(x.shape, dtype=x.dtype) if out is None else out
     x_flat, y_flat = x.reshape(-1), y.reshape(-1)
     n = _DROPOUT_BLOCK if xp is backend.numpy else max(_DROPOUT_BLOCK, x.size // 16)  # a GPU wants much at a time
-    for first in range(0, x.size, n):
-        block = slice(first, min(first + n, x.size))
-        keep = rng.counter_bits(seed, start + first, block.stop - first, xp) >= threshold
+    for block in backend.slices(x.size, n):
+        keep = rng.counter_bits(seed, start + block.start, block.stop - block.start, xp) >= threshold
         xp.multiply(x_flat[block], keep, out=y_flat[block])
         y_flat[block] *= 1 / (1 - rate)
     return y, DropoutCache(rate, seed, start)

@@ -126,7 +126,7 @@ def _blocks(groups, q):
 
 def _tiles(q, k):
     size = max(_LEAST_QUERIES, _TILE_LOGITS // k.shape[2])
-    return [slice(start, min(start + size, q.shape[2])) for start in range(0, q.shape[2], size)]
+    return backend.slices(q.shape[2], size)
 
 
 def _scores(cache, group, rows):

@@ -106,8 +106,7 @@ class FeedForward(Layer):
 
     def _chunks(self, rows):
         """Slices of at most `chunk_len` rows."""
-        step = self.chunk_len or len(rows) or 1
-        return [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
+        return backend.slices(len(rows), self.chunk_len or len(rows))
 
     def _hidden_buffers(self, n, rows):
         """`n` arrays, each with room for the hidden layer of one chunk."""

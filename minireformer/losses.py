@@ -107,8 +107,7 @@ def cross_entropy_at(places, targets, features, weight, bias, chunk_len):
     dfeatures, dweight, product = xp.zeros_like(rows), xp.zeros_like(weight), xp.empty_like(weight)
     dbias = None if bias is None else xp.zeros_like(bias)
     buffer = xp.empty((min(chunk_len, len(places)), vocab_size), dtype=rows.dtype)
-    for start in range(0, len(places), chunk_len):
-        chunk = slice(start, start + chunk_len)
+    for chunk in backend.slices(len(places), chunk_len):
         x = rows[places[chunk]]  # n, d
         logits = backend.matmul(x, weight.T, out=buffer[: len(x)])  # n, V
         if bias is not None:
