@@ -6,8 +6,11 @@
 
 "model" trains one local and one LSH layer on squares of 64 x 64 pixels, 12,288 values, and lets it complete held-out
 squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
-full attention, for equal steps, on squares of 32 x 32; "long_rounds" those with hash rounds on squares of 64 x 64,
-where the steps of full attention take too long.
+full attention, for equal steps, on squares of 32 x 32, and "rates" two of these with other learning rates.
+"long_rounds" is "rounds" on squares of 64 x 64, in three stages, of which the first two see the uppermost rows alone:
+on whole squares 150 steps taught nothing, and a step of full attention takes 18 seconds there. On one core,
+"long_rounds" takes half an hour a seed, two thirds of it full attention, "rounds" ten minutes a seed, "model" ten
+minutes, "rates" a quarter of an hour.
 Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
 than the band across it that `data.photograph` holds out.
 A run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder
@@ -18,6 +21,7 @@ import argparse
 import dataclasses
 import io
 import json
+import time
 
 import numpy
 import recording
@@ -38,13 +42,31 @@ FULL = {
         "completed": (0, 5, 8),
     },
     "rounds": {"side": 32, "tile": 64, "batch": 2, "steps": 150, "log_every": 25, "n_held_out": 32, "seeds": (0, 1, 2)},
-    "long_rounds": {"side": 64, "tile": 128, "batch": 1, "steps": 150, "log_every": 50, "n_held_out": 8, "seeds": (0,)},
+    "long_rounds": {
+        "side": 64,
+        "tile": 128,
+        "stages": ((4, 4, 150), (1, 16, 100), (1, 64, 40)),  # squares a batch, uppermost rows, steps
+        "steps": 290,  # of all stages
+        "log_every": 50,
+        "n_held_out": 8,
+        "seeds": (0, 1),
+    },
 }
+FULL["rates"] = FULL["rounds"] | {"seeds": (0,), "learning_rates": (1.5e-3, 6e-3), "kinds": ("LSH-8", "full")}
 QUICK = {
     "model": {"side": 8, "tile": 128, "batch": 2, "steps": 6, "log_every": 3, "n_held_out": 2, "completed": (0,)},
     "rounds": {"side": 8, "tile": 64, "batch": 2, "steps": 4, "log_every": 2, "n_held_out": 2, "seeds": (0,)},
-    "long_rounds": {"side": 8, "tile": 128, "batch": 1, "steps": 4, "log_every": 2, "n_held_out": 2, "seeds": (0,)},
+    "long_rounds": {
+        "side": 8,
+        "tile": 128,
+        "stages": ((2, 4, 2), (1, 8, 2)),
+        "steps": 4,
+        "log_every": 2,
+        "n_held_out": 2,
+        "seeds": (0,),
+    },
 }
+QUICK["rates"] = QUICK["rounds"] | {"learning_rates": (6e-3,), "kinds": ("LSH-8",)}
 LEARNING_RATE, WARMUP = 3e-3, 20
 NOT_TRAINED = 10**6  # seeds of held-out squares begin here
 
@@ -78,21 +100,38 @@ def config_of(side, attn_layers, n_hashes):
     )
 
 
-def train_one(corpus, config, size, seed, path):
+def stages_of(size):
+    """[(squares a batch, rows of each, steps)]: one stage where `size` has none."""
+    return size["stages"] if "stages" in size else [(size["batch"], size["side"], size["steps"])]
+
+
+def batches_of(corpus, size, seed):
+    """step -> tokens and targets: the uppermost rows of squares, as many as the stage asks for."""
+    shapes = [shape for *shape, steps in stages_of(size) for _ in range(steps)]  # of every step
+
+    def batch(step):
+        n_squares, n_rows = shapes[step]
+        pieces = corpus.batch("train", size["steps"] * seed + step, n_squares, size["side"])
+        return [piece[:, : 3 * size["side"] * n_rows] for piece in pieces]
+
+    return batch
+
+
+def train_one(corpus, config, size, seed, path, learning_rate=LEARNING_RATE):
     """-> the trained model and its log; the same held-out squares are scored every time."""
     held_out = [corpus.batch("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_held_out"])]
     model = mr.Reformer(config, seed=seed)
     log = recording.train(
         model,
-        lambda step: corpus.batch("train", size["steps"] * seed + step, size["batch"], size["side"]),
+        batches_of(corpus, size, seed),
         lambda model: float(numpy.mean([training.bits_per_token(model, *batch) for batch in held_out])),
         size,
-        LEARNING_RATE,
+        learning_rate,
         min(WARMUP, size["steps"] // 2),
         seed,
         path,
     )
-    kept = ("step", "bits_per_token", "held_out_bits")  # seconds depend on what else the machine does
+    kept = ("step", "bits_per_token", "held_out_bits")  # how fast it was depends on what else the machine did
     return model, [{name: row[name] for name in kept} for row in log]
 
 
@@ -154,21 +193,50 @@ def run_model(corpus, size, folder):
     }
 
 
-def run_rounds(corpus, size, folder, rounds=ROUNDS):
+def config_of_kind(kind, size):
+    """Two layers of full attention, or of LSH with so many rounds."""
+    n_hashes = ROUNDS[kind]
+    return config_of(size["side"], ("lsh", "lsh") if n_hashes else ("shared_full", "shared_full"), n_hashes or 1)
+
+
+def run_rounds(corpus, size, folder):
     """Two layers of each kind, for every seed; -> what is to be recorded."""
-    logs = {name: {} for name in rounds}
+    logs = {kind: {} for kind in ROUNDS}
     for seed in size["seeds"]:
-        for name, n_hashes in rounds.items():
-            layers = ("lsh", "lsh") if n_hashes else ("shared_full", "shared_full")
-            config = config_of(size["side"], layers, n_hashes or 1)
-            _, logs[name][str(seed)] = train_one(corpus, config, size, seed, folder / f"{name}_{seed}.safetensors")
-            print(name, "seed", seed, f"{logs[name][str(seed)][-1]['held_out_bits']:.3f} bits held out", flush=True)
-    return {"config": dataclasses.asdict(config), "logs": logs, "baselines": baselines(corpus, size)}
+        for kind in ROUNDS:
+            path = folder / f"{kind}_{seed}.safetensors"
+            _, logs[kind][str(seed)] = train_one(corpus, config_of_kind(kind, size), size, seed, path)
+            print(kind, "seed", seed, f"{logs[kind][str(seed)][-1]['held_out_bits']:.3f} bits held out", flush=True)
+    return {
+        "config": dataclasses.asdict(config_of_kind("full", size)),
+        "logs": logs,
+        "baselines": baselines(corpus, size),
+        "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in ROUNDS},
+    }
 
 
-def run_long_rounds(corpus, size, folder):
-    """The same without full attention."""
-    return run_rounds(corpus, size, folder / "long", {name: n for name, n in ROUNDS.items() if n})
+def run_rates(corpus, size, folder):
+    """Some of them with other learning rates, one seed; -> what is to be recorded."""
+    logs = {kind: {} for kind in size["kinds"]}
+    (seed,) = size["seeds"]
+    for kind in logs:
+        for rate in size["learning_rates"]:
+            path = folder / f"{kind}_{rate}.safetensors"
+            _, logs[kind][str(rate)] = train_one(corpus, config_of_kind(kind, size), size, seed, path, rate)
+            print(kind, "rate", rate, f"{logs[kind][str(rate)][-1]['held_out_bits']:.3f} bits held out", flush=True)
+    return {"logs": logs, "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in logs}}
+
+
+def seconds_per_step(corpus, kind, size):
+    """Seconds of a step (loss and all gradients) of each stage, the second one of two."""
+    model, seconds = mr.Reformer(config_of_kind(kind, size)), []
+    for i in numpy.cumsum([0, *(steps for *_, steps in stages_of(size)[:-1])]):  # the first step of each stage
+        batch = batches_of(corpus, size, 0)(i)
+        model.loss_and_grads(*batch)
+        began = time.perf_counter()
+        model.loss_and_grads(*batch)
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def main():
@@ -178,10 +246,11 @@ def main():
     options = recording.options(__doc__, parser)
     folder, path = recording.places("images", options)
     sizes = QUICK if options.quick else FULL
-    for part, run in (("model", run_model), ("rounds", run_rounds), ("long_rounds", run_long_rounds)):
+    parts = {"model": run_model, "rounds": run_rounds, "long_rounds": run_rounds, "rates": run_rates}
+    for part, run in parts.items():
         if options.part not in (None, part):
             continue
-        recorded = run(tiles(sizes[part]["tile"]), sizes[part], folder) | {
+        recorded = run(tiles(sizes[part]["tile"]), sizes[part], folder / part) | {
             "size": sizes[part],
             "training": {"learning_rate": LEARNING_RATE, "warmup": WARMUP, "schedule": "cosine", "clip": 1.0},
             "surroundings": recording.surroundings(),  # of this part: the other's may be older

@@ -1,6 +1,7 @@
 """Does a Reformer learn what a Transformer learns, at a length where full attention is still possible?
 
-    python benchmarks/match_full.py            # half an hour; writes benchmarks/results/match_full.json
+    python benchmarks/match_full.py            # half an hour a seed; writes benchmarks/results/match_full.json
+    python benchmarks/match_full.py --seed 1   # one seed alone; what is recorded of others stays
     python benchmarks/match_full.py --time     # then, on a quiet machine: adds seconds per step to that file
     python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
 
@@ -51,10 +52,10 @@ FULL = {
     "log_every": 50,
     "n_logged": 2,  # held-out pieces for a row of the log
     "n_final": 16,  # and in the end
-    "seeds": (0,),
+    "seeds": (0, 1),
 }
 QUICK = FULL | {"d_model": 32, "length": 1024, "stages": ((4, 128, 15), (1, 1024, 5)), "steps": 20, "warmup": 5}
-QUICK |= {"log_every": 5, "n_logged": 1, "n_final": 2}
+QUICK |= {"log_every": 5, "n_logged": 1, "n_final": 2, "seeds": (0,)}
 LEARNING_RATE = 3e-3
 DIFFERENT = (
     "The paper compares models of up to 20 layers on enwik8 in pieces of 64K and on images of 12K tokens, with many "
@@ -190,26 +191,36 @@ def at_equal_seconds(logs, seconds, size):
     return found
 
 
+def add_at_equal_seconds(result, size):
+    """`at_equal_seconds` of every seed, from the times that `result` has."""
+    result["at_equal_seconds"] = {
+        seed: at_equal_seconds(
+            {variant: run["log"] for variant, run in runs.items()}, result["times"]["seconds_per_step"], size
+        )
+        for seed, runs in result["runs"].items()
+    }
+
+
 def add_times(options, size):
     """Measure steps and add them, and the logs against seconds, to what was recorded."""
     path = recording.places("match_full", options)[1]
     result = json.loads(path.read_text())
     result["times"] = seconds_per_step(size, 3 if options.quick else 15)
     medians = result["times"]["seconds_per_step"]
-    result["at_equal_seconds"] = {
-        seed: at_equal_seconds({v: run["log"] for v, run in runs.items()}, medians, size)
-        for seed, runs in result["runs"].items()
-    }
+    add_at_equal_seconds(result, size)
     path.write_text(json.dumps(result, indent=1) + "\n")
     for variant, stages in medians.items():
         print(f"{variant}: seconds a step by stage", *(f"{one:.3f}" for one in stages))
 
 
 def train_all(options, size):
-    """Train and evaluate every variant with every seed; the file is written after each."""
+    """Train and evaluate every variant with every seed, or one; the file is written after each."""
+    path, seeds, known = recording.places("match_full", options)[1], size["seeds"], {}
+    if options.seed is not None:
+        seeds, known = [options.seed], json.loads(path.read_text()) if path.exists() else {}
     corpus = mr.data.standard_library()
     pieces = held_out(corpus, size, size["n_final"])
-    result = {
+    result = known | {
         "question": "Does it match full attention where full attention is possible?",
         "different": DIFFERENT,
         "size": size,
@@ -217,21 +228,26 @@ def train_all(options, size):
         "configs": {variant: dataclasses.asdict(config_of(kinds, size)) for variant, kinds in VARIANTS.items()},
         "baselines": {f"order {n}": order_n_bits(corpus.train, corpus.held_out, n) for n in (0, 1, 2)},
         "corpus_bytes": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
-        "runs": {seed: {} for seed in size["seeds"]},  # seed: variant: results
+        "runs": known.get("runs", {}) | {str(seed): {} for seed in seeds},  # seed: variant: results
     }
-    for seed, runs in result["runs"].items():
+    for seed in seeds:
+        runs = result["runs"][str(seed)]
         for variant, kinds in VARIANTS.items():
             model, log = train_one(variant, seed, size, options, corpus)
             runs[variant] = evaluate(model, kinds, size, pieces) | {"log": log}
             runs[variant]["more_than_full"] = summary(runs[variant]["bits"], runs["full"]["bits"])
             print(f"seed {seed}, {variant}: {runs[variant]['mean']:.3f} bits per byte", flush=True)
-            recording.write(recording.places("match_full", options)[1], result)
+            recording.write(path, result)
+    if "times" in result:
+        add_at_equal_seconds(result, size)
+        recording.write(path, result)
 
 
 def main():
     """Train and record, or time and add to the record."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--time", action="store_true", help="only measure steps, and add them to the recorded results")
+    parser.add_argument("--seed", type=int, help="one seed alone; what is recorded of others stays")
     options = recording.options(__doc__, parser)
     (add_times if options.time else train_all)(options, QUICK if options.quick else FULL)
 

@@ -145,6 +145,9 @@ def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_tim
     assert [row["steps"] for row in rows] == [5, 10, 15, 20]  # 15 of them with short pieces
     assert rows[1]["seconds"] == pytest.approx(10 * short) and short > 0
     assert rows[-1]["seconds"] == pytest.approx(15 * short + 5 * whole)
+    with_another_seed = quick_run("match_full", tmp_path, "--seed", "1")
+    assert with_another_seed["runs"]["0"] == result["runs"]["0"] != with_another_seed["runs"]["1"]
+    assert with_another_seed["at_equal_seconds"].keys() == {"0", "1"}
 
 
 def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
@@ -158,12 +161,17 @@ def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
             assert fewer[name]["mean"] > more[name]["mean"] > 0
 
 
-def test_the_benchmark_of_pictures_runs_resumes_and_records_both_parts(tmp_path):
+def test_the_benchmark_of_pictures_runs_resumes_and_records_every_part(tmp_path):
     """A second run finds every model trained."""
     results = quick_run("images", tmp_path)
-    model, rounds = results["model"], results["rounds"]
+    model, rounds, long_rounds, rates = (results[part] for part in ("model", "rounds", "long_rounds", "rates"))
     assert [row["step"] for row in model["log"]] == [3, 6]
     assert rounds["logs"].keys() == {"LSH-1", "LSH-2", "LSH-4", "LSH-8", "full"}
+    assert rounds["logs"].keys() == long_rounds["logs"].keys() == long_rounds["seconds_per_step"].keys()
+    for seconds in long_rounds["seconds_per_step"].values():
+        assert len(seconds) == len(long_rounds["size"]["stages"])
+    (other_rate,) = rates["logs"]["LSH-8"].values()
+    assert other_rate[-1]["held_out_bits"] != rounds["logs"]["LSH-8"]["0"][-1]["held_out_bits"]
     assert all(4 < row["held_out_bits"] < 9 for row in model["log"])
     assert model["baselines"]["difference to the left pixel"] < model["baselines"]["counts of values"]
     (truth,), (completed,), buckets = model["completions"].values()
