@@ -8,7 +8,7 @@
 squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
 full attention, for equal steps, on squares of 32 x 32, and "rates" two of these with other learning rates.
 "long_rounds" is "rounds" on squares of 64 x 64, in three stages, of which the first two see the uppermost rows alone:
-on whole squares 150 steps taught nothing, and a step of full attention takes 18 seconds there. On one core,
+whole squares alone teach little in so many steps, and a step of full attention takes 18 seconds there. On one core,
 "long_rounds" takes half an hour a seed, two thirds of it full attention, "rounds" ten minutes a seed, "model" ten
 minutes, "rates" a quarter of an hour.
 Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
