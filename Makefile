@@ -1,6 +1,6 @@
 # make lab     open the course in JupyterLab         make lab ARGS=--no-browser PORT=9000
 # make test    every test, notebooks included        make test PYTHON=python3.13
-# make test-double   of these, the runs on a stand-in for CuPy, which need no GPU
+# make test-double   all of them on a stand-in for CuPy, which needs no GPU; make test leaves the longest out of that
 # make gpu     tests, notebooks and benchmarks on a GPU, through CuPy, which is installed if it is missing
 #              make gpu PY=python3 takes a Python in which everything is installed as it is: no .venv, no network
 # make notebooks   run all notebooks and save them with their outputs, after a change of code
@@ -31,14 +31,16 @@ lab: $(INSTALLED)
 
 # Tests run side by side, so each keeps to one thread; a notebook stays on one worker.
 test test-double gpu: export OMP_NUM_THREADS := 1
+# What trains longest: make test runs it on NumPy only, so as to stay within minutes; make test-double runs it, too.
+LONGEST = notebooks/08_train_a_reformer.ipynb notebooks/10_images.ipynb notebooks/solutions
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout=300
 
 test: $(INSTALLED)
 	$(PYTEST) tests notebooks
-	@$(MAKE) --no-print-directory test-double
+	@$(MAKE) --no-print-directory test-double LEAVE_OUT="$(LONGEST)"
 
 test-double: $(INSTALLED)
-	MINIREFORMER_BACKEND=cupy PYTHONPATH="$(CURDIR)/tests/double$(if $(PYTHONPATH),:$(PYTHONPATH))" $(PYTEST) tests notebooks
+	MINIREFORMER_BACKEND=cupy PYTHONPATH="$(CURDIR)/tests/double$(if $(PYTHONPATH),:$(PYTHONPATH))" $(PYTEST) tests notebooks $(addprefix --ignore=,$(LEAVE_OUT))
 
 # The driver says which CUDA it can run. A CuPy that is there already, such as Colab's, is used as it is.
 gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
