@@ -199,32 +199,36 @@ def config_of_kind(kind, size):
     return config_of(size["side"], ("lsh", "lsh") if n_hashes else ("shared_full", "shared_full"), n_hashes or 1)
 
 
+def log_of(corpus, kind, size, seed, folder, learning_rate=LEARNING_RATE):
+    """The log of two layers of a kind, trained."""
+    path = folder / f"{kind}_{seed}_{learning_rate}.safetensors"
+    _, log = train_one(corpus, config_of_kind(kind, size), size, seed, path, learning_rate)
+    print(f"{kind} seed {seed} rate {learning_rate}: {log[-1]['held_out_bits']:.3f} bits held out", flush=True)
+    return log
+
+
 def run_rounds(corpus, size, folder):
-    """Two layers of each kind, for every seed; -> what is to be recorded."""
-    logs = {kind: {} for kind in ROUNDS}
-    for seed in size["seeds"]:
-        for kind in ROUNDS:
-            path = folder / f"{kind}_{seed}.safetensors"
-            _, logs[kind][str(seed)] = train_one(corpus, config_of_kind(kind, size), size, seed, path)
-            print(kind, "seed", seed, f"{logs[kind][str(seed)][-1]['held_out_bits']:.3f} bits held out", flush=True)
+    """Every kind, for every seed; -> what is to be recorded."""
     return {
         "config": dataclasses.asdict(config_of_kind("full", size)),
-        "logs": logs,
+        "logs": {
+            kind: {str(seed): log_of(corpus, kind, size, seed, folder) for seed in size["seeds"]} for kind in ROUNDS
+        },
         "baselines": baselines(corpus, size),
         "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in ROUNDS},
     }
 
 
 def run_rates(corpus, size, folder):
-    """Some of them with other learning rates, one seed; -> what is to be recorded."""
-    logs = {kind: {} for kind in size["kinds"]}
-    (seed,) = size["seeds"]
-    for kind in logs:
-        for rate in size["learning_rates"]:
-            path = folder / f"{kind}_{rate}.safetensors"
-            _, logs[kind][str(rate)] = train_one(corpus, config_of_kind(kind, size), size, seed, path, rate)
-            print(kind, "rate", rate, f"{logs[kind][str(rate)][-1]['held_out_bits']:.3f} bits held out", flush=True)
-    return {"logs": logs, "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in logs}}
+    """Some kinds with other learning rates, one seed; -> what is to be recorded."""
+    (seed,), rates = size["seeds"], size["learning_rates"]
+    return {
+        "logs": {
+            kind: {str(rate): log_of(corpus, kind, size, seed, folder, rate) for rate in rates}
+            for kind in size["kinds"]
+        },
+        "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in size["kinds"]},
+    }
 
 
 def seconds_per_step(corpus, kind, size):
