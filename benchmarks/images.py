@@ -2,14 +2,15 @@
 
     python benchmarks/images.py            # all parts; writes benchmarks/results/images.json
     python benchmarks/images.py model      # one part; what is recorded of the others stays
+    python benchmarks/images.py --time     # on a quiet machine: only seconds per step, added to what is recorded
     python benchmarks/images.py --quick    # seconds; writes build/images_quick.json
 
 "model" trains one local and one LSH layer on squares of 64 x 64 pixels, 12,288 values, and lets it complete held-out
 squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
 full attention, for equal steps, on squares of 32 x 32, and "rates" two of these with other learning rates.
 "long_rounds" is "rounds" on squares of 64 x 64, in three stages, of which the first two see the uppermost rows alone:
-whole squares alone teach little in so many steps, and a step of full attention takes 18 seconds there. On one core,
-"long_rounds" takes half an hour a seed, two thirds of it full attention, "rounds" ten minutes a seed, "model" ten
+whole squares alone teach little in so many steps, and a step of full attention takes eight seconds there. On one core,
+"long_rounds" takes a quarter of an hour a seed, half of it full attention, "rounds" eight minutes a seed, "model" ten
 minutes, "rates" a quarter of an hour.
 Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
 than the band across it that `data.photograph` holds out.
@@ -216,6 +217,7 @@ def run_rounds(corpus, size, folder):
         },
         "baselines": baselines(corpus, size),
         "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in ROUNDS},
+        "timed": recording.surroundings(),
     }
 
 
@@ -228,6 +230,7 @@ def run_rates(corpus, size, folder):
             for kind in size["kinds"]
         },
         "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in size["kinds"]},
+        "timed": recording.surroundings(),
     }
 
 
@@ -243,16 +246,30 @@ def seconds_per_step(corpus, kind, size):
     return seconds
 
 
+def add_times(part, size, path):
+    """Measure the steps of a part whose record has them, and put them there."""
+    result = json.loads(path.read_text())
+    kinds, corpus = result[part].get("seconds_per_step", ()), tiles(size["tile"])
+    if kinds:
+        result[part]["seconds_per_step"] = {kind: seconds_per_step(corpus, kind, size) for kind in kinds}
+        result[part]["timed"] = recording.surroundings()
+        recording.write(path, result)
+
+
 def main():
     """Run the parts asked for and write one JSON file."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("part", nargs="?", choices=tuple(FULL), help="one part alone")
+    parser.add_argument("--time", action="store_true", help="only measure steps, and add them to the recorded results")
     options = recording.options(__doc__, parser)
     folder, path = recording.places("images", options)
     sizes = QUICK if options.quick else FULL
     parts = {"model": run_model, "rounds": run_rounds, "long_rounds": run_rounds, "rates": run_rates}
     for part, run in parts.items():
         if options.part not in (None, part):
+            continue
+        if options.time:
+            add_times(part, sizes[part], path)
             continue
         recorded = run(tiles(sizes[part]["tile"]), sizes[part], folder / part) | {
             "size": sizes[part],

@@ -18,7 +18,7 @@ from minireformer.hashing import sort_by_bucket
 from minireformer.layer import check_array, check_count, check_flags, check_not_empty, check_rate
 from minireformer.tiles import Pattern, Tokens
 
-FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see every chunk of keys
+FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see all chunks of keys, or all before
 
 
 class AttentionCache(NamedTuple):
@@ -198,7 +198,7 @@ def _attention(q, k, v, buckets, pattern, padded_len, key_mask, dropout, seed):
         key_mask = full_mask.reshape(n_groups, padded_len)
     if buckets is None or padded_len == pattern.chunk_len:
         order = xp.broadcast_to(xp.arange(padded_len), (n_groups, 1, padded_len))
-        padded_buckets, pattern = None, pattern._replace(same_bucket=False, count_once=False)
+        padded_buckets, pattern = None, pattern._replace(same_bucket=False, count_once=False, in_order=True)
     else:
         n_hashes = buckets.shape[2]
         last = xp.iinfo(buckets.dtype).max  # padding and hidden keys sort behind every bucket

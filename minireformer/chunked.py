@@ -56,7 +56,7 @@ def chunked_attention(q, k, v, tokens, pattern):
                         shrink = fused.weigh_steep(walk, tile, scores, reference, total)
                     else:
                         fused.weigh(walk, tile, scores)
-                        walk.add(total, of_round, tile.queries, scores @ ones)
+                        walk.add(total, of_round, tile.queries, scores @ ones[: scores.shape[-1]])
                         shrink = None
                     if tokens.dropout:
                         scores *= walk.keep(tile)
@@ -155,12 +155,13 @@ def _within(part, whole):
 def _add_windows(walk, left, right):
     """left' right for every window, added up by slot: left (g, n, C, W C), right (g, n, C, D) -> (g, n', D)."""
     groups, n, chunk_len, d = right.shape
+    width = left.shape[-1] // chunk_len
     product = walk.buffer("product", groups, n, left.shape[-1], d)
     backend.products(left.swapaxes(-1, -2), right, product)
-    sums = walk.buffer("by window", groups, n + walk.pattern.width - 1, chunk_len, d)
+    sums = walk.buffer("by window", groups, n + width - 1, chunk_len, d)
     sums[:, n:] = 0
     sums[:, :n] = product[:, :, :chunk_len]
-    for w in range(1, walk.pattern.width):
+    for w in range(1, width):
         sums[:, w : w + n] += product[:, :, w * chunk_len : (w + 1) * chunk_len]
     return sums.reshape(groups, -1, d)
 

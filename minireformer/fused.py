@@ -67,7 +67,7 @@ def add(walk, totals, rows, values, shrink=None):
     """totals[rows] = totals[rows] * shrink + values, for distinct `rows` (g, m) of a table; values (g, m, ...)."""
     if gpu.compiles(walk.xp):
         return _add_on_gpu(walk, totals, rows, values, shrink)
-    sums = walk.scratch("sums", *values.shape)
+    sums = walk.buffer("sums", *values.shape)
     backend.take_rows(totals, rows, sums)
     if shrink is not None:
         sums *= shrink.reshape(*rows.shape, *(1 for _ in values.shape[2:]))

@@ -29,6 +29,7 @@ class Pattern(NamedTuple):
     exclude_self: bool = False  # a token sees itself only when it sees nothing else
     same_bucket: bool = False  # only keys of the query's own bucket and round
     count_once: bool = False  # a key met in N rounds counts 1/N in each
+    in_order: bool = False  # tokens stand in their own sequence, in one round
 
     @property
     def width(self):
@@ -114,7 +115,7 @@ class Walk:
 
     def __init__(self, layout, dtype, tokens, pattern, of_keys=False):
         self.layout, self.dtype, self.tokens, self.pattern, self.of_keys = layout, dtype, tokens, pattern, of_keys
-        self.xp, self.buffers = layout.xp, {}
+        self.xp, self.buffers, self.shaped = layout.xp, {}, {}  # arrays by name; views of them by name and shape
         around = (pattern.n_before, pattern.n_after)
         self.before, self.after = (n * pattern.chunk_len for n in (around[::-1] if of_keys else around))  # in slots
 
@@ -154,20 +155,22 @@ class Walk:
 
     def tiles(self, of_round):
         """Every `Tile` of a round."""
-        chunk_len, width = self.pattern.chunk_len, self.pattern.width
+        pattern, chunk_len, width = self.pattern, self.pattern.chunk_len, self.pattern.width
         n_chunks = self.length // chunk_len
         if self.xp is numpy:
             n = _TILE_LOGITS // (chunk_len * chunk_len * width)
-        else:  # all tiles of a size, for each size has buffers of its own
+        else:  # all tiles of about one size
             n_tiles = -(-n_chunks // max(1, self._room() // self._bytes_of_chunks(len(self.block))))
             n = -(-n_chunks // n_tiles)
         size = chunk_len * max(1, n)
-        for start in range(0, self.length, size):
+        cut = pattern.causal and pattern.in_order and size == chunk_len  # nobody sees a later chunk
+        starts = range(0, self.length, size)
+        for start in reversed(starts) if cut and not self.of_keys else starts:  # the longest window, and buffers, first
             stop = min(start + size, self.length)
-            chunks, windows = (
-                slice(self.before + start, self.before + stop),
-                slice(start, stop + self.before + self.after),
-            )
+            first, last = start, stop + self.before + self.after
+            if cut:
+                first, last = max(first, self.before), min(last, self.before + self.length)
+            chunks, windows = slice(self.before + start, self.before + stop), slice(first, last)
             yield Tile(of_round, windows, chunks) if self.of_keys else Tile(of_round, chunks, windows)
 
     def _slots(self, r):
@@ -184,18 +187,14 @@ class Walk:
         return places.reshape(order.shape)
 
     def buffer(self, name, *shape):
-        """A scratch array of this shape that keeps its memory from tile to tile."""
-        array = self.buffers.get((name, shape))
+        """A scratch array of this shape. Those of a name share memory, which is kept from tile to tile."""
+        array = self.shaped.get((name, shape))
         if array is None:
-            array = self.buffers[name, shape] = self.xp.empty(shape, self.dtype)
+            size, memory = math.prod(shape), self.buffers.get(name)
+            if memory is None or memory.size < size:
+                memory = self.buffers[name] = self.xp.empty(size, self.dtype)
+            array = self.shaped[name, shape] = memory[:size].reshape(shape)
         return array
-
-    def scratch(self, name, *shape):
-        """The same where every tile needs another shape: one array, as large as the largest."""
-        size, array = math.prod(shape), self.buffers.get(name)
-        if array is None or array.size < size:
-            array = self.buffers[name] = self.xp.empty(size, self.dtype)
-        return array[:size].reshape(shape)
 
     def take(self, table, rows, name):
         """Rows (g, n) of a table (N, ...) as (g, n, ...), gathered into a buffer."""
@@ -230,8 +229,9 @@ class Walk:
 
     def windows(self, of_slots):
         """(g, (n + W - 1) C, ...) -> (g, n, W C, ...): overlapping windows, as a view without a copy."""
-        chunk_len, width = self.pattern.chunk_len, self.pattern.width
-        n = of_slots.shape[1] // chunk_len - width + 1
+        chunk_len, n_chunks = self.pattern.chunk_len, of_slots.shape[1] // self.pattern.chunk_len
+        width = min(self.pattern.width, n_chunks)  # a window that `tiles` has cut is the only one of its tile
+        n = n_chunks - width + 1
         group, row, *rest = of_slots.strides
         shape = (of_slots.shape[0], n, width * chunk_len, *of_slots.shape[2:])
         return backend.strided(of_slots, shape, (group, chunk_len * row, row, *rest))

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -250,6 +251,19 @@ def test_tiles_of_one_chunk_and_of_many_agree(monkeypatch, n_before, n_after, ca
         monkeypatch.setattr(tiles, "_TILE_LOGITS", logits)
         for one, other in zip(whole, run()):
             np.testing.assert_allclose(one, other, atol=1e-13)
+
+
+@pytest.mark.skipif(backend.active().__name__ != "numpy", reason="a GPU takes many chunks at a time")
+def test_causal_full_attention_computes_no_logit_of_a_later_chunk(monkeypatch):
+    sizes, products = [], backend.products
+    monkeypatch.setattr(backend, "products", lambda a, b, out: sizes.append(out.shape) or products(a, b, out))
+    n_chunks, chunk_len, d_head = 6, 128, 8
+    q, k, v = heads(1, 1, n_chunks * chunk_len, d_head, dtype="float32")
+    out, cache = mr.full_attention(q, k, v)
+    mr.full_attention_backward(out, cache)
+    n_logits = sum(math.prod(size) for size in sizes if size[-1] != d_head)
+    expected = 3 * chunk_len**2 * n_chunks * (n_chunks + 1) // 2  # Q K' in both passes and dO V'
+    assert n_logits == expected
 
 
 def test_threads_change_no_bit():

@@ -179,6 +179,9 @@ def test_the_benchmark_of_pictures_runs_resumes_and_records_every_part(tmp_path)
     assert truth[:4] == completed[:4] and truth[4:] != completed[4:]  # rows: the upper half is given
     again = quick_run("images", tmp_path)
     assert again["model"]["completions"] == model["completions"] and again["rounds"]["logs"] == rounds["logs"]
+    timed = quick_run("images", tmp_path, "--time")
+    assert timed["rates"]["seconds_per_step"] != again["rates"]["seconds_per_step"]
+    assert timed["rates"]["logs"] == again["rates"]["logs"] and timed["model"] == again["model"]
 
 
 def test_the_benchmark_of_long_texts_runs_resumes_and_measures_each_piece(tmp_path):

@@ -173,13 +173,16 @@ def test_tf32_costs_three_digits_and_not_more(cupy, monkeypatch):
     assert full < 1e-6 and 1e-4 < tf32 < 2e-3, errors
 
 
-def test_whatever_a_tile_holds_the_numbers_are_the_same(cupy, monkeypatch):
-    """From one chunk of one head at a time to everything at once."""
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("by", ["kernels", "cupy"])
+def test_whatever_a_tile_holds_the_numbers_are_the_same(by, causal, monkeypatch, request):
+    """From one chunk of one head at a time, where causal windows are cut short, to everything at once."""
+    request.getfixturevalue(by)
     monkeypatch.setattr(mr.tiles, "_LEAST_BYTES", 0)
     results = []
     for times in (0, 1, 4, 1 << 20):
         monkeypatch.setattr(mr.tiles, "_TIMES_QUERIES", times)
-        results.append(attention("cupy", "float64", 1, causal=False))
+        results.append(attention("cupy", "float64", 1, causal=causal))
     for other in results[1:]:
         for a, b in zip(results[0], other):
             numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
