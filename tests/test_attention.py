@@ -253,6 +253,25 @@ def test_tiles_of_one_chunk_and_of_many_agree(monkeypatch, n_before, n_after, ca
             np.testing.assert_allclose(one, other, atol=1e-13)
 
 
+@pytest.mark.parametrize("scale", [1, 400])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("attend", [mr.full_attention, functools.partial(mr.local_attention, chunk_len=60, n_before=3)])
+def test_windows_cut_at_the_first_or_last_token_change_nothing(monkeypatch, attend, shared, scale):
+    """Tiles of one chunk leave out what the circle adds to causal windows; larger ones do not."""
+    q, k, v = heads(2, 2, 300, 8)
+    options = {"key_mask": some_keys(2, 300), "dropout": 0.2}
+
+    def run():
+        out, cache = attend(scale * q, None if shared else k, v, **options)
+        return [x for x in (out, cache.lse, *mr.full_attention_backward(v, cache)) if x is not None]
+
+    monkeypatch.setattr(tiles, "_TILE_LOGITS", 1 << 30)
+    whole = run()
+    monkeypatch.setattr(tiles, "_TILE_LOGITS", 1)
+    for one, other in zip(whole, run()):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.skipif(backend.active().__name__ != "numpy", reason="a GPU takes many chunks at a time")
 def test_causal_full_attention_computes_no_logit_of_a_later_chunk(monkeypatch):
     sizes, products = [], backend.products
