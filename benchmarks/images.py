@@ -216,9 +216,7 @@ def run_rounds(corpus, size, folder):
             kind: {str(seed): log_of(corpus, kind, size, seed, folder) for seed in size["seeds"]} for kind in ROUNDS
         },
         "baselines": baselines(corpus, size),
-        "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in ROUNDS},
-        "timed": recording.surroundings(),
-    }
+    } | times_of(corpus, ROUNDS, size)
 
 
 def run_rates(corpus, size, folder):
@@ -229,9 +227,7 @@ def run_rates(corpus, size, folder):
             kind: {str(rate): log_of(corpus, kind, size, seed, folder, rate) for rate in rates}
             for kind in size["kinds"]
         },
-        "seconds_per_step": {kind: seconds_per_step(corpus, kind, size) for kind in size["kinds"]},
-        "timed": recording.surroundings(),
-    }
+    } | times_of(corpus, size["kinds"], size)
 
 
 def seconds_per_step(corpus, kind, size):
@@ -246,13 +242,17 @@ def seconds_per_step(corpus, kind, size):
     return seconds
 
 
+def times_of(corpus, kinds, size):
+    """What is recorded of the time that steps take, and on which machine that was."""
+    seconds = {kind: seconds_per_step(corpus, kind, size) for kind in kinds}
+    return {"seconds_per_step": seconds, "timed": recording.surroundings()}
+
+
 def add_times(part, size, path):
     """Measure the steps of a part whose record has them, and put them there."""
     result = json.loads(path.read_text())
-    kinds, corpus = result[part].get("seconds_per_step", ()), tiles(size["tile"])
-    if kinds:
-        result[part]["seconds_per_step"] = {kind: seconds_per_step(corpus, kind, size) for kind in kinds}
-        result[part]["timed"] = recording.surroundings()
+    if "seconds_per_step" in result[part]:
+        result[part] |= times_of(tiles(size["tile"]), result[part]["seconds_per_step"], size)
         recording.write(path, result)
 
 

@@ -196,9 +196,10 @@ def _attention(q, k, v, buckets, pattern, padded_len, key_mask, dropout, seed):
         full_mask = xp.zeros((n_batch, n_heads, padded_len), bool)
         full_mask[..., :length] = True if key_mask is None else key_mask[:, None]
         key_mask = full_mask.reshape(n_groups, padded_len)
-    if buckets is None or padded_len == pattern.chunk_len:
+    in_order = buckets is None or padded_len == pattern.chunk_len
+    if in_order:
         order = xp.broadcast_to(xp.arange(padded_len), (n_groups, 1, padded_len))
-        padded_buckets, pattern = None, pattern._replace(same_bucket=False, count_once=False, in_order=True)
+        padded_buckets, pattern = None, pattern._replace(same_bucket=False, count_once=False)
     else:
         n_hashes = buckets.shape[2]
         last = xp.iinfo(buckets.dtype).max  # padding and hidden keys sort behind every bucket
@@ -209,7 +210,7 @@ def _attention(q, k, v, buckets, pattern, padded_len, key_mask, dropout, seed):
         order = sort_by_bucket(padded_buckets).astype("int32")
         if not pattern.same_bucket:
             padded_buckets = None
-    tokens = Tokens(order, key_mask, padded_buckets, dropout, seed)
+    tokens = Tokens(order, key_mask, padded_buckets, dropout, seed, in_order)
     out, lse = chunked_attention(*(_padded(x, padded_len) for x in (q, k, v)), tokens, pattern)
     out = out[:, :, :length]
     return out, AttentionCache(q, k, v, out, lse, tokens, pattern)

@@ -29,7 +29,6 @@ class Pattern(NamedTuple):
     exclude_self: bool = False  # a token sees itself only when it sees nothing else
     same_bucket: bool = False  # only keys of the query's own bucket and round
     count_once: bool = False  # a key met in N rounds counts 1/N in each
-    in_order: bool = False  # tokens stand in their own sequence, in one round
 
     @property
     def width(self):
@@ -45,6 +44,7 @@ class Tokens(NamedTuple):
     buckets: Any = None  # (G, R, T) ints, for `same_bucket`
     dropout: float = 0.0
     seed: int = 0
+    in_order: bool = False  # R = 1, and every token stands in the slot of its own number
 
 
 class Layout:
@@ -155,15 +155,15 @@ class Walk:
 
     def tiles(self, of_round):
         """Every `Tile` of a round."""
-        pattern, chunk_len, width = self.pattern, self.pattern.chunk_len, self.pattern.width
+        chunk_len, width = self.pattern.chunk_len, self.pattern.width
         n_chunks = self.length // chunk_len
         if self.xp is numpy:
             n = _TILE_LOGITS // (chunk_len * chunk_len * width)
-        else:  # all tiles of about one size
+        else:  # all tiles of about one size, and none larger than need be
             n_tiles = -(-n_chunks // max(1, self._room() // self._bytes_of_chunks(len(self.block))))
             n = -(-n_chunks // n_tiles)
         size = chunk_len * max(1, n)
-        cut = pattern.causal and pattern.in_order and size == chunk_len  # nobody sees a later chunk
+        cut = self.pattern.causal and self.tokens.in_order and size == chunk_len  # nobody sees a later chunk
         starts = range(0, self.length, size)
         for start in reversed(starts) if cut and not self.of_keys else starts:  # the longest window, and buffers, first
             stop = min(start + size, self.length)
