@@ -13,18 +13,20 @@ from pathlib import Path
 
 import contest
 
+from minireformer import threads
+
 BATCH, HEADS, D_HEAD, CHUNK, HASHES = 1, 8, 64, 64, 4
 RESULTS = Path(__file__).parent / "results" / "attention.json"
 
 
 def ours(length):
     """`hash_vectors`, `lsh_attention` and its backward, on the backend in use."""
-    import numpy
+    import numpy as np
 
     import minireformer as mr
     from minireformer.hashing import default_n_buckets
 
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     shape = (BATCH, HEADS, length, D_HEAD)
     qk, v, dout = (mr.backend.asarray(random.standard_normal(shape, dtype="float32")) for _ in range(3))
     n_buckets = default_n_buckets(length, CHUNK, length)
@@ -40,13 +42,13 @@ def ours(length):
 
 def ours_projected(length):
     """The same behind the projections that Hugging Face's layer has: to heads, and not back."""
-    import numpy
+    import numpy as np
 
     import minireformer as mr
-    from minireformer.basic import Linear
     from minireformer.hashing import default_n_buckets
+    from minireformer.linear import Linear
 
-    d_model, random = HEADS * D_HEAD, numpy.random.default_rng(0)
+    d_model, random = HEADS * D_HEAD, np.random.default_rng(0)
     query_key, value = (Linear(d_model, d_model, seed, bias=False) for seed in (0, 1))
     x, dout = (mr.backend.asarray(random.standard_normal((BATCH, length, d_model), dtype="float32")) for _ in range(2))
     n_buckets = default_n_buckets(length, CHUNK, length)
@@ -133,29 +135,27 @@ def exact(length, device="cpu"):
 
 def floor(length):
     """The seven batched products of the kernel, two forward and five backward, on the same shapes and threads."""
-    import numpy
+    import numpy as np
 
-    from minireformer import backend
-
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     n_chunks = HASHES * length // CHUNK
     n = 16  # chunks in a tile
 
     def work(heads):
         queries = random.standard_normal((n, CHUNK, D_HEAD), dtype="float32")
         keys = random.standard_normal((n, 2 * CHUNK, D_HEAD), dtype="float32")
-        logits = numpy.empty((n, CHUNK, 2 * CHUNK), "float32")
-        to_queries, to_keys = numpy.empty_like(queries), numpy.empty_like(keys)
+        logits = np.empty((n, CHUNK, 2 * CHUNK), "float32")
+        to_queries, to_keys = np.empty_like(queries), np.empty_like(keys)
         for _ in heads:
             for _ in range(0, n_chunks, n):
                 for _ in range(3):  # Q K' forward and backward, dO V'
-                    numpy.matmul(queries, keys.swapaxes(1, 2), out=logits)
+                    np.matmul(queries, keys.swapaxes(1, 2), out=logits)
                 for _ in range(2):  # P V, dS K
-                    numpy.matmul(logits, keys, out=to_queries)
+                    np.matmul(logits, keys, out=to_queries)
                 for _ in range(2):  # dS' Q, P' dO
-                    numpy.matmul(logits.swapaxes(1, 2), queries, out=to_keys)
+                    np.matmul(logits.swapaxes(1, 2), queries, out=to_keys)
 
-    return lambda: backend.share_out(work, BATCH * HEADS, numpy)
+    return lambda: threads.parallel_for(work, BATCH * HEADS, np)
 
 
 CONTENDERS = {

@@ -6,7 +6,7 @@ Not a script of its own: `long_text.py` asks it about the model that it has trai
 import dataclasses
 import math
 
-import numpy
+import numpy as np
 import recording
 
 from minireformer import backend
@@ -30,11 +30,11 @@ def weights_of(cache, head):
     q, lse = to_numpy(cache.q)[0, head], to_numpy(cache.lse)[0, head]
     k = to_numpy(unit_length(cache.q))[0, head]
     chunks = to_numpy(cache.tokens.order)[head].reshape(-1, cache.pattern.chunk_len)  # of all rounds, in one circle
-    windows = numpy.concatenate([numpy.roll(chunks, 1, axis=0), chunks], axis=1)  # n, 2 C
-    queries, keys = numpy.broadcast_arrays(chunks[:, :, None], windows[:, None, :])  # n, C, 2 C
+    windows = np.concatenate([np.roll(chunks, 1, axis=0), chunks], axis=1)  # n, 2 C
+    queries, keys = np.broadcast_arrays(chunks[:, :, None], windows[:, None, :])  # n, C, 2 C
     seen = keys < queries
     logits = (q[chunks] @ k[windows].mT)[seen]
-    return queries[seen], keys[seen], numpy.exp(logits - lse[queries[seen]])
+    return queries[seen], keys[seen], np.exp(logits - lse[queries[seen]])
 
 
 def far_attention(model, pieces):
@@ -45,25 +45,25 @@ def far_attention(model, pieces):
     length, n_heads = pieces.shape[1] - 1, model.config.n_heads
     first = 5 * length // 8  # queries from here on: each could look back over at least so many bytes
     edges = [1, *(2**k for k in range(3, int(math.log2(length)) + 1))]
-    mass, met = numpy.zeros((2, n_heads, len(edges) - 1))
-    sums = {kind: numpy.zeros((n_heads, 2)) for kind in ("far", "same", "after")}  # weight and number of far pairs
+    mass, met = np.zeros((2, n_heads, len(edges) - 1))
+    sums = {kind: np.zeros((n_heads, 2)) for kind in ("far", "same", "after")}  # weight and number of far pairs
     pairs = []
     for which, piece in enumerate(pieces):
         cache = last_attention(model, backend.asarray(piece[None, :-1]))
-        gram = sum(256**n * numpy.roll(piece, n) for n in range(4))  # the last four bytes at each place, as a number
+        gram = sum(256**n * np.roll(piece, n) for n in range(4))  # the last four bytes at each place, as a number
         for head in range(n_heads):
             queries, keys, weights = weights_of(cache, head)
-            totals = numpy.bincount(queries, weights, length)[first:]
+            totals = np.bincount(queries, weights, length)[first:]
             assert abs(totals - 1).max() < 1e-3, "the weights of a query do not add up to 1"
             late = queries >= first
             queries, keys, weights = queries[late], keys[late], weights[late]
-            mass[head] += numpy.histogram(queries - keys, edges, weights=weights)[0]
-            met[head] += numpy.histogram(queries - keys, edges)[0]
+            mass[head] += np.histogram(queries - keys, edges, weights=weights)[0]
+            met[head] += np.histogram(queries - keys, edges)[0]
             far = queries - keys >= length // 4
             same, after = (far & (gram[queries] == gram[keys - shift]) for shift in (0, 1))
             for kind, which_pairs in (("far", far), ("same", same), ("after", after)):
                 sums[kind][head] += weights[which_pairs].sum(), which_pairs.sum()
-            for i in numpy.flatnonzero(far)[numpy.argsort(-weights[far])[:200]]:
+            for i in np.flatnonzero(far)[np.argsort(-weights[far])[:200]]:
                 pairs.append((float(weights[i]), which, head, int(queries[i]), int(keys[i])))
     return {
         "edges": edges,
@@ -74,8 +74,8 @@ def far_attention(model, pieces):
         "far_mass": (sums["far"][:, 0] / mass.sum(axis=1)).tolist(),  # by head
         # By head, of the far weight and of the far pairs: the share where the same four bytes end at query and key, and
         # where they end at the byte before the key, so that the key is what followed them.
-        "same_four_bytes": (sums["same"] / numpy.maximum(sums["far"], 1e-30)).tolist(),
-        "after_the_same": (sums["after"] / numpy.maximum(sums["far"], 1e-30)).tolist(),
+        "same_four_bytes": (sums["same"] / np.maximum(sums["far"], 1e-30)).tolist(),
+        "after_the_same": (sums["after"] / np.maximum(sums["far"], 1e-30)).tolist(),
         "pairs": heaviest(pairs, pieces),
     }
 

@@ -13,7 +13,7 @@ was when the same command is given again; delete build/copying to begin anew.
 import dataclasses
 import statistics
 
-import numpy
+import numpy as np
 import recording
 
 import minireformer as mr
@@ -42,7 +42,7 @@ def repeated_word(seed, size):
     """
     random, word = rng.generator(seed, "repeated word"), size["word"]
     text = random.integers(0, N_SYMBOLS, (size["batch"], size["length"] + 1))
-    mask = numpy.zeros((size["batch"], size["length"]), bool)
+    mask = np.zeros((size["batch"], size["length"]), bool)
     for row, scored in zip(text, mask):
         second = random.integers(word, len(row) - word + 1)
         first = random.integers(0, second - word + 1)

@@ -20,15 +20,15 @@ import math
 import sys
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 import recording
 
 import minireformer as mr
 from minireformer import backend, training
 from minireformer.attention_layer import SharedFullAttention
 from minireformer.config import ATTENTION
-from minireformer.dense import causal_mask
-from minireformer.optim import warmup_inverse_sqrt
+from minireformer.reference import causal_mask
+from minireformer.training.optimizers import warmup_inverse_sqrt
 
 ROUNDS = {"LSH-8": 8, "LSH-4": 4, "LSH-2": 2, "LSH-1": 1}
 FULL_KINDS = {"full": "shared_full", "raw": "raw_full", "raw+self": "raw_full_self"}
@@ -75,12 +75,12 @@ class RawFullAttention(SharedFullAttention):
         """heads: queries that are keys too, and values, (B, H, T, D) each -> out (B, H, T, D), cache, None."""
         q, v = heads
         logits = q @ q.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
-        allowed = causal_mask(q.shape[2], numpy)
+        allowed = causal_mask(q.shape[2], np)
         if not self.sees_itself:
-            allowed = allowed & ~numpy.eye(len(allowed), dtype=bool)
+            allowed = allowed & ~np.eye(len(allowed), dtype=bool)
             allowed[0, 0] = True
-        logits = numpy.where(allowed, logits, -numpy.inf)
-        weights = numpy.exp(logits - logits.max(axis=-1, keepdims=True))
+        logits = np.where(allowed, logits, -np.inf)
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         out = weights @ v
         return out, RawCache(out, q, v, weights), None
@@ -156,7 +156,7 @@ def accuracy_with(model, name, size):
     """Accuracy of the parameters of `model` under another attention, over sequences and rotations."""
     other = recording.with_config(model, config_of(name, size))
     return float(
-        numpy.mean(
+        np.mean(
             [
                 training.accuracy(other, *mr.data.duplicate_task(10**6 + seed, BATCH, size["length"]), seed=seed)
                 for seed in range(1, size["eval_batches"] + 1)

@@ -12,7 +12,7 @@ and 4 rounds. All of them take turns, round after round; medians are recorded. T
 import statistics
 import time
 
-import numpy
+import numpy as np
 import recording
 
 import minireformer as mr
@@ -38,7 +38,7 @@ def layer_step(n_hashes, batch, length):
     layer = (
         SharedFullAttention(*sizes) if n_hashes is None else LSHAttention(*sizes, chunk_len=CHUNK, n_hashes=n_hashes)
     )
-    draw = numpy.random.default_rng(0).standard_normal
+    draw = np.random.default_rng(0).standard_normal
     x, dy = (backend.asarray(draw((batch, length, D_MODEL), dtype="float32")) for _ in range(2))
     return lambda: layer.backward(dy, layer.forward(x)[1])
 
@@ -57,7 +57,7 @@ def model_step(n_hashes, batch, length):
         max_len=length,
     )
     model = mr.Reformer(config)
-    tokens = backend.asarray(numpy.random.default_rng(0).integers(0, 256, (batch, length)))
+    tokens = backend.asarray(np.random.default_rng(0).integers(0, 256, (batch, length)))
     return lambda: model.loss_and_grads(tokens, tokens)
 
 

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 import contest
-import numpy
+import numpy as np
 
 import minireformer as mr
-from minireformer.decoding import CachedDecoder, PlainDecoder
+from minireformer.generation.decoding import CachedDecoder, PlainDecoder
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
 LENGTHS = [1024, 4096, 16384, 65536]
@@ -35,7 +35,7 @@ def speed(lengths, n_tokens=150):
         attn_layers=("lsh",) * 6, n_buckets=(32, 64), axial_shape=(longest // 64, 64), max_len=longest
     )
     model = mr.Reformer(config)
-    tokens = numpy.random.default_rng(0).integers(0, 256, (1, longest))
+    tokens = np.random.default_rng(0).integers(0, 256, (1, longest))
     results, decoders, cached = {}, {}, {length: [] for length in lengths}
     for length in lengths:
         decoders[length], prompt = CachedDecoder(model, length + n_tokens), tokens[:, :length]
@@ -82,17 +82,17 @@ def compare(model, tokens, targets):
         decoder = kind(model, PROMPT + N_BYTES)
         found = [decoder.start(tokens[:, :PROMPT])]
         found += [decoder.step(tokens[:, t]) for t in range(PROMPT, PROMPT + N_BYTES - 1)]
-        logits.append(numpy.stack(found[1:], axis=1).astype("float64"))  # the first is the prompt's: always the same
-    cached, plain = (z - numpy.log(numpy.exp(z).sum(axis=-1, keepdims=True)) for z in logits)  # log p
+        logits.append(np.stack(found[1:], axis=1).astype("float64"))  # the first is the prompt's: always the same
+    cached, plain = (z - np.log(np.exp(z).sum(axis=-1, keepdims=True)) for z in logits)  # log p
     targets = targets[:, PROMPT : PROMPT + N_BYTES - 1, None]
-    bits = [float(-numpy.take_along_axis(log_p, targets, -1).mean() / numpy.log(2)) for log_p in (cached, plain)]
+    bits = [float(-np.take_along_axis(log_p, targets, -1).mean() / np.log(2)) for log_p in (cached, plain)]
     moved = abs(logits[0] - logits[1])
     return {
         "bits_per_byte_cached": bits[0],
         "bits_per_byte_plain": bits[1],
-        "kl_bits_mean": float((numpy.exp(plain) * (plain - cached)).sum(axis=-1).mean() / numpy.log(2)),
+        "kl_bits_mean": float((np.exp(plain) * (plain - cached)).sum(axis=-1).mean() / np.log(2)),
         "same_likeliest": float((cached.argmax(-1) == plain.argmax(-1)).mean()),
-        "logits_moved_median": float(numpy.median(moved)),
+        "logits_moved_median": float(np.median(moved)),
         "logits_moved_max": float(moved.max()),
         "logits_std": float(logits[1].std(axis=-1).mean()),
     }

@@ -1,8 +1,8 @@
 """LSH attention and the training of a language model on a GPU: time, memory, and the other Reformer on the same card.
 
     make gpu                                       # after the tests, on CuPy
-    python benchmarks/gpu.py --lengths 4096 16384  # some lengths
-    python benchmarks/gpu.py --quick               # small sizes: does the script run?
+    python benchmarks/cuda.py --lengths 4096 16384  # some lengths
+    python benchmarks/cuda.py --quick               # small sizes: does the script run?
 
 The sizes of attention.py and training_step.py, float32, at 4,096 to 262,144 tokens, and one training step of the model
 that motivates the Reformer (12 layers, 64K tokens, d_model 1024) at batch 8. Where torch with CUDA is installed,
@@ -50,11 +50,11 @@ def floor(length):
     def step():
         for _ in range(attention.HASHES):
             for _ in range(3):  # Q K' forward and backward, dO V'
-                mr.backend.products(queries, keys.swapaxes(-1, -2), logits)
+                mr.threads.batched_matmul(queries, keys.swapaxes(-1, -2), logits)
             for _ in range(2):  # P V, dS K
-                mr.backend.products(logits, keys, to_queries)
+                mr.threads.batched_matmul(logits, keys, to_queries)
             for _ in range(2):  # dS' Q, P' dO
-                mr.backend.products(logits.swapaxes(-1, -2), queries, to_keys)
+                mr.threads.batched_matmul(logits.swapaxes(-1, -2), queries, to_keys)
 
     return step
 
@@ -144,11 +144,11 @@ def work(which, name, lengths, patience):
 
 def largest_error(length):
     """The largest error of outputs and gradients in float32, beside the same in float64, relative to the largest."""
-    import numpy
+    import numpy as np
 
     import minireformer as mr
 
-    draw, results = numpy.random.default_rng(0).standard_normal((3, 1, 2, length, attention.D_HEAD)), {}
+    draw, results = np.random.default_rng(0).standard_normal((3, 1, 2, length, attention.D_HEAD)), {}
     buckets = None
     for dtype in ("float64", "float32"):
         qk, v, dout = (mr.backend.asarray(x, dtype) for x in draw)
@@ -162,7 +162,7 @@ def largest_error(length):
 
 def big_step(n_layers, length, batch, d_model, n_heads, d_ff):
     """One training step, loss to parameters: {"seconds": ..., "peak_bytes": ...} or {"failed": ...}."""
-    import numpy
+    import numpy as np
 
     import minireformer as mr
 
@@ -184,7 +184,7 @@ def big_step(n_layers, length, batch, d_model, n_heads, d_ff):
         with mr.memory.peak() as m:
             model = mr.Reformer(config)
             optimiser = mr.Adafactor(model.params)
-            tokens = numpy.random.default_rng(0).integers(0, 256, (batch, length + 1))
+            tokens = np.random.default_rng(0).integers(0, 256, (batch, length + 1))
             tokens, targets = map(mr.backend.asarray, (tokens[:, :-1], tokens[:, 1:]))
             wait()
             began = time.perf_counter()

@@ -24,7 +24,7 @@ import io
 import json
 import time
 
-import numpy
+import numpy as np
 import recording
 from PIL import Image
 
@@ -75,8 +75,8 @@ NOT_TRAINED = 10**6  # seeds of held-out squares begin here
 def tiles(size):
     """The photograph in whole tiles of `size` x `size` pixels, every fifth of them held out, as an `ImageCorpus`."""
     bands = mr.data.photograph()
-    picture = numpy.concatenate([bands.train[0], bands.held_out[0], bands.train[1]])  # 600, 512, 3
-    corners = numpy.ndindex(picture.shape[0] // size, picture.shape[1] // size)
+    picture = np.concatenate([bands.train[0], bands.held_out[0], bands.train[1]])  # 600, 512, 3
+    corners = np.ndindex(picture.shape[0] // size, picture.shape[1] // size)
     cut = [picture[size * row : size * (row + 1), size * column : size * (column + 1)] for row, column in corners]
     return mr.data.ImageCorpus([tile for i, tile in enumerate(cut) if i % 5 != 2], cut[2::5])
 
@@ -125,7 +125,7 @@ def train_one(corpus, config, size, seed, path, learning_rate=LEARNING_RATE):
     log = recording.train(
         model,
         batches_of(corpus, size, seed),
-        lambda model: float(numpy.mean([training.bits_per_token(model, *batch) for batch in held_out])),
+        lambda model: float(np.mean([training.bits_per_token(model, *batch) for batch in held_out])),
         size,
         learning_rate,
         min(WARMUP, size["steps"] // 2),
@@ -138,22 +138,22 @@ def train_one(corpus, config, size, seed, path, learning_rate=LEARNING_RATE):
 
 def baselines(corpus, size):
     """Bits per value of the same held-out squares: by counts of the training pictures, by differences, and by PNG."""
-    squares = numpy.concatenate(
+    squares = np.concatenate(
         [corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in range(size["n_held_out"])]
     )  # n, S, S, 3
-    counts = numpy.bincount(numpy.concatenate([picture.ravel() for picture in corpus.train]), minlength=256) + 1
+    counts = np.bincount(np.concatenate([picture.ravel() for picture in corpus.train]), minlength=256) + 1
     differences = [(picture[:, 1:] - picture[:, :-1]).ravel() for picture in corpus.train]  # uint8: modulo 256
-    steps = numpy.bincount(numpy.concatenate(differences), minlength=256) + 1
+    steps = np.bincount(np.concatenate(differences), minlength=256) + 1
     left = squares[:, :, 1:] - squares[:, :, :-1]
-    first = -numpy.log2(counts / counts.sum())[squares[:, :, :1]].sum()  # a row's first pixel has no left neighbour
+    first = -np.log2(counts / counts.sum())[squares[:, :, :1]].sum()  # a row's first pixel has no left neighbour
     n_bytes = 0
     for square in squares:
         file = io.BytesIO()
         Image.fromarray(square).save(file, "PNG", optimize=True)
         n_bytes += len(file.getvalue())
     return {
-        "counts of values": float(-numpy.log2(counts / counts.sum())[squares].mean()),
-        "difference to the left pixel": float((first - numpy.log2(steps / steps.sum())[left].sum()) / squares.size),
+        "counts of values": float(-np.log2(counts / counts.sum())[squares].mean()),
+        "difference to the left pixel": float((first - np.log2(steps / steps.sum())[left].sum()) / squares.size),
         "PNG": 8 * n_bytes / squares.size,
     }
 
@@ -168,7 +168,7 @@ def completions(corpus, model, size):
 
     The buckets are those of the green values: for every head and round the rows of a square.
     """
-    truth = numpy.concatenate([corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in size["completed"]])
+    truth = np.concatenate([corpus.squares("held_out", NOT_TRAINED + i, 1, size["side"]) for i in size["completed"]])
     rows = truth.reshape(len(truth), -1).astype("int64")
     given = rows[:, : rows.shape[1] // 2]
     made = mr.generate(model, backend.asarray(given), given.shape[1], temperature=0.9, seed=0, cached=True)
@@ -233,7 +233,7 @@ def run_rates(corpus, size, folder):
 def seconds_per_step(corpus, kind, size):
     """Seconds of a step (loss and all gradients) of each stage, the second one of two."""
     model, seconds = mr.Reformer(config_of_kind(kind, size)), []
-    for i in numpy.cumsum([0, *(steps for *_, steps in stages_of(size)[:-1])]):  # the first step of each stage
+    for i in np.cumsum([0, *(steps for *_, steps in stages_of(size)[:-1])]):  # the first step of each stage
         batch = batches_of(corpus, size, 0)(i)
         model.loss_and_grads(*batch)
         began = time.perf_counter()

@@ -19,7 +19,7 @@ given again; delete the folder with the checkpoints (build/long_text) to begin a
 import dataclasses
 import math
 
-import numpy
+import numpy as np
 import recording
 from attention_weights import far_attention
 from match_full import summary, without_layers
@@ -99,11 +99,11 @@ def pieces_of(corpus, size):
     names, pieces = [], []
     files = dict(zip(corpus.names["held_out"], corpus.held_out.tobytes().split(b"\0")))
     for name in rng.generator(0, "files").permutation(sorted(files)):
-        data = numpy.frombuffer(files[name], dtype="uint8").astype("int64")
+        data = np.frombuffer(files[name], dtype="uint8").astype("int64")
         for start in range(0, min(len(data) - size["length"], 2 * size["length"]), size["length"] + 1):
             names.append(str(name))
             pieces.append(data[start : start + size["length"] + 1])
-    return names[: size["n_pieces"]], numpy.stack(pieces[: size["n_pieces"]])
+    return names[: size["n_pieces"]], np.stack(pieces[: size["n_pieces"]])
 
 
 def bits(model, piece, start=0, stop=None):
@@ -112,8 +112,8 @@ def bits(model, piece, start=0, stop=None):
     features, _ = model.features(tokens, training=False)
     logits = to_numpy(model.head(features[:, start:stop]))[0].astype("float64")  # n, V
     logits -= logits.max(axis=1, keepdims=True)
-    found = numpy.take_along_axis(logits, piece[start + 1 :][: len(logits), None], axis=1)[:, 0]
-    return (numpy.log(numpy.exp(logits).sum(axis=1)) - found) / math.log(2)
+    found = np.take_along_axis(logits, piece[start + 1 :][: len(logits), None], axis=1)[:, 0]
+    return (np.log(np.exp(logits).sum(axis=1)) - found) / math.log(2)
 
 
 def replaced(piece, end, how, other, seed):
@@ -132,7 +132,7 @@ def others(names, pieces):
 def far_copies(piece, start, near, n=8):
     """Which of the bytes start + 1 .. T follow `n` bytes that last stood more than `near` bytes before `start`, and
     were then followed by the same byte: (T - start,) bools. So could be known from far context alone."""
-    text, seen, found = piece.astype("uint8").tobytes(), {}, numpy.zeros(len(piece) - 1, bool)
+    text, seen, found = piece.astype("uint8").tobytes(), {}, np.zeros(len(piece) - 1, bool)
     for t in range(n - 1, len(found)):
         last = seen.get(text[t - n + 1 : t + 1], start)
         found[t] = last < start - near and text[last + 1] == text[t + 1]
@@ -152,9 +152,9 @@ def by_position(model, names, pieces, size):
             [bits(model, replaced(piece, s - width, how, other, i), s, s + width) for s in starts]
             for i, (piece, other) in enumerate(zip(pieces, others(names, pieces)))
         ]
-    means = {how: numpy.mean(rows, axis=-1) for how, rows in scored.items()}
-    copied = numpy.concatenate([far_copies(piece, starts[-1], width) for piece in pieces])
-    at_copies = {how: numpy.concatenate([row[-1] for row in rows])[copied] for how, rows in scored.items()}
+    means = {how: np.mean(rows, axis=-1) for how, rows in scored.items()}
+    copied = np.concatenate([far_copies(piece, starts[-1], width) for piece in pieces])
+    at_copies = {how: np.concatenate([row[-1] for row in rows])[copied] for how, rows in scored.items()}
     return {
         "edges": edges,
         "bits": [[float(row[a:b].mean()) for a, b in zip(edges, edges[1:])] for row in curve],

@@ -20,7 +20,7 @@ import json
 import statistics
 import time
 
-import numpy
+import numpy as np
 import recording
 from train_byte_model import order_n_bits
 
@@ -99,7 +99,7 @@ def bits_of(model, pieces):
 
 def summary(bits, against=None):
     """Mean and standard error over pieces; with `against`, of the differences piece by piece."""
-    values = numpy.array(bits) if against is None else numpy.array(bits) - against
+    values = np.array(bits) if against is None else np.array(bits) - against
     return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
 
 
@@ -183,7 +183,7 @@ def at_equal_seconds(logs, seconds, size):
     steps = [steps for *_, steps in size["stages"]]
     found = {}
     for variant, log in logs.items():
-        ends = numpy.cumsum(numpy.repeat(seconds[variant], steps))  # of every step
+        ends = np.cumsum(np.repeat(seconds[variant], steps))  # of every step
         found[variant] = [
             {"seconds": ends[row["step"] - 1], "steps": row["step"], "held_out_bits": row["held_out_bits"]}
             for row in log

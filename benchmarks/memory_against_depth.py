@@ -15,10 +15,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy
+import numpy as np
 
 import minireformer as mr
-from minireformer import plots
+from minireformer.course import plots
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "memory_against_depth.json"
@@ -46,7 +46,7 @@ def measure(depth, reversible):
     """
     config = dataclasses.replace(BLOCK, attn_layers=BLOCK.attn_layers * depth, reversible=reversible)
     model = mr.Reformer(config, seed=0)
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     tokens, targets = map(mr.backend.asarray, random.integers(0, config.vocab_size, (2, BATCH, LENGTH)))
     with mr.memory.peak() as m:
         _, grads = model.loss_and_grads(tokens, targets)

@@ -14,11 +14,11 @@ beside the sum of the terms that should make it up. Bytes of arrays are counted:
 import math
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 import recording
 
 import minireformer as mr
-from minireformer import dense
+from minireformer import reference
 from minireformer.attention_layer import FullAttention
 from minireformer.feed_forward import FeedForward
 
@@ -58,9 +58,9 @@ class DenseAttention(FullAttention):
         q, k, v = heads
         weights = q @ k.swapaxes(-1, -2)
         weights /= math.sqrt(self.d_head)
-        weights[:, :, ~dense.causal_mask(q.shape[2], numpy)] = dense.FORBIDDEN
+        weights[:, :, ~reference.causal_mask(q.shape[2], np)] = reference.FORBIDDEN
         weights -= weights.max(axis=-1, keepdims=True)
-        numpy.exp(weights, out=weights)
+        np.exp(weights, out=weights)
         weights /= weights.sum(axis=-1, keepdims=True)
         out = weights @ v
         return out, DenseCache(q, k, v, weights, out), None
@@ -84,9 +84,9 @@ class StoringFeedForward(FeedForward):
     """`FeedForward` (with ReLU) that keeps its hidden layer, of all positions, for backward."""
 
     def forward(self, x, seed=0, training=True):
-        hidden = x @ self.params["dense.weight"].T
-        hidden += self.params["dense.bias"]
-        numpy.maximum(hidden, 0, out=hidden)
+        hidden = x @ self.params["reference.weight"].T
+        hidden += self.params["reference.bias"]
+        np.maximum(hidden, 0, out=hidden)
         return hidden @ self.params["output.weight"].T + self.params["output.bias"], HiddenCache(x, hidden)
 
     def backward(self, dy, cache):
@@ -95,12 +95,12 @@ class StoringFeedForward(FeedForward):
         rows = {"dy": dy, "dhidden": dhidden, "x": cache.x, "hidden": cache.hidden}
         rows = {name: values.reshape(-1, values.shape[-1]) for name, values in rows.items()}
         grads = {
-            "dense.weight": rows["dhidden"].T @ rows["x"],
-            "dense.bias": rows["dhidden"].sum(axis=0),
+            "reference.weight": rows["dhidden"].T @ rows["x"],
+            "reference.bias": rows["dhidden"].sum(axis=0),
             "output.weight": rows["dy"].T @ rows["hidden"],
             "output.bias": rows["dy"].sum(axis=0),
         }
-        return dhidden @ self.params["dense.weight"], grads
+        return dhidden @ self.params["reference.weight"], grads
 
     def forward_and_backward(self, x, dy, seed=0, training=True):
         y, cache = self.forward(x)
@@ -174,7 +174,7 @@ def measure(name, depth, length):
     """Bytes at the peak of one training step, and what was predicted of them."""
     step = STEPS[name]
     model = make_model(step, depth, length)
-    tokens = numpy.random.default_rng(0).integers(0, 256, (BATCH, length))
+    tokens = np.random.default_rng(0).integers(0, 256, (BATCH, length))
     with mr.memory.peak() as m:
         loss, _ = model.loss_and_grads(tokens, tokens)
     terms, layer = predicted(step, model, length)

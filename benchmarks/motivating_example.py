@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import contest
-import numpy
+import numpy as np
 
 import minireformer as mr
 
@@ -61,7 +61,7 @@ def main():
     optimiser = mr.Adafactor(model.params)
     n_params = sum(param.size for param in model.params.values())
     say(f"model of {n_params / 1e6:.0f} million parameters and its optimiser", began)
-    tokens = numpy.random.default_rng(0).integers(0, 256, (1, options.length + 1))
+    tokens = np.random.default_rng(0).integers(0, 256, (1, options.length + 1))
     for i, block in enumerate(model.layers.blocks):
         for name, part in zip(("attention", "feed-forward"), block):
             part.backward = _told(part.backward, f"gradient of {name} {i}", began)

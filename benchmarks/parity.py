@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy
+import numpy as np
 import torch
 import transformers
 
@@ -31,7 +31,7 @@ BORDER = 1e-5  # float32 knows a projected vector to some 1e-6 of its length: ne
 
 def random_case(seed):
     """What `huggingface_case` is given: any head, layers, windows, buckets, rounds, positions, length and mask."""
-    draw = numpy.random.default_rng([seed, 2])
+    draw = np.random.default_rng([seed, 2])
     head = draw.choice(["tokens", "tokens", "tokens", "sequence", "span"])
     kinds = draw.choice(["lsh", "local"], draw.integers(1, 4)).tolist()
     chunks = {kind: int(draw.choice([4, 6, 8, 12])) for kind in ("lsh", "local")}
@@ -85,10 +85,10 @@ def describe(given):
 def written_and_loaded(given, seed, folder):
     """The largest difference between the logits of a model of theirs, and of the same after minireformer wrote it."""
     model = huggingface_model(given["config"], given["head"], 3, seed)
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    weights = {name: value.np() for name, value in model.state_dict().items()}
     mr.to_huggingface(mr.from_huggingface(weights, model.config.to_dict()), folder)
     again = type(model).from_pretrained(folder, hash_seed=seed, **dict.fromkeys(DROPOUTS, 0.0)).eval()
-    tokens = numpy.random.default_rng(seed).integers(0, given["config"]["vocab_size"], (1, given["length"]))
+    tokens = np.random.default_rng(seed).integers(0, given["config"]["vocab_size"], (1, given["length"]))
     with torch.no_grad():
         logits = (logits_of(one, given["head"], tokens, None, given["num_hashes"]) for one in (model, again))
         return float((next(logits) - next(logits)).abs().max())
@@ -101,12 +101,12 @@ def at_full_size(name, length=600):
     """
     config = PUBLIC_CONFIGS[name]
     model = huggingface_model(config, "tokens", None, seed=0).double()
-    tokens = numpy.random.default_rng(0).integers(0, config["vocab_size"], (1, length))
+    tokens = np.random.default_rng(0).integers(0, config["vocab_size"], (1, length))
     with watched_hashing() as seen, torch.no_grad():
-        theirs = logits_of(model, "tokens", tokens, None, None).numpy()
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+        theirs = logits_of(model, "tokens", tokens, None, None).np()
+    weights = {name: value.np() for name, value in model.state_dict().items()}
     ours = mr.from_huggingface(weights, config, "float64")
-    return float(numpy.abs(ours(tokens, rotations=seen["rotations"][0].numpy()) - theirs).max())
+    return float(np.abs(ours(tokens, rotations=seen["rotations"][0].np()) - theirs).max())
 
 
 def main():
@@ -139,7 +139,7 @@ def main():
     print("\nlucidrains: largest differences, relative")
     torch.set_default_dtype(torch.float64)
     for number in range(options.number):
-        draw = numpy.random.default_rng([seed, number])
+        draw = np.random.default_rng([seed, number])
         settings = [bool(choice) for choice in draw.integers(0, 2, 3)]
         case = lucidrains_case(*settings, n_hashes=int(draw.integers(1, 6)), seed=seed + number)
         found = paper_differences(case)

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import contest
-import numpy
+import numpy as np
 
 import minireformer as mr
 from minireformer import backend, training
-from minireformer.optim import warmup_cosine
+from minireformer.training.optimizers import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +30,7 @@ def options(description, *more):
     return parser.parse_args()
 
 
-def places(name, options):
+def nonzero(name, options):
     """-> the folder for checkpoints, the JSON file to write: of a quick run below `build`, else among the results."""
     if options.quick:
         name += "_quick"
@@ -94,7 +94,7 @@ def train_on_bytes(model, corpus, size, learning_rate, seed, checkpoint):
 def held_out_bits(corpus, model, n_batches, size):
     """Mean bits per byte of `model` over pieces of the held-out files, the same pieces every time."""
     batches = [corpus.batch("held_out", seed, 8, size["length"]) for seed in range(n_batches)]
-    return float(numpy.mean([training.bits_per_token(model, *batch) for batch in batches]))
+    return float(np.mean([training.bits_per_token(model, *batch) for batch in batches]))
 
 
 def with_config(model, config):

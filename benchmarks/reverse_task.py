@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import contest
-import numpy
+import numpy as np
 
 import minireformer as mr
 
@@ -24,18 +24,18 @@ PAD, START, FIRST_DIGIT, LONGEST, BATCH = 0, 1, 2, 32, 32
 def batch(seed, n_rows=BATCH, shortest=8, longest=LONGEST):
     """-> (source, target), targets, mask: what to reverse, START and all but the last of its reverse, the reverse."""
     random = mr.rng.generator(seed, "digits")
-    lengths, place = random.integers(shortest, longest + 1, (n_rows, 1)), numpy.arange(longest)
+    lengths, place = random.integers(shortest, longest + 1, (n_rows, 1)), np.arange(longest)
     mask = place < lengths
-    source = numpy.where(mask, random.integers(FIRST_DIGIT, FIRST_DIGIT + 10, (n_rows, longest)), PAD)
-    targets = numpy.where(mask, numpy.take_along_axis(source, numpy.maximum(lengths - 1 - place, 0), axis=1), PAD)
-    target = numpy.concatenate([numpy.full((n_rows, 1), START), targets[:, :-1]], axis=1)
+    source = np.where(mask, random.integers(FIRST_DIGIT, FIRST_DIGIT + 10, (n_rows, longest)), PAD)
+    targets = np.where(mask, np.take_along_axis(source, np.maximum(lengths - 1 - place, 0), axis=1), PAD)
+    target = np.concatenate([np.full((n_rows, 1), START), targets[:, :-1]], axis=1)
     return (source, target), targets, mask
 
 
 def accuracy(model, seed=-1, n_rows=500):
     """The share of digits, and of whole sequences, that greedy decoding with a cache gets right."""
     (source, _), targets, mask = batch(seed, n_rows)
-    start = numpy.full((n_rows, 1), START)
+    start = np.full((n_rows, 1), START)
     written = mr.generate(model, start, LONGEST, temperature=0, source=source, cached=True)[:, 1:]
     right = written == targets
     return {"digits": float(right[mask].mean()), "sequences": float((right | ~mask).all(axis=1).mean())}

@@ -21,8 +21,12 @@ import recording
 
 import minireformer as mr
 from minireformer import backend, rng
-from minireformer.basic import Dropout, Embedding, LayerNorm, Linear
-from minireformer.layer import Layer, float_dtype, prefixed
+from minireformer.checks import float_dtype
+from minireformer.dropout import Dropout
+from minireformer.embedding import Embedding
+from minireformer.layer import Layer, prefixed
+from minireformer.layer_norm import LayerNorm
+from minireformer.linear import Linear
 from minireformer.model import make_attention, make_feed_forward, make_positions
 from minireformer.reversible import PreNorm
 

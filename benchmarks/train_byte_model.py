@@ -17,12 +17,12 @@ import platform
 import sys
 from pathlib import Path
 
-import numpy
+import numpy as np
 from recording import count_parameters, held_out_bits
 
 import minireformer as mr
 from minireformer import backend
-from minireformer.optim import warmup_cosine
+from minireformer.training.optimizers import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = 'def find(self, name):\n    """Return the '
@@ -61,16 +61,16 @@ def order_n_bits(train, test, n):
     """-log2 p(byte | the n bytes before), with p counted on `train` (every pair once more) and the mean on `test`."""
 
     def contexts_and_pairs(data):
-        context = numpy.zeros(len(data) - n, dtype="int64")
+        context = np.zeros(len(data) - n, dtype="int64")
         for i in range(n):
             context = 256 * context + data[i : len(data) - n + i]
         return context, 256 * context + data[n:]
 
     context, pair = contexts_and_pairs(train)
-    counts = numpy.bincount(pair, minlength=256 ** (n + 1))
-    totals = numpy.bincount(context, minlength=256**n)
+    counts = np.bincount(pair, minlength=256 ** (n + 1))
+    totals = np.bincount(context, minlength=256**n)
     context, pair = contexts_and_pairs(test)
-    return float(numpy.mean(numpy.log2(totals[context] + 256) - numpy.log2(counts[pair] + 1)))
+    return float(np.mean(np.log2(totals[context] + 256) - np.log2(counts[pair] + 1)))
 
 
 def run(size, folder):
@@ -123,7 +123,7 @@ def main():
     result = run(QUICK if quick else FULL, ROOT / "build" / name)
     result["versions"] = {
         "python": platform.python_version(),
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
         "minireformer": mr.__version__,
     }
     result["machine"] = {"processor": platform.machine(), "threads": backend.n_threads()}

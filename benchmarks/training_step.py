@@ -18,9 +18,9 @@ RESULTS = Path(__file__).parent / "results" / "training_step.json"
 
 def tokens_and_targets(length):
     """Random tokens and their successors, (1, length) each: what is learned does not matter here."""
-    import numpy
+    import numpy as np
 
-    tokens = numpy.random.default_rng(0).integers(0, VOCABULARY, (1, length + 1))
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (1, length + 1))
     return tokens[:, :-1], tokens[:, 1:]
 
 

@@ -16,11 +16,11 @@ have the lengths of the trained model's queries and random directions.
 """
 
 import match_full
-import numpy
+import numpy as np
 import recording
 
 import minireformer as mr
-from minireformer import dense
+from minireformer import reference
 from minireformer.hashing import default_n_buckets
 
 FULL = {"rounds": [1, 2, 4, 8, 16], "chunk_lens": [16, 32, 64, 128, 256], "n_pieces": 2, "n_seeds": 3}
@@ -42,11 +42,11 @@ class Heads:
         layer.attend, layer.attend_backward = self.forward, self.backward
 
     def forward(self, heads, seed, options):
-        self.qk, self.v = (numpy.array(x) for x in heads)  # B, H, T, D
+        self.qk, self.v = (np.array(x) for x in heads)  # B, H, T, D
         return self.attend(heads, seed, options)
 
     def backward(self, dmixed, cache):
-        self.dout = numpy.array(dmixed)
+        self.dout = np.array(dmixed)
         return self.attend_backward(dmixed, cache)
 
 
@@ -60,27 +60,27 @@ def heads_of(model, size, piece):
 
 def random_like(qk):
     """Random directions, with the lengths of the vectors qk."""
-    draw = numpy.random.default_rng(0).standard_normal(qk.shape).astype(qk.dtype)
-    return dense.unit_length(draw) * numpy.linalg.norm(qk, axis=-1, keepdims=True)
+    draw = np.random.default_rng(0).standard_normal(qk.shape).astype(qk.dtype)
+    return reference.unit_length(draw) * np.linalg.norm(qk, axis=-1, keepdims=True)
 
 
 def exact_weights(qk):
     """Weights of exact attention, one head: qk (T, D) -> (T, T). A token sees those before it."""
-    logits = qk @ dense.unit_length(qk).T
-    logits[numpy.triu_indices(len(qk))] = dense.FORBIDDEN
+    logits = qk @ reference.unit_length(qk).T
+    logits[np.triu_indices(len(qk))] = reference.FORBIDDEN
     logits[0, 0] = 0  # the first sees nothing but itself
-    weights = numpy.exp(logits - logits.max(axis=1, keepdims=True))
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 def met(buckets, chunk_len):
     """Which key (column) a query (row) meets in any round: buckets (R, T) of one head -> booleans (T, T).
 
-    As `dense.lsh_meetings`, which counts meetings of every round and needs the memory for it.
+    As `reference.lsh_meetings`, which counts meetings of every round and needs the memory for it.
     """
     chunks = mr.sort_by_bucket(buckets).reshape(-1, chunk_len)  # of all rounds
-    meets = numpy.zeros((buckets.shape[1],) * 2, bool)
-    for queries, before in zip(chunks, numpy.roll(chunks, 1, axis=0)):
+    meets = np.zeros((buckets.shape[1],) * 2, bool)
+    for queries, before in zip(chunks, np.roll(chunks, 1, axis=0)):
         for keys in (queries, before):
             meets[queries[:, None], keys] = True
     return meets
@@ -88,12 +88,12 @@ def met(buckets, chunk_len):
 
 def common_direction(qk):
     """Length of the mean of the vectors qk (1, H, T, D) at unit length: the mean over heads."""
-    return float(numpy.linalg.norm(dense.unit_length(qk).mean(axis=2), axis=-1).mean())
+    return float(np.linalg.norm(reference.unit_length(qk).mean(axis=2), axis=-1).mean())
 
 
 def relative_error(approximate, exact):
     """|approximate - exact| / |exact|, a float."""
-    return float(numpy.linalg.norm(approximate - exact) / numpy.linalg.norm(exact))
+    return float(np.linalg.norm(approximate - exact) / np.linalg.norm(exact))
 
 
 class Layer:
@@ -115,11 +115,11 @@ class Layer:
         dqk, dv = mr.lsh_attention_backward(self.dout, cache)
         once, _ = mr.lsh_attention(self.qk, self.v, buckets, chunk_len=chunk_len, count_once=True)
         met_by_heads = [met(one, chunk_len) for one in buckets[0]]
-        allowed = numpy.tri(length, k=-1, dtype=bool)
+        allowed = np.tri(length, k=-1, dtype=bool)
         pairs = list(zip(self.weights, met_by_heads))
         return {
-            "recall": float(numpy.mean([(weights * meets)[1:].sum(axis=1).mean() for weights, meets in pairs])),
-            "keys_met": float(numpy.mean([meets[allowed].mean() for meets in met_by_heads])),
+            "recall": float(np.mean([(weights * meets)[1:].sum(axis=1).mean() for weights, meets in pairs])),
+            "keys_met": float(np.mean([meets[allowed].mean() for meets in met_by_heads])),
             "output": relative_error(out, self.out),
             "once": relative_error(once, self.out),
             "dqk": relative_error(dqk, self.dqk),
@@ -130,8 +130,8 @@ class Layer:
 def spread(layers, n_hashes, chunk_len, n_seeds):
     """{quantity: {"mean", "deviation"}}: the deviation over seeds of rotations, each a mean over pieces."""
     found = [[layer.compare(n_hashes, chunk_len, seed) for layer in layers] for seed in range(n_seeds)]
-    by_seed = {name: [numpy.mean([one[name] for one in row]) for row in found] for name in found[0][0]}
-    return {n: {"mean": float(numpy.mean(x)), "deviation": float(numpy.std(x, ddof=1))} for n, x in by_seed.items()}
+    by_seed = {name: [np.mean([one[name] for one in row]) for row in found] for name in found[0][0]}
+    return {n: {"mean": float(np.mean(x)), "deviation": float(np.std(x, ddof=1))} for n, x in by_seed.items()}
 
 
 def main():
@@ -157,9 +157,9 @@ def main():
     }
     for name, given in vectors.items():
         layers = [Layer(*one) for one in given]
-        lengths = numpy.concatenate([numpy.linalg.norm(one.qk, axis=-1).ravel() for one in layers])
-        result["length_of_queries"][name] = float(numpy.median(lengths))
-        result["common_direction"][name] = float(numpy.mean([common_direction(one.qk) for one in layers]))
+        lengths = np.concatenate([np.linalg.norm(one.qk, axis=-1).ravel() for one in layers])
+        result["length_of_queries"][name] = float(np.median(lengths))
+        result["common_direction"][name] = float(np.mean([common_direction(one.qk) for one in layers]))
         for what, settings in (
             ("by_rounds", {n: (n, of_model["chunk_len"]) for n in size["rounds"]}),
             ("by_chunk_len", {c: (ROUNDS, c) for c in size["chunk_lens"]}),

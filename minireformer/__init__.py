@@ -8,8 +8,9 @@ Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`,
 (looking at it); `gpu` holds the few kernels that a GPU is given.
 """
 
-from minireformer import backend, data, huggingface, memory
+from minireformer import backend
 from minireformer.attention import (
+    AttentionOptions,
     full_attention,
     full_attention_backward,
     local_attention,
@@ -17,23 +18,28 @@ from minireformer.attention import (
     lsh_attention,
     lsh_attention_backward,
 )
-from minireformer.beam_search import beam_search
+from minireformer.collision import collision_probability
 from minireformer.config import ReformerConfig
-from minireformer.decoding import CachedDecoder
-from minireformer.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from minireformer.generation import generate, stream
-from minireformer.gradcheck import gradcheck
-from minireformer.hashing import collision_probability, hash_vectors, random_rotations, sort_by_bucket
-from minireformer.huggingface import from_huggingface, to_huggingface
+from minireformer.generation.beam_search import beam_search
+from minireformer.generation.decoding import CachedDecoder
+from minireformer.generation.sampling import generate, stream
+from minireformer.hashing import hash_vectors, random_rotations, sort_by_bucket
+from minireformer.interop import huggingface
+from minireformer.interop.huggingface import from_huggingface, to_huggingface
 from minireformer.model import Reformer
-from minireformer.optim import Adafactor, Adam
-from minireformer.training import train
+from minireformer.tools import memory
+from minireformer.tools.gradcheck import gradcheck
+from minireformer.training import data
+from minireformer.training.loop import train
+from minireformer.training.optimizers import Adafactor, Adam
+from minireformer.translation.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Adafactor",
     "Adam",
+    "AttentionOptions",
     "CachedDecoder",
     "EncoderDecoder",
     "EncoderDecoderConfig",

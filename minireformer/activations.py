@@ -7,11 +7,9 @@ write, so that `feed_forward.py`, which is to be read next, can use its buffers 
 import math
 from typing import Any, NamedTuple
 
-import numpy
-from numpy.polynomial import Chebyshev, Polynomial
-
 from minireformer import backend
-from minireformer.layer import check_array
+from minireformer.checks import check_array
+from minireformer.normal import normal_cdf
 
 _CUBIC = 0.044715
 
@@ -108,39 +106,3 @@ def _check(name, values, out, *shape, like=None):
     check_array(name, values, *shape, like=like, whose="x")
     if out is not None:
         check_array("out", out, *values.shape, like=values, whose=name)
-
-
-def _fit_erfc():
-    """Coefficients a, lowest first, of erfc(z) = exp(-z^2) sum_k a_k s^k for 0 <= z <= 6.
-
-    Without its Gaussian, erfc is so smooth a function of t = 2 / (2 + z) that a polynomial of degree 20
-    in t, or in s = (t - 0.625) / 0.375, which runs from -1 to 1, has it to the last bits.
-    """
-    s = numpy.cos(math.pi * (numpy.arange(200) + 0.5) / 200)
-    z = 2 / (0.625 + 0.375 * s) - 2
-    values = [math.erfc(value) * math.exp(value * value) for value in z]
-    return Chebyshev.fit(s, values, 20, domain=[-1, 1]).convert(kind=Polynomial).coef.tolist()
-
-
-_ERFC = _fit_erfc()
-
-
-def normal_cdf(x):
-    """Phi(x) = erfc(-x / sqrt 2) / 2 entry by entry, within 1e-15 in float64: NumPy has no erf."""
-    check_array("x", x, ...)
-    xp = backend.get_xp(x)
-    z = xp.abs(x)
-    z *= math.sqrt(0.5)
-    xp.minimum(z, 6, out=z)  # beyond, Phi is 0 or 1 to the last bit
-    s = 2 / (z + 2)
-    s -= 0.625
-    s /= 0.375
-    tail = xp.full(x.shape, _ERFC[-1], dtype=x.dtype)
-    for coefficient in _ERFC[-2::-1]:
-        tail *= s
-        tail += coefficient
-    z *= z
-    xp.negative(z, out=z)
-    tail *= xp.exp(z, out=z)
-    tail *= 0.5  # the probability of what lies beyond |x|
-    return xp.where(x > 0, 1 - tail, tail)

@@ -1,36 +1,76 @@
-"""Full, local and LSH attention as functions over the chunked kernel, each with its backward.
+"""Full, local and LSH attention as functions over one kernel, each with its backward.
 
-They take heads, (B, H, T, D), and any T: they pad to whole chunks and mask the padding. `attention_layer.py`, next,
-puts projections around them. A logit is
+They take heads, (B, H, T, D), and any T: a last chunk that is not full is filled up with hidden keys. A logit is
 
     separate q and k:  q . k / sqrt(D)          shared q and k (LSH):  q . k / |k| = |q| cos(angle)
 
-Arrays that don't fit each other, and numbers out of range, raise ValueError; wrong dtypes, or arrays of NumPy among
-arrays of CuPy, TypeError. Either names the argument.
+`attention_layer.py`, next, puts projections around them. Arrays that don't fit each other, and numbers out of range,
+raise ValueError; wrong dtypes, or arrays of NumPy among arrays of CuPy, TypeError. Either names the argument.
 """
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from minireformer import backend
-from minireformer.chunked import chunked_attention, chunked_attention_backward
+from minireformer import backend, rng, threads
+from minireformer.backend import row_dot
+from minireformer.checks import check_array, check_count, check_flags, check_not_empty, check_rate
 from minireformer.hashing import sort_by_bucket
-from minireformer.layer import check_array, check_count, check_flags, check_not_empty, check_rate
-from minireformer.tiles import Pattern, Tokens
+from minireformer.head_table import HeadTable
+from minireformer.kernel import LOWEST, attend, attend_backward
+from minireformer.schedule import Plan, Schedule
+from minireformer.unit_length import add_unit_length_backward, inverse_length
 
-FULL_CHUNK = 128  # full attention is walked over in chunks of queries that see all chunks of keys, or all before
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Which keys a query may see: the one record of it, for functions, layers and models.
+
+    chunk_len    tokens in a chunk; None: no chunks, every query may see every key.
+    n_before     chunks that a query sees before its own, and
+    n_after      after it. Chunks form a circle, as in the original code: without `causal`, the first looks back at the
+                 last, and where the circle has fewer chunks than a window (`n_before + 1 + n_after`), a query meets
+                 some chunks more than once and their keys weigh as often.
+    causal       a query sees only its own position and those before.
+    same_bucket  LSH: only keys of the query's own bucket, as the paper's eq. 4 says and its code does not.
+    count_once   LSH: a key met in N rounds counts once and not N times (the `-log N` of eq. 16). With either of these
+                 two, a round's first chunk doesn't look back into the round before.
+
+    ValueError or TypeError names an option that is out of range.
+    """
+
+    chunk_len: int | None = None
+    n_before: int = 1
+    n_after: int = 0
+    causal: bool = True
+    same_bucket: bool = False
+    count_once: bool = False
+
+    def __post_init__(self):
+        for name, least in (("chunk_len", 1), ("n_before", 0), ("n_after", 0)):
+            if name != "chunk_len" or self.chunk_len is not None:  # as Python's own ints: np.int8 would overflow
+                object.__setattr__(self, name, check_count(name, getattr(self, name), at_least=least))
+        check_flags(causal=self.causal, same_bucket=self.same_bucket, count_once=self.count_once)
+
+    @property
+    def width(self):
+        """Chunks in a window."""
+        return self.n_before + 1 + self.n_after
 
 
 class AttentionCache(NamedTuple):
-    """What backward needs: the inputs, the output and its log-sum-exp; no logits, no probabilities."""
+    """What backward needs: the inputs, the output and two numbers for each query; no logits, no weights.
+
+    The log-sum-exp of all that a query saw is m + log(l).
+    """
 
     q: Any  # (B, H, T, D)
-    k: Any  # the same; None where keys are the queries at unit length
-    v: Any
-    out: Any
-    lse: Any  # (B, H, T'): T' = T rounded up to whole chunks
-    tokens: Tokens
-    pattern: Pattern
+    k: Any  # (B, H, S, D); None where keys are the queries at unit length
+    v: Any  # (B, H, S, D)
+    out: Any  # (B, H, T, D)
+    m: Any  # (B, H, T'): the largest logit of a query; T' is T filled up to whole chunks
+    l: Any  # (B, H, T'): the sum of exp(logit - m); 0 for a query that sees nothing
+    plan: Plan
 
 
 def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
@@ -41,79 +81,45 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
     With `k=None` keys are the queries at unit length and a token sees itself only when it sees nothing else:
     the shared-QK attention of the paper's section 2, which LSH attention approaches.
     """
-    _check(q, k, v, key_mask, dropout, causal=causal)
-    chunk_len = min(FULL_CHUNK, q.shape[2])
-    n_chunks = -(-q.shape[2] // chunk_len)
-    pattern = Pattern(chunk_len, n_chunks - 1, 0, causal, exclude_self=k is None)
-    return _attention(q, k, v, None, pattern, n_chunks * chunk_len, key_mask, dropout, seed)
+    options = AttentionOptions(causal=causal)
+    _check(q, k, v, key_mask, dropout)
+    return attention(q, k, v, Plan(options, k is None, None, key_mask, None, dropout, (rng.fold(seed, 0),)))
 
 
-def local_attention(
-    q,
-    k,
-    v,
-    *,
-    chunk_len,
-    n_before=1,
-    n_after=0,
-    causal=True,
-    key_mask=None,
-    dropout=0.0,
-    seed=0,
-    padded_len=None,
-):
-    """A query sees the keys of its own chunk, `n_before` chunks back and `n_after` ahead: (B, H, T, D) -> the same.
+def local_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0, padded_len=None, **options):
+    """A query sees the keys of its own chunk and its neighbours: q, k, v (B, H, T, D) -> out (B, H, T, D), cache.
 
-    Chunks are of `chunk_len` tokens and stand in a circle, as in the original code: without `causal`, the first
-    looks back at the last, and where the circle has fewer chunks than a window (`n_before + 1 + n_after`), a
-    query meets some chunks more than once and their keys weigh as often. Logits, masks and dropout as in
-    `full_attention`.
+    `options` are those of `AttentionOptions`; `chunk_len` is needed. Logits, masks and dropout as in `full_attention`,
+    which this is up to `chunk_len` tokens.
 
     A last chunk that is not full is filled up with hidden keys. `padded_len`, a multiple of `chunk_len`, adds whole
     chunks of them: the circle is then that of `padded_len` tokens. See `padded_length`.
     """
-    _check(q, k, v, key_mask, dropout, causal=causal)
-    pattern, padded_len = _pattern(q, chunk_len, n_before, n_after, causal, padded_len)
-    return _attention(q, k, v, None, pattern, padded_len, key_mask, dropout, seed)
+    options = _with_chunks(options)
+    for name in ("same_bucket", "count_once"):
+        if getattr(options, name):
+            raise ValueError(f"{name}: expected False, as local attention has no buckets; got True")
+    _check(q, k, v, key_mask, dropout)
+    return _chunked(q, k, v, None, options, key_mask, dropout, seed, padded_len)
 
 
-def lsh_attention(
-    qk,
-    v,
-    buckets,
-    *,
-    chunk_len,
-    n_before=1,
-    n_after=0,
-    causal=True,
-    key_mask=None,
-    dropout=0.0,
-    seed=0,
-    same_bucket=False,
-    count_once=False,
-    padded_len=None,
-):
+def lsh_attention(qk, v, buckets, *, key_mask=None, dropout=0.0, seed=0, padded_len=None, **options):
     """LSH attention with shared queries and keys: qk, v (B, H, T, D), buckets (B, H, R, T) ints -> out, cache.
 
-    In each of R rounds, tokens are sorted by bucket and cut into chunks; a query sees its own chunk, `n_before`
-    chunks back and `n_after` ahead (section 2, figure 2). Rounds are merged into one softmax. A token sees
-    itself only when it sees nothing else. Masks and dropout as in `full_attention`; hidden keys sort last, under
-    the largest number that the dtype of `buckets` (int16, int32 or int64) holds: a bucket must be below it.
-    Up to `chunk_len` tokens, nothing needs hashing: full attention with shared queries and keys. `padded_len` as in
-    `local_attention`.
-
-    The paper's equations differ from its code in two ways, both available: `same_bucket` lets a query see only
-    keys of its own bucket (eq. 4); `count_once` counts a key that is met in N rounds once and not N times
-    (the `-log N` of eq. 16). With either, a round's first chunk doesn't look back into the round before.
+    In each of R rounds, tokens are sorted by bucket and cut into chunks; a query sees its own chunk and its neighbours
+    (section 2, figure 2), as `options` say: those of `AttentionOptions`, of which `chunk_len` is needed. Rounds are
+    merged into one softmax. A token sees itself only when it sees nothing else. Masks and dropout as in
+    `full_attention`; hidden keys sort last, under the largest number that the dtype of `buckets` (int16, int32 or
+    int64) holds: a bucket must be below it. Up to `chunk_len` tokens, nothing needs hashing: full attention with
+    shared queries and keys. `padded_len` as in `local_attention`.
     """
-    _check(qk, None, v, key_mask, dropout, causal=causal, same_bucket=same_bucket, count_once=count_once)
+    options = _with_chunks(options)
+    _check(qk, None, v, key_mask, dropout)
     check_array("buckets", buckets, *qk.shape[:2], None, qk.shape[2], kind="i", like=qk, whose="the queries")
     check_not_empty("buckets", buckets)
     if buckets.dtype.name not in ("int16", "int32", "int64"):
         raise TypeError(f"buckets: expected int16, int32 or int64, as hash_vectors gives; got {buckets.dtype}")
-    pattern, padded_len = _pattern(qk, chunk_len, n_before, n_after, causal, padded_len)
-    pattern = pattern._replace(exclude_self=True, same_bucket=same_bucket, count_once=count_once)
-    return _attention(qk, None, v, buckets, pattern, padded_len, key_mask, dropout, seed)
+    return _chunked(qk, None, v, buckets, options, key_mask, dropout, seed, padded_len)
 
 
 def full_attention_backward(dout, cache):
@@ -124,10 +130,7 @@ def full_attention_backward(dout, cache):
     check_array("dout", dout, *cache.out.shape, like=cache.out, whose="the queries")
     if dout.dtype != cache.out.dtype:
         raise TypeError(f"dout: expected {cache.out.dtype}, as the queries; got {dout.dtype}")
-    length = cache.lse.shape[2]
-    padded = [_padded(x, length) for x in (dout, cache.q, cache.k, cache.v, cache.out)]
-    gradients = chunked_attention_backward(*padded, cache.lse, cache.tokens, cache.pattern)
-    return tuple(d[:, :, : dout.shape[2]] for d in gradients if d is not None)
+    return attention_backward(dout, cache)
 
 
 def local_attention_backward(dout, cache):
@@ -153,14 +156,85 @@ def padded_length(length, chunk_lens):
     return length if length <= min(chunk_lens) else -(-length // multiple) * multiple
 
 
-def check_window(chunk_len, n_before, n_after):
-    """Raise ValueError unless these make a window of chunks: see `local_attention`."""
-    check_count("chunk_len", chunk_len)
-    check_count("n_before", n_before, at_least=0)
-    check_count("n_after", n_after, at_least=0)
+def attention(q, k, v, plan):
+    """The kernel on all heads, shared out over threads: q (B, H, T, D), k and v (B, H, S, D) -> out, `AttentionCache`.
+
+    With `k=None`, keys are the queries at unit length. Where the plan is for more tokens, they are filled up with 0.
+    """
+    xp, length = backend.get_xp(q), q.shape[2]
+    padded_q, padded_k, padded_v = (_padded(x, plan) for x in (q, k, v))
+    queries, keys = HeadTable(padded_q), HeadTable(padded_v)
+    q_rows, k_rows, v_rows, scale = _tables(queries, keys, padded_q, padded_k, padded_v)
+    out = xp.zeros((len(q_rows), v.shape[3]), q.dtype)
+    m, l = xp.full(len(q_rows), LOWEST, q.dtype), xp.zeros(len(q_rows), q.dtype)
+
+    def work(heads):
+        scratch = threads.Scratch(xp, q.dtype)
+        for group in plan.groups(heads, queries, keys.shape[2]):
+            s = Schedule(plan, group, "queries", queries, keys, scratch)
+            attend(s, q_rows, k_rows, v_rows, scale, out, m, l)
+
+    threads.parallel_for(work, math.prod(q.shape[:2]), xp)
+    out = queries.heads(out)[:, :, :length]
+    return out, AttentionCache(q, k, v, out, queries.heads(m), queries.heads(l), plan)
 
 
-def _check(q, k, v, key_mask, dropout, **flags):
+def attention_backward(dout, cache):
+    """Gradients of `attention`: (dq, dk, dv), without dk where keys were the queries."""
+    xp, plan, lengths = backend.get_xp(dout), cache.plan, (cache.q.shape[2], cache.v.shape[2])
+    dout, q, k, v, out = (_padded(x, plan) for x in (dout, *cache[:4]))
+    queries, keys = HeadTable(q), HeadTable(v)
+    q_rows, k_rows, v_rows, scale = _tables(queries, keys, q, k, v)
+    dout, out, m, l = (queries.table(x) for x in (dout, out, cache.m, cache.l))
+    l = 1 / (l + (l == 0))
+    delta = row_dot(dout, out) * l
+    dq, dv, dk = xp.zeros_like(q_rows), xp.zeros_like(v_rows), None if k is None else xp.empty_like(k_rows)
+
+    def work(heads):
+        scratch = threads.Scratch(xp, q.dtype)
+        for group in plan.groups(heads, queries, keys.shape[2]):
+            s = Schedule(plan, group, "keys", queries, keys, scratch)
+            dkeys = scratch("dk", len(group) * keys.shape[2], q.shape[3])  # of the scaled keys
+            dkeys[...] = 0
+            attend_backward(s, dout, q_rows, k_rows, v_rows, scale, m, l, delta, dq, dkeys, dv)
+            if k is None:
+                add_unit_length_backward(dq[s.all_queries], dkeys, q_rows[s.all_queries], scale[s.all_keys])
+            else:
+                xp.multiply(dkeys, scale[s.all_keys, None], out=dk[s.all_keys])
+
+    threads.parallel_for(work, math.prod(q.shape[:2]), xp)
+    gradients = queries.heads(dq)[:, :, : lengths[0]], keys.heads(dv)[:, :, : lengths[1]]
+    return gradients if k is None else (gradients[0], keys.heads(dk)[:, :, : lengths[1]], gradients[1])
+
+
+def _tables(queries, keys, q, k, v):
+    """Rows of q, k and v, and what each row of k is multiplied with before the product: 1 / |k| or 1 / sqrt(D)."""
+    q_rows, v_rows = queries.table(q), keys.table(v)
+    if k is None:
+        k_rows = q_rows if queries.by_token == keys.by_token else keys.table(q)
+        return q_rows, k_rows, v_rows, inverse_length(k_rows)
+    k_rows = keys.table(k)
+    return q_rows, k_rows, v_rows, backend.get_xp(q).full(len(k_rows), 1 / math.sqrt(q.shape[3]), q.dtype)
+
+
+def _padded(x, plan):
+    """x (B, H, T, D) with zeros behind its last token, where the plan is for more of them."""
+    if x is None or plan.order is None or x.shape[2] == plan.order.shape[2]:
+        return x
+    n_batch, n_heads, length, d_head = x.shape
+    out = backend.get_xp(x).zeros((n_batch, plan.order.shape[2], n_heads, d_head), x.dtype).swapaxes(1, 2)
+    out[:, :, :length] = x
+    return out
+
+
+def _with_chunks(options):
+    options = AttentionOptions(**options)
+    if options.chunk_len is None:
+        raise ValueError("chunk_len: expected an integer >= 1; got None")
+    return options
+
+
+def _check(q, k, v, key_mask, dropout):
     name = "qk" if k is None else "q"
     check_array(name, q, None, None, None, None)
     check_not_empty(name, q)
@@ -171,56 +245,33 @@ def _check(q, k, v, key_mask, dropout, **flags):
     if key_mask is not None:
         check_array("key_mask", key_mask, q.shape[0], q.shape[2], kind="b", like=q, whose="the queries")
     check_rate("dropout", dropout)
-    check_flags(**flags)
 
 
-def _pattern(q, chunk_len, n_before, n_after, causal, padded_len):
-    """-> (the pattern, the length to pad to)."""
-    check_window(chunk_len, n_before, n_after)
-    length = q.shape[2]
+def _chunked(q, k, v, buckets, options, key_mask, dropout, seed, padded_len):
+    """Local attention, or LSH attention where there are `buckets`: put the tokens in order, and attend."""
+    xp, (n_batch, n_heads, length, _), chunk_len = backend.get_xp(q), q.shape, options.chunk_len
     if padded_len is None:
         padded_len = padded_length(length, [chunk_len])
-    elif check_count("padded_len", padded_len, at_least=length) > chunk_len and padded_len % chunk_len:
+    elif (padded_len := check_count("padded_len", padded_len, at_least=length)) > chunk_len and padded_len % chunk_len:
         raise ValueError(f"padded_len: expected a multiple of chunk_len {chunk_len}; got {padded_len}")
     if padded_len <= chunk_len:  # one chunk: nothing before it or after it
-        return Pattern(length, 0, 0, causal), length
-    return Pattern(chunk_len, n_before, n_after, causal), padded_len
-
-
-def _attention(q, k, v, buckets, pattern, padded_len, key_mask, dropout, seed):
-    """Pad, order the tokens, run the kernel."""
-    xp = backend.get_xp(q)
-    n_batch, n_heads, length, _ = q.shape
-    n_groups = n_batch * n_heads
-    if key_mask is not None or padded_len > length:
-        full_mask = xp.zeros((n_batch, n_heads, padded_len), bool)
-        full_mask[..., :length] = True if key_mask is None else key_mask[:, None]
-        key_mask = full_mask.reshape(n_groups, padded_len)
-    in_order = buckets is None or padded_len == pattern.chunk_len
-    if in_order:
-        order = xp.broadcast_to(xp.arange(padded_len), (n_groups, 1, padded_len))
-        padded_buckets, pattern = None, pattern._replace(same_bucket=False, count_once=False)
+        options = replace(options, chunk_len=None, same_bucket=False, count_once=False)
+        return attention(q, k, v, Plan(options, k is None, None, key_mask, None, dropout, (rng.fold(seed, 0),)))
+    if padded_len > length:
+        given, key_mask = key_mask, xp.zeros((n_batch, padded_len), bool)
+        key_mask[:, :length] = True if given is None else given
+    n_rounds = 1
+    if buckets is None:
+        order = xp.broadcast_to(xp.arange(padded_len), (n_batch * n_heads, 1, padded_len))
     else:
-        n_hashes = buckets.shape[2]
+        n_rounds = buckets.shape[2]
         last = xp.iinfo(buckets.dtype).max  # padding and hidden keys sort behind every bucket
-        padded_buckets = xp.full((n_groups, n_hashes, padded_len), last, buckets.dtype)
-        padded_buckets[..., :length] = buckets.reshape(n_groups, n_hashes, length)
+        given, buckets = buckets, xp.full((n_batch, n_heads, n_rounds, padded_len), last, buckets.dtype)
+        buckets[..., :length] = given
         if key_mask is not None:
-            padded_buckets = xp.where(key_mask[:, None], padded_buckets, last)
-        order = sort_by_bucket(padded_buckets).astype("int32")
-        if not pattern.same_bucket:
-            padded_buckets = None
-    tokens = Tokens(order, key_mask, padded_buckets, dropout, seed, in_order)
-    out, lse = chunked_attention(*(_padded(x, padded_len) for x in (q, k, v)), tokens, pattern)
-    out = out[:, :, :length]
-    return out, AttentionCache(q, k, v, out, lse, tokens, pattern)
-
-
-def _padded(x, length):
-    """x (B, H, T, D) with zeros behind the last token: (B, H, length, D). Itself where nothing is missing."""
-    if x is None or x.shape[2] == length:
-        return x
-    n_batch, n_heads, _, d_head = x.shape
-    out = backend.get_xp(x).zeros((n_batch, length, n_heads, d_head), x.dtype).swapaxes(1, 2)  # as projections lie
-    out[:, :, : x.shape[2]] = x
-    return out
+            buckets = xp.where(key_mask[:, None, None], buckets, last)
+        buckets = buckets.reshape(-1, n_rounds, padded_len)
+        order = sort_by_bucket(buckets).astype("int32")
+    seeds = tuple(rng.fold(seed, r) for r in range(n_rounds))
+    buckets = buckets if options.same_bucket else None
+    return attention(q, k, v, Plan(options, k is None, order, key_mask, buckets, dropout, seeds))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from minireformer import backend, rng
 from minireformer.attention import (
-    check_window,
+    AttentionOptions,
     full_attention,
     full_attention_backward,
     local_attention,
@@ -21,9 +21,11 @@ from minireformer.attention import (
     lsh_attention_backward,
     padded_length,
 )
-from minireformer.basic import Dropout, Linear
+from minireformer.checks import check_array, check_count, check_flags, check_rate
+from minireformer.dropout import Dropout
 from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
-from minireformer.layer import Layer, check_array, check_count, check_flags, check_rate, prefixed
+from minireformer.layer import Layer, prefixed
+from minireformer.linear import Linear
 from minireformer.positions import check_sizes
 
 
@@ -253,7 +255,7 @@ class LSHAttention(SelfAttention):
 
 def _check_chunks(chunk_len, n_before, n_after, chunk_lens):
     """`chunk_lens`, or (chunk_len,); ValueError unless all of it are sizes and `chunk_len` is among `chunk_lens`."""
-    check_window(chunk_len, n_before, n_after)
+    AttentionOptions(chunk_len=chunk_len, n_before=n_before, n_after=n_after)
     if chunk_lens is None:
         return (chunk_len,)
     chunk_lens = check_sizes("chunk_lens", chunk_lens)

@@ -10,22 +10,18 @@ the import. Read next: `rng.py`, then `layer.py`.
 
 import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import numpy
-from threadpoolctl import ThreadpoolController
+import numpy as np
 
-from minireformer import gpu
+from minireformer import cuda
 
 _NAMES = ("numpy", "cupy")
-_active = numpy
-_LEAST_ROWS, _MOST_BLOCKS = 128, 16  # how `matmul` cuts: enough blocks for many cores, each long enough for BLAS
-_ENTRIES = 1 << 18  # how `by_rows` cuts: near the cache's size; less work would be spent waiting for Python's lock
+_active = np
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _asked_for = os.environ.get("OMP_NUM_THREADS", "")  # what BLAS goes by, too
 _n_threads = int(_asked_for) if _asked_for.isdecimal() and int(_asked_for) > 0 else _cores
-_put_off = None  # within `one_wait`: what is to be looked at when its values are known, [(array, function)]
+_pending = None  # within `one_wait`: what is to be looked at when its values are known, [(array, function)]
 
 
 def use(name):
@@ -37,7 +33,7 @@ def use(name):
     global _active
     if name not in _NAMES:
         raise ValueError(f"backend: expected one of {', '.join(_NAMES)}; got {name!r}")
-    _active = numpy if name == "numpy" else _import_cupy()
+    _active = np if name == "numpy" else _import_cupy()
     return _active
 
 
@@ -48,8 +44,8 @@ def active():
 
 def get_xp(array):
     """The module that `array` belongs to. Raises TypeError for anything but a NumPy or CuPy array."""
-    if isinstance(array, (numpy.ndarray, numpy.generic)):
-        return numpy
+    if isinstance(array, (np.ndarray, np.generic)):
+        return np
     if type(array).__module__.partition(".")[0] == "cupy":
         return _import_cupy()
     raise TypeError(f"expected a NumPy or CuPy array; got {type(array).__name__}")
@@ -57,136 +53,74 @@ def get_xp(array):
 
 def asarray(array, dtype=None):
     """`array` (a list, a NumPy or a CuPy array) as an array of the module in use."""
-    if _active is numpy:
+    if _active is np:
         array = to_numpy(array)
     return _active.asarray(array, dtype=dtype)
 
 
 def to_numpy(array):
     """`array` in host memory, for a plot, a file or a print. NumPy arrays pass through uncopied."""
-    return array.get() if type(array).__module__.partition(".")[0] == "cupy" else numpy.asarray(array)
+    return array.get() if type(array).__module__.partition(".")[0] == "cupy" else np.asarray(array)
 
 
 @contextmanager
-def one_wait():
+def deferred_sync():
     """Within this block, a GPU is waited for once: what the host has to know of it is fetched together.
 
     Gives a function `fetch(*numbers)`, to be called at the end: 0-d arrays -> a list of floats. Checks that were put
     off (see `when_known`) are made then, before it returns. In a block within another one, `fetch` gives the arrays
     back as they are, and leaves them to the outer one. On NumPy, nothing is put off.
     """
-    global _put_off
-    if _put_off is not None:
+    global _pending
+    if _pending is not None:
         yield lambda *numbers: list(numbers)
         return
-    _put_off = []
+    _pending = []
     try:
         yield _fetch
     finally:
-        _put_off = None
+        _pending = None
 
 
 def _fetch(*numbers):
     xp = get_xp(numbers[0])
-    arrays = [*numbers, *(array for array, _ in _put_off)]
+    arrays = [*numbers, *(array for array, _ in _pending)]
     values = iter(xp.concatenate([array.reshape(-1).astype(xp.float64) for array in arrays]).tolist())
     found = [next(values) for _ in numbers]
-    for array, check in _put_off:
+    for array, check in _pending:
         check(*(next(values) for _ in range(array.size)))
     return found
 
 
-def when_known(array, check):
+def check_later(array, check):
     """Call `check` with the values of a small `array` (n,): at once, or when the `one_wait` around it fetches."""
-    if _put_off is None or get_xp(array) is numpy:
+    if _pending is None or get_xp(array) is np:
         check(*array.tolist())
     else:
-        _put_off.append((array, check))
+        _pending.append((array, check))
 
 
-def take_rows(table, rows, out):
+def gather(table, rows, out):
     """`out[...] = table[rows]`: rows of a 2-D `table` (L, d) picked by integers `rows` (...), no temporary.
 
     `rows` must lie in range: NumPy's "clip" mode is used because it writes straight into `out`.
     """
-    if get_xp(table) is numpy:
-        numpy.take(table, rows, axis=0, out=out, mode="clip")
+    if get_xp(table) is np:
+        np.take(table, rows, axis=0, out=out, mode="clip")
     else:
         get_xp(table).take(table, rows, axis=0, out=out)
 
 
 def strided(array, shape, strides):
     """A view of a contiguous `array` with another `shape` and `strides` (in bytes): entries may overlap."""
-    if get_xp(array) is numpy:  # as `numpy.lib.stride_tricks.as_strided`, at a tenth of its cost
-        return numpy.ndarray(shape, array.dtype, array, strides=strides)
+    if get_xp(array) is np:  # as `numpy.lib.stride_tricks.as_strided`, at a tenth of its cost
+        return np.ndarray(shape, array.dtype, array, strides=strides)
     return get_xp(array).lib.stride_tricks.as_strided(array, shape, strides)
 
 
-def places(conditions):
+def nonzero(conditions):
     """Where `conditions` (n,) booleans are true, as an index. On a GPU everywhere: the host would have to wait."""
-    return numpy.flatnonzero(conditions) if get_xp(conditions) is numpy else slice(None)
-
-
-def slices(n, step):
-    """0..n-1 cut into slices of `step`, of which the last may be shorter; none for n = 0."""
-    return [slice(start, min(start + step, n)) for start in range(0, n, max(1, step))]
-
-
-def matmul(a, b, out=None, then=None):
-    """The product of matrices a (n, k) and b (k, m), with the rows of `a` shared out over threads.
-
-    In place of BLAS's own threads: those go on spinning for a while after each product, and take the cores
-    from the threads of `share_out`. The blocks of rows do not depend on the number of threads, nor do the results.
-    `then(rows)` is called with the slice of each block when its product is in `out`: what else is to be done to it
-    is done while it is in the cache. On a GPU there is one block.
-    """
-    xp = get_xp(a)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"b: expected matrices (n, k) and (k, m); got {a.shape} and {b.shape}")
-    if xp is not numpy:
-        out = xp.matmul(a, b, out=out)
-        if then is not None:
-            then(slice(0, len(a)))
-        return out
-    if out is None:
-        out = numpy.empty((a.shape[0], b.shape[1]), numpy.result_type(a, b))
-    blocks = slices(len(a), max(_LEAST_ROWS, -(-len(a) // _MOST_BLOCKS)))
-
-    def work(items):
-        for rows in (blocks[item] for item in items):
-            numpy.matmul(a[rows], b, out=out[rows])
-            if then is not None:
-                then(rows)
-
-    share_out(work, len(blocks), numpy)
-    return out
-
-
-def by_rows(work, n_rows, n_columns, xp):
-    """Call `work(rows)` for slices of 0..n_rows-1, shared out over threads: some hundred kilobytes of `n_columns` each.
-
-    For a chain of steps on large arrays, each of which would else read and write all of it, on one core. On a GPU
-    there is one slice. As in `matmul`, the slices do not depend on the number of threads.
-    """
-    blocks = slices(n_rows, _ENTRIES // n_columns if xp is numpy else n_rows)
-    if len(blocks) <= 1:
-        work(slice(0, n_rows))
-        return
-
-    def some(items):
-        for item in items:
-            work(blocks[item])
-
-    share_out(some, len(blocks), xp)
-
-
-def products(a, b, out):
-    """out[g, n] = a[g, n] @ b[g, n], matrix by matrix: a (g, n, i, k), b (g, n, k, j), a contiguous out (g, n, i, j).
-
-    Matrices that are transposed, or overlap as windows do, are read where they lie, on a GPU too.
-    """
-    xp = get_xp(out)
-    return xp.matmul(a, b, out=out) if xp is numpy else gpu.products(xp, a, b, out)
+    return np.flatnonzero(conditions) if get_xp(conditions) is np else slice(None)
 
 
 @functools.cache  # the driver takes its time
@@ -201,7 +135,7 @@ def set_threads(n):
     Until then it is OMP_NUM_THREADS where that is set, else the number of cores this process may use.
     """
     global _n_threads
-    if not isinstance(n, (int, numpy.integer)) or isinstance(n, bool) or n < 1:
+    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
         raise ValueError(f"n: expected a number of threads >= 1; got {n!r}")
     _n_threads = int(n)
 
@@ -209,38 +143,6 @@ def set_threads(n):
 def n_threads():
     """How many threads `share_out` uses."""
     return _n_threads
-
-
-def share_out(work, n_items, xp):
-    """Call `work(items)` with the integers 0..n_items-1 shared out over threads; return when all are done.
-
-    NumPy lets go of Python's lock inside its loops and products, so plain threads keep every core busy;
-    BLAS is held to one thread meanwhile, or its threads would fight ours. Each item is computed by one
-    thread from start to end, so results do not depend on their number. On a GPU one call gets all items.
-
-    Calls must not be nested: a `work` that calls `share_out`, or `matmul`, holds a thread while it waits for
-    others, and once all of them wait, nothing goes on.
-    """
-    if xp is not numpy:
-        work(range(n_items))
-        return
-    n = min(_n_threads, n_items)
-    with _blas().limit(limits=1, user_api="blas"):
-        if n <= 1:
-            work(range(n_items))
-            return
-        for done in [_pool(n).submit(work, range(start, n_items, n)) for start in range(n)]:
-            done.result()
-
-
-@functools.cache
-def _pool(n):
-    return ThreadPoolExecutor(n, thread_name_prefix="minireformer")
-
-
-@functools.cache
-def _blas():
-    return ThreadpoolController()
 
 
 @functools.cache  # asked for with every look-up of an array's module
@@ -264,3 +166,9 @@ def _import_cupy():
 
 
 use(os.environ.get("MINIREFORMER_BACKEND", "numpy"))
+
+
+def row_dot(a, b):
+    """The dot products of the rows of a and b (..., d) -> (...), without the temporary a * b."""
+    xp = get_xp(a)
+    return cuda.row_dot(xp, a, b) if cuda.compiles(xp) else xp.einsum("...i,...i->...", a, b)

@@ -15,12 +15,13 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy
+import numpy as np
 import safetensors
 import safetensors.numpy
 
 from minireformer import backend
-from minireformer.layer import check_path, prefixed
+from minireformer.checks import check_path
+from minireformer.layer import prefixed
 
 _FORMAT = "minireformer 1"
 
@@ -36,7 +37,7 @@ def save_model(model, path, opt=None, progress=None):
     if not path.parent.is_dir():
         raise ValueError(f"path: expected a file in a folder that is there; got {str(path)!r}")
     arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
-    dtype = numpy.dtype(model.dtype).name
+    dtype = np.dtype(model.dtype).name
     about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
     # One metadata entry, not several: safetensors writes them in no fixed order.
     write_arrays(path, arrays, {"minireformer": json.dumps(about)})
@@ -45,7 +46,7 @@ def save_model(model, path, opt=None, progress=None):
 def write_arrays(path, arrays, metadata):
     """Write a safetensors file of `arrays` (of either backend) and `metadata` (texts), as `save_model` does."""
     path = check_path("path", path)
-    arrays = {name: numpy.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
+    arrays = {name: np.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
     check_finite(f"{path}: not written, because", arrays)
     folder = path.with_name(path.name + ".part")  # what a killed run leaves in it, the next save clears away
     temporary = folder / path.name
@@ -140,7 +141,7 @@ def _metadata(path, file):
 def check_finite(where, arrays):
     """Raise ValueError, which begins with `where`, if one of `arrays` (a dict) holds NaN or infinity."""
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and not numpy.isfinite(array).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{where} {name} holds NaN or infinity")
 
 

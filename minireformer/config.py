@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 from minireformer.attention_layer import FullAttention, LocalAttention, LSHAttention, SharedFullAttention
+from minireformer.checks import check_count, check_rate, is_number
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
 from minireformer.heads import HEADS
-from minireformer.layer import check_count, check_rate, is_number
 from minireformer.positions import check_sizes
 
 ATTENTION = {

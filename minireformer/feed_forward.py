@@ -11,10 +11,12 @@ Read next: `losses.py`, where the widest layer of all goes chunk by chunk.
 
 from typing import Any, NamedTuple
 
-from minireformer import backend, rng
+from minireformer import backend, rng, threads
 from minireformer.activations import gelu, gelu_backward, gelu_tanh, gelu_tanh_backward, relu, relu_backward
-from minireformer.basic import Linear, dropout
-from minireformer.layer import Layer, check_array, check_count, check_rate
+from minireformer.checks import check_array, check_count, check_rate
+from minireformer.dropout import dropout
+from minireformer.layer import Layer
+from minireformer.linear import Linear
 
 ACTIVATIONS = {
     "relu": (relu, relu_backward),
@@ -91,22 +93,22 @@ class FeedForward(Layer):
             if y is not None:
                 self._output(a, chunk, cache, y.reshape(-1, self.d_model))
             do = self._drop(dy_rows[chunk], chunk.start, cache, "output")
-            grads["output.weight"] += backend.matmul(do.T, a, out=of_output)
+            grads["output.weight"] += threads.matmul(do.T, a, out=of_output)
             grads["output.bias"] += do.sum(axis=0)
 
             def then(part, dh=dh, start=chunk.start, caches=activation_caches):
                 self.activation_backward(dh[part], caches[part.start], out=dh[part])
                 self._drop(dh[part], start + part.start, cache, "dense", out=dh[part])
 
-            backend.matmul(do, self.params["output.weight"], out=dh, then=then)  # over a, which has been used
-            grads["dense.weight"] += backend.matmul(dh.T, rows[chunk], out=of_dense)
+            threads.matmul(do, self.params["output.weight"], out=dh, epilogue=then)  # over a, which has been used
+            grads["dense.weight"] += threads.matmul(dh.T, rows[chunk], out=of_dense)
             grads["dense.bias"] += dh.sum(axis=0)
-            backend.matmul(dh, self.params["dense.weight"], out=dx[chunk])
+            threads.matmul(dh, self.params["dense.weight"], out=dx[chunk])
         return dx.reshape(cache.x.shape), grads
 
     def _chunks(self, rows):
         """Slices of at most `chunk_len` rows."""
-        return backend.slices(len(rows), self.chunk_len or len(rows))
+        return threads.slices(len(rows), self.chunk_len or len(rows))
 
     def _hidden_buffers(self, n, rows):
         """`n` arrays, each with room for the hidden layer of one chunk."""
@@ -127,7 +129,7 @@ class FeedForward(Layer):
             self._drop(h, chunk.start + part.start, cache, "dense", out=h)
             caches[part.start] = self.activation(h, out=h if activated is out else activated[part])[1]
 
-        backend.matmul(rows[chunk], self.params["dense.weight"].T, out=out, then=then)
+        threads.matmul(rows[chunk], self.params["dense.weight"].T, out=out, epilogue=then)
         return caches
 
     def _output(self, a, chunk, cache, y):
@@ -138,7 +140,7 @@ class FeedForward(Layer):
             y[part] += self.params["output.bias"]
             self._drop(y[part], chunk.start + part.start, cache, "output", out=y[part])
 
-        backend.matmul(a, self.params["output.weight"].T, out=y, then=then)
+        threads.matmul(a, self.params["output.weight"].T, out=y, epilogue=then)
 
     def _drop(self, values, start, cache, label, out=None):
         """`values` (n, d), the rows of all from `start` on, after dropout: their part of the mask of all rows."""

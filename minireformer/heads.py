@@ -10,8 +10,11 @@
 from typing import Any, NamedTuple
 
 from minireformer import backend, rng
-from minireformer.basic import Dropout, Linear, check_tokens
-from minireformer.layer import Layer, check_array, prefixed
+from minireformer.checks import check_array
+from minireformer.dropout import Dropout
+from minireformer.embedding import check_tokens
+from minireformer.layer import Layer, prefixed
+from minireformer.linear import Linear
 from minireformer.losses import softmax_cross_entropy
 
 HEADS = ("tokens", "sequence", "span")

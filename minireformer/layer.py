@@ -14,13 +14,7 @@ names the argument, what was expected and what came. Read next: `basic.py` for t
 this contract.
 """
 
-import numbers
-import os
-from pathlib import Path
-
-from minireformer import backend
-
-_FLOATS = ("float32", "float64")
+from minireformer.checks import check_array
 
 
 class Layer:
@@ -71,86 +65,3 @@ class Layer:
 def prefixed(name, values):
     """The dict `values` with `name.` put before every key."""
     return {f"{name}.{key}": value for key, value in values.items()}
-
-
-def float_dtype(dtype):
-    """`dtype` as a NumPy dtype; ValueError unless float32 or float64."""
-    try:
-        name = backend.numpy.dtype(dtype).name if dtype is not None else None  # to NumPy, None is float64
-    except TypeError:
-        name = None
-    if name not in _FLOATS:
-        raise ValueError(f"dtype: expected float32 or float64; got {name or repr(dtype)}")
-    return backend.numpy.dtype(name)
-
-
-def check_module(name, array, like=None, whose="the parameters"):
-    """Raise TypeError unless `array` is a NumPy or CuPy array, and of the same module as the array `like`.
-
-    `name` is the argument's name and `whose` says in words what `like` is, for the message. Returns the module.
-    """
-    try:
-        xp = backend.get_xp(array)
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}") from None
-    if like is not None and xp is not (expected := backend.get_xp(like)):
-        raise TypeError(f"{name}: expected a {expected.__name__} array, as {whose}; got a {xp.__name__} one")
-    return xp
-
-
-def check_array(name, array, *shape, kind="f", like=None, whose="the parameters"):
-    """Raise unless `array` is an array of `shape` (None: any size; ...: leading axes) and dtype kind `kind`.
-
-    Kinds: "f" float32 or float64, "i" integers, "b" booleans. `name`, `like` and `whose` as in `check_module`.
-    """
-    check_module(name, array, like, whose)
-    kinds = {"f": "floats (float32 or float64)", "i": "integers", "b": "booleans"}
-    fits = array.dtype.name in _FLOATS if kind == "f" else array.dtype.kind in ("iu" if kind == "i" else kind)
-    if not fits:
-        raise TypeError(f"{name}: expected {kinds[kind]}; got dtype {array.dtype}")
-    leading = shape[:1] == (...,)
-    sizes = shape[1:] if leading else shape
-    found = array.shape[len(array.shape) - len(sizes) :] if leading else array.shape
-    if len(found) != len(sizes) or any(want not in (None, have) for want, have in zip(sizes, found)):
-        text = ", ".join("..." if s is ... else "any" if s is None else str(s) for s in shape)
-        text += "," * (len(shape) == 1)  # as Python writes a tuple of one
-        raise ValueError(f"{name}: expected shape ({text}); got {array.shape}")
-
-
-def check_count(name, value, at_least=1):
-    """Raise ValueError unless `value` is an integer >= `at_least`; `name` is the argument's name. Returns an int."""
-    is_integer = isinstance(value, (int, backend.numpy.integer)) and not isinstance(value, bool)
-    if not is_integer or value < at_least:
-        raise ValueError(f"{name}: expected an integer >= {at_least}; got {value!r}")
-    return int(value)
-
-
-def check_not_empty(name, array):
-    """Raise ValueError where an array of tokens, (B, T) or more axes, has a size of 0."""
-    if 0 in array.shape:
-        raise ValueError(f"{name}: expected at least one token, and no size of 0; got shape {array.shape}")
-
-
-def is_number(value):
-    """Whether `value` is a real number: an int or float of Python or NumPy, not a boolean."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def check_rate(name, rate):
-    """Raise ValueError unless `rate` is a dropout rate, a number in [0, 1)."""
-    if not is_number(rate) or not 0 <= rate < 1:
-        raise ValueError(f"{name}: expected a rate in [0, 1); got {rate!r}")
-
-
-def check_flags(**flags):
-    """Raise TypeError unless all `flags` (name=value) are True or False."""
-    for name, value in flags.items():
-        if not isinstance(value, (bool, backend.numpy.bool_)):
-            raise TypeError(f"{name}: expected True or False; got {value!r}")
-
-
-def check_path(name, path):
-    """`path` as a `Path`; TypeError unless it is a str or a path."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{name}: expected a path; got {type(path).__name__}")
-    return Path(path)

@@ -13,9 +13,9 @@ Read next: `positions.py`.
 
 from typing import Any, NamedTuple
 
-from minireformer import backend
-from minireformer.basic import check_tokens
-from minireformer.layer import check_array, check_count, is_number
+from minireformer import backend, threads
+from minireformer.checks import check_array, check_count, is_number
+from minireformer.embedding import check_tokens
 
 
 def softmax_cross_entropy(logits, targets, scale=1.0, out=None):
@@ -107,15 +107,15 @@ def cross_entropy_at(places, targets, features, weight, bias, chunk_len):
     dfeatures, dweight, product = xp.zeros_like(rows), xp.zeros_like(weight), xp.empty_like(weight)
     dbias = None if bias is None else xp.zeros_like(bias)
     buffer = xp.empty((min(chunk_len, len(places)), vocab_size), dtype=rows.dtype)
-    for chunk in backend.slices(len(places), chunk_len):
+    for chunk in threads.slices(len(places), chunk_len):
         x = rows[places[chunk]]  # n, d
-        logits = backend.matmul(x, weight.T, out=buffer[: len(x)])  # n, V
+        logits = threads.matmul(x, weight.T, out=buffer[: len(x)])  # n, V
         if bias is not None:
             logits += bias
         chunk_loss, dlogits = _softmax_cross_entropy(logits, targets[chunk], 1 / len(places), out=logits)
         loss = loss + chunk_loss
-        dfeatures[places[chunk]] = backend.matmul(dlogits, weight)
-        dweight += backend.matmul(dlogits.T, x, out=product)
+        dfeatures[places[chunk]] = threads.matmul(dlogits, weight)
+        dweight += threads.matmul(dlogits.T, x, out=product)
         if bias is not None:
             dbias += dlogits.sum(axis=0)
     return loss, CrossEntropyCache(dfeatures.reshape(features.shape), dweight, dbias)

@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 
 from minireformer import backend, checkpoint, rng
 from minireformer.attention import padded_length
-from minireformer.basic import Dropout, Embedding, LayerNorm
+from minireformer.checks import check_array, check_not_empty, float_dtype
 from minireformer.config import ATTENTION, ReformerConfig
+from minireformer.dropout import Dropout
+from minireformer.embedding import Embedding
 from minireformer.feed_forward import FeedForward
 from minireformer.hashing import default_n_buckets, rotations_of_layers
 from minireformer.heads import check_labels, labels_loss, logits_shape, make_head
-from minireformer.layer import Layer, check_array, check_not_empty, float_dtype, prefixed
+from minireformer.layer import Layer, prefixed
+from minireformer.layer_norm import LayerNorm
 from minireformer.losses import check_targets, chunked_cross_entropy_backward, cross_entropy_at
 from minireformer.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 from minireformer.reversible import PreNorm, ReversibleStack
@@ -138,7 +141,7 @@ class Reformer(Layer):
 
         With another head, `targets` are as in `heads.labels_loss`, and there is no mask.
         """
-        with backend.one_wait() as fetch:
+        with backend.deferred_sync() as fetch:
             loss, grads = self._loss_and_grads(tokens, targets, seed, mask, key_mask, rotations)
             return fetch(loss)[0], {name: grads[name] for name in self.params}
 

@@ -8,10 +8,11 @@ one small table for i and of another for j: (a + b) rows instead of a * b. Read 
 import math
 from typing import NamedTuple
 
-import numpy
+import numpy as np
 
 from minireformer import backend, rng
-from minireformer.layer import Layer, check_array, check_count, float_dtype
+from minireformer.checks import check_array, check_count, float_dtype
+from minireformer.layer import Layer
 
 _STD = 0.02  # of the initial tables, as of the token embeddings they are added to
 
@@ -79,10 +80,10 @@ class SinusoidalPositions(Positions):
         self.dtype = float_dtype(dtype)
 
     def table(self, length, like=None):
-        frequency = 10000.0 ** (-numpy.arange(0, self.d_model, 2) / self.d_model)
-        angle = numpy.arange(length)[:, None] * frequency  # T, d / 2
+        frequency = 10000.0 ** (-np.arange(0, self.d_model, 2) / self.d_model)
+        angle = np.arange(length)[:, None] * frequency  # T, d / 2
         xp = backend.active() if like is None else backend.get_xp(like)
-        return xp.asarray(numpy.concatenate([numpy.sin(angle), numpy.cos(angle)], axis=1), self.dtype)
+        return xp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1), self.dtype)
 
     def table_backward(self, dtable):
         return {}

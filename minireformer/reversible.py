@@ -14,8 +14,9 @@ Read next: `config.py`.
 from typing import Any, NamedTuple
 
 from minireformer import backend, rng
-from minireformer.basic import LayerNorm
-from minireformer.layer import Layer, check_array, prefixed
+from minireformer.checks import check_array
+from minireformer.layer import Layer, prefixed
+from minireformer.layer_norm import LayerNorm
 
 
 class PreNormCache(NamedTuple):

@@ -9,7 +9,7 @@ Read next: `layer.py`.
 
 import zlib
 
-import numpy
+import numpy as np
 
 _MASK64 = (1 << 64) - 1
 
@@ -19,7 +19,7 @@ def fold(seed, *labels):
 
     Parts of a model get seeds of their own this way, so that none of them shares random numbers.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, numpy.integer)):
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed: expected an integer; got {type(seed).__name__}")
     state = int(seed) & _MASK64
     for label in labels:
@@ -33,10 +33,10 @@ def fold(seed, *labels):
 
 def generator(seed, *labels):
     """NumPy's `Generator` for `fold(seed, *labels)`: for what is drawn on the host."""
-    return numpy.random.default_rng(fold(seed, *labels))
+    return np.random.default_rng(fold(seed, *labels))
 
 
-def scramble(words):
+def hash_uint32(words):
     """A hash of every uint32 in the array `words`, in place: each input bit flips half of the output bits."""
     words ^= words >> 16
     words *= words.dtype.type(0x7FEB352D)
@@ -51,11 +51,11 @@ def counter_bits(seed, start, n, xp):
     low, high = fold(seed, "low") & 0xFFFFFFFF, fold(seed, "high") & 0xFFFFFFFF
     words = xp.arange(start, start + n, dtype=xp.int64).astype(xp.uint32)  # wraps at 2^32 by design
     words += words.dtype.type(low)
-    scramble(words)
+    hash_uint32(words)
     words ^= words.dtype.type(high)
-    return scramble(words)
+    return hash_uint32(words)
 
 
 def keep_threshold(rate):
     """The uint32 below which a random word means "drop", for a dropout rate in [0, 1), which `check_rate` checks."""
-    return numpy.uint32(round(rate * 2**32))
+    return np.uint32(round(rate * 2**32))

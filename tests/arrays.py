@@ -9,7 +9,7 @@ same on both: `generator(...)` is `rng.generator(...)` whose arrays are of the b
 
 from types import SimpleNamespace
 
-import numpy
+import numpy as np
 
 from minireformer import backend, rng
 
@@ -23,7 +23,7 @@ class Draw:
     def __getattr__(self, name):
         def method(*args, **kwargs):
             drawn = getattr(self.host, name)(*args, **kwargs)
-            return backend.asarray(drawn) if isinstance(drawn, numpy.ndarray) else drawn
+            return backend.asarray(drawn) if isinstance(drawn, np.ndarray) else drawn
 
         return method
 
@@ -31,7 +31,7 @@ class Draw:
 class Backend:
     """The module in use, but for its random numbers."""
 
-    random = SimpleNamespace(default_rng=lambda seed: Draw(numpy.random.default_rng(seed)))
+    random = SimpleNamespace(default_rng=lambda seed: Draw(np.random.default_rng(seed)))
 
     def __getattr__(self, name):
         return getattr(backend.active(), name)
@@ -42,4 +42,4 @@ def generator(seed, *labels):
     return Draw(rng.generator(seed, *labels))
 
 
-np = Backend()
+xp = Backend()

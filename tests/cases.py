@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -147,7 +147,7 @@ def save_cases(path, cases):
     """Write cases, a dict by name, to a safetensors file: arrays as they are, the rest as one JSON text."""
     arrays, about = {}, {}
     for name, case in cases.items():
-        arrays |= {f"{name}/{key}": numpy.ascontiguousarray(v) for key, v in case.items() if _is_array(v)}
+        arrays |= {f"{name}/{key}": np.ascontiguousarray(v) for key, v in case.items() if _is_array(v)}
         about[name] = {key: value for key, value in case.items() if not _is_array(value)}
     safetensors.numpy.save_file(arrays, path, metadata={"cases": json.dumps(about)})
     path.chmod(0o644)
@@ -177,8 +177,8 @@ def _array(values):
 
 
 def _largest(values):
-    return float(numpy.abs(values).max(initial=0))
+    return float(np.abs(values).max(initial=0))
 
 
 def _is_array(value):
-    return isinstance(value, numpy.ndarray)
+    return isinstance(value, np.ndarray)

@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from minireformer import backend
-from minireformer.gradcheck import TOLERANCE, gradcheck
+from minireformer.tools.gradcheck import TOLERANCE, gradcheck
 
 DOUBLE = Path(__file__).parent / "double"  # where `import cupy` finds the double
 

@@ -1,4 +1,4 @@
-"""Kernels of `gpu.py` on a machine without a GPU: compiled to PTX by the nvrtc wheel, and run by the host's compiler.
+"""Kernels of `cuda.py` on a machine without a GPU: compiled to PTX by the nvrtc wheel, and run by the host's compiler.
 
 `Module` takes the place of `cupy.RawModule` on the double. It compiles the same text as C++, for warps of four lanes: a
 lane runs until it has something to exchange with the others, and then the next one does.
@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
@@ -91,7 +91,7 @@ class Module:
 
         def start(grid, block, args):
             self.started.append(name)
-            values = [int(one) if isinstance(one, numpy.int64) else one.data.ptr for one in args]
+            values = [int(one) if isinstance(one, np.int64) else one.data.ptr for one in args]
             assert len(values) <= 20 and len(grid) == len(block) == 1
             n_blocks, n_threads = map(ctypes.c_longlong, grid + block)
             self.library.launch(kernel, n_blocks, n_threads, (ctypes.c_longlong * 20)(*values))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minireformer as mr
-from arrays import np
-from minireformer import backend, chunked, dense, tiles
+from arrays import xp
+from minireformer import backend, chunked, reference, threads, tiles
 from minireformer.attention import padded_length
 from minireformer.chunked import LONELY
 
@@ -20,7 +20,7 @@ LSH = (mr.lsh_attention, mr.lsh_attention_backward)
 
 
 def heads(*shape, n=3, seed=0, dtype="float64"):
-    rng = np.random.default_rng(seed)
+    rng = xp.random.default_rng(seed)
     return [rng.standard_normal(shape).astype(dtype) for _ in range(n)]
 
 
@@ -31,13 +31,13 @@ def buckets_for(qk, n_hashes, n_buckets=4, seed=1):
 
 
 def some_keys(n_batch, length, seed=0):
-    mask = np.random.default_rng(seed).random((n_batch, length)) > 0.3
+    mask = xp.random.default_rng(seed).random((n_batch, length)) > 0.3
     mask[:, 0] = True
     return mask
 
 
 def local_pairs(length, chunk_len, n_before, n_after):
-    chunk, n_chunks = np.arange(length) // chunk_len, length // chunk_len
+    chunk, n_chunks = xp.arange(length) // chunk_len, length // chunk_len
     return (chunk[None, :] - chunk[:, None] + n_before) % n_chunks <= n_before + n_after
 
 
@@ -46,14 +46,14 @@ def local_pairs(length, chunk_len, n_before, n_after):
 def test_full_attention_is_the_dense_softmax(length, causal, masked):
     q, k, v = heads(2, 2, length, 8)
     key_mask = some_keys(2, length) if masked else None
-    allowed = dense.causal_mask(length, np) if causal else np.ones((length, length), bool)
+    allowed = reference.causal_mask(length, xp) if causal else xp.ones((length, length), bool)
     if masked:
         allowed = allowed & key_mask[:, None, None, :]
     out, _ = mr.full_attention(q, k, v, causal=causal, key_mask=key_mask)
-    np.testing.assert_allclose(out, dense.dense_attention(q / np.sqrt(8), k, v, allowed)[0], atol=1e-13)
+    xp.testing.assert_allclose(out, reference.dense_attention(q / xp.sqrt(8), k, v, allowed)[0], atol=1e-13)
     out, _ = mr.full_attention(q, None, v, causal=causal, key_mask=key_mask)
-    expected = dense.dense_attention(q, dense.unit_length(q), v, allowed, exclude_self=True)[0]
-    np.testing.assert_allclose(out, expected, atol=1e-13)
+    expected = reference.dense_attention(q, reference.unit_length(q), v, allowed, exclude_self=True)[0]
+    xp.testing.assert_allclose(out, expected, atol=1e-13)
 
 
 @pytest.mark.parametrize("length, chunk_len", [(64, 16), (48, 4)])
@@ -63,10 +63,10 @@ def test_local_attention_is_the_dense_softmax_over_a_window(length, chunk_len, n
     q, k, v = heads(1, 2, length, 8)
     allowed = local_pairs(length, chunk_len, n_before, n_after)
     if causal:
-        allowed = allowed & dense.causal_mask(length, np)
+        allowed = allowed & reference.causal_mask(length, xp)
     window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
     out, _ = mr.local_attention(q, k, v, **window, causal=causal)
-    np.testing.assert_allclose(out, dense.dense_attention(q / np.sqrt(8), k, v, allowed)[0], atol=1e-13)
+    xp.testing.assert_allclose(out, reference.dense_attention(q / xp.sqrt(8), k, v, allowed)[0], atol=1e-13)
 
 
 @pytest.mark.parametrize("n_chunks, n_before, n_after", [(2, 2, 0), (2, 1, 1), (3, 2, 2), (2, 3, 1)])
@@ -74,17 +74,17 @@ def test_local_attention_is_the_dense_softmax_over_a_window(length, chunk_len, n
 def test_in_a_circle_smaller_than_the_window_a_key_weighs_as_often_as_it_is_met(n_chunks, n_before, n_after, causal):
     length, window = 4 * n_chunks, {"chunk_len": 4, "n_before": n_before, "n_after": n_after, "causal": causal}
     q, k, v = heads(1, 2, length, 8)
-    ahead = np.arange(length)[None] // 4 - np.arange(length)[:, None] // 4
+    ahead = xp.arange(length)[None] // 4 - xp.arange(length)[:, None] // 4
     times_met = sum((ahead - step) % n_chunks == 0 for step in range(-n_before, n_after + 1))
     assert times_met.max() > 1
-    weights = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(8)) * times_met
+    weights = xp.exp(q @ k.swapaxes(-1, -2) / xp.sqrt(8)) * times_met
     if causal:
-        weights = weights * dense.causal_mask(length, np)
+        weights = weights * reference.causal_mask(length, xp)
     out, _ = mr.local_attention(q, k, v, **window)
-    np.testing.assert_allclose(out, weights / weights.sum(-1, keepdims=True) @ v, atol=1e-13)
+    xp.testing.assert_allclose(out, weights / weights.sum(-1, keepdims=True) @ v, atol=1e-13)
     buckets = buckets_for(q, n_hashes=1)
     out, _ = mr.lsh_attention(q, v, buckets, **window)
-    np.testing.assert_allclose(out, dense.dense_lsh_attention(q, v, buckets, **window)[0], atol=1e-13)
+    xp.testing.assert_allclose(out, reference.dense_lsh_attention(q, v, buckets, **window)[0], atol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1, 400])  # 400: logits so large that only their true maximum is safe
@@ -96,14 +96,14 @@ def test_rounds_merge_into_one_softmax(n_before, n_after, causal, same_bucket, c
     options = {"n_before": n_before, "n_after": n_after, "causal": causal, "chunk_len": 8}
     options |= {"same_bucket": same_bucket, "count_once": count_once}
     out, cache = mr.lsh_attention(qk * scale, v, buckets, **options)
-    expected, lse = dense.dense_lsh_attention(qk * scale, v, buckets, **options)
-    np.testing.assert_allclose(out, expected, atol=1e-11)
+    expected, lse = reference.dense_lsh_attention(qk * scale, v, buckets, **options)
+    xp.testing.assert_allclose(out, expected, atol=1e-11)
     seen = cache.lse < LONELY  # the rest sees nothing but itself
-    np.testing.assert_allclose(cache.lse[seen], lse.reshape(seen.shape)[seen], rtol=1e-11)
+    xp.testing.assert_allclose(cache.lse[seen], lse.reshape(seen.shape)[seen], rtol=1e-11)
     out, _ = mr.lsh_attention(qk * scale, v, buckets, **options, key_mask=key_mask)
-    sorted_last = np.where(key_mask[:, None, None], buckets, 1000)
-    expected, _ = dense.dense_lsh_attention(qk * scale, v, sorted_last, **options, key_mask=key_mask)
-    np.testing.assert_allclose(out, expected, atol=1e-11)
+    sorted_last = xp.where(key_mask[:, None, None], buckets, 1000)
+    expected, _ = reference.dense_lsh_attention(qk * scale, v, sorted_last, **options, key_mask=key_mask)
+    xp.testing.assert_allclose(out, expected, atol=1e-11)
 
 
 @pytest.mark.parametrize("length, padded_len", [(13, 16), (13, 24), (8, 24), (3, 8), (17, 32)])
@@ -111,10 +111,10 @@ def test_rounds_merge_into_one_softmax(n_before, n_after, causal, same_bucket, c
 def test_a_padded_length_is_as_many_hidden_tokens(length, padded_len, causal):
     q, k, v = heads(2, 2, length, 8)
     buckets = buckets_for(q, n_hashes=2)
-    hidden = np.broadcast_to(np.arange(padded_len)[None] < length, (2, padded_len)).copy()
+    hidden = xp.broadcast_to(xp.arange(padded_len)[None] < length, (2, padded_len)).copy()
     fill = ((0, 0),) * 2 + ((0, padded_len - length), (0, 0))
-    q_long, k_long, v_long = (np.pad(x, fill) for x in (q, k, v))
-    buckets_long = np.pad(buckets, ((0, 0),) * 3 + ((0, padded_len - length),))
+    q_long, k_long, v_long = (xp.pad(x, fill) for x in (q, k, v))
+    buckets_long = xp.pad(buckets, ((0, 0),) * 3 + ((0, padded_len - length),))
     options = {"chunk_len": 8, "n_before": 1, "n_after": 0 if causal else 1, "causal": causal}
     for short, long, backward in [
         ((mr.local_attention, q, k, v), (q_long, k_long, v_long), mr.local_attention_backward),
@@ -123,11 +123,11 @@ def test_a_padded_length_is_as_many_hidden_tokens(length, padded_len, causal):
         function, *inputs = short
         out, cache = function(*inputs, padded_len=padded_len, **options)
         expected, long_cache = function(*long, key_mask=hidden, **options)
-        np.testing.assert_allclose(out, expected[:, :, :length], atol=1e-14)
-        dout = np.random.default_rng(1).standard_normal(out.shape)
-        gradients = backward(dout, cache), backward(np.pad(dout, fill), long_cache)
+        xp.testing.assert_allclose(out, expected[:, :, :length], atol=1e-14)
+        dout = xp.random.default_rng(1).standard_normal(out.shape)
+        gradients = backward(dout, cache), backward(xp.pad(dout, fill), long_cache)
         for gradient, expected in zip(*gradients):
-            np.testing.assert_allclose(gradient, expected[:, :, :length], atol=1e-14)
+            xp.testing.assert_allclose(gradient, expected[:, :, :length], atol=1e-14)
 
 
 @pytest.mark.parametrize("padded_len", [12, 20, 15.0])
@@ -150,33 +150,33 @@ def test_float32_stays_float32_and_close():
     buckets = buckets_for(qk, n_hashes=4, n_buckets=8)
     for scale in (1, 1000):
         out, cache = mr.lsh_attention(qk * scale, v, buckets, chunk_len=16)
-        expected, _ = dense.dense_lsh_attention((qk * scale).astype(float), v.astype(float), buckets, 16)
-        assert out.dtype == np.float32
-        assert all(d.dtype == np.float32 for d in mr.lsh_attention_backward(out, cache))
+        expected, _ = reference.dense_lsh_attention((qk * scale).astype(float), v.astype(float), buckets, 16)
+        assert out.dtype == xp.float32
+        assert all(d.dtype == xp.float32 for d in mr.lsh_attention_backward(out, cache))
         # a float32 logit of size |q| is known to |q| * 2^-24, and that is the relative error of a weight
-        np.testing.assert_allclose(out, expected, atol=1e-6 * max(1, 10 * scale * 2**-4))
+        xp.testing.assert_allclose(out, expected, atol=1e-6 * max(1, 10 * scale * 2**-4))
 
 
 def test_one_round_with_one_chunk_is_full_shared_attention():
     qk, v = heads(1, 2, 40, 8, n=2)
     out, _ = mr.lsh_attention(qk, v, buckets_for(qk, n_hashes=2), chunk_len=64)
-    np.testing.assert_array_equal(out, mr.full_attention(qk, None, v)[0])
+    xp.testing.assert_array_equal(out, mr.full_attention(qk, None, v)[0])
 
 
 def test_every_token_in_one_bucket_and_wide_windows_is_full_shared_attention():
     qk, v = heads(1, 2, 64, 8, n=2)
-    buckets = np.zeros((1, 2, 1, 64), int)
+    buckets = xp.zeros((1, 2, 1, 64), int)
     out, _ = mr.lsh_attention(qk, v, buckets, chunk_len=16, n_before=3)
-    np.testing.assert_allclose(out, mr.full_attention(qk, None, v)[0], atol=1e-13)
+    xp.testing.assert_allclose(out, mr.full_attention(qk, None, v)[0], atol=1e-13)
 
 
 def test_a_token_alone_sees_itself():
     qk, v = heads(1, 1, 32, 8, n=2)
     out, cache = mr.lsh_attention(qk, v, buckets_for(qk, n_hashes=2), chunk_len=8)
-    np.testing.assert_array_equal(out[:, :, 0], v[:, :, 0])  # causal: the first token has nothing else
+    xp.testing.assert_array_equal(out[:, :, 0], v[:, :, 0])  # causal: the first token has nothing else
     dout = heads(1, 1, 32, 8, n=1, seed=2)[0]
-    _, dv = mr.lsh_attention_backward(np.where(np.arange(32)[:, None] == 0, dout, 0), cache)
-    np.testing.assert_array_equal(dv[:, :, 0], dout[:, :, 0])
+    _, dv = mr.lsh_attention_backward(xp.where(xp.arange(32)[:, None] == 0, dout, 0), cache)
+    xp.testing.assert_array_equal(dv[:, :, 0], dout[:, :, 0])
 
 
 @settings(max_examples=25)
@@ -185,13 +185,13 @@ def test_any_length_equals_explicit_padding(length, chunk_len, causal):
     qk, v = heads(1, 2, length, 4, n=2)
     padded_len = -(-length // chunk_len) * chunk_len
     pad = ((0, 0), (0, 0), (0, padded_len - length), (0, 0))
-    key_mask = np.arange(padded_len)[None] < length
+    key_mask = xp.arange(padded_len)[None] < length
     buckets = buckets_for(qk, n_hashes=2)
-    long_buckets = np.pad(buckets, ((0, 0), (0, 0), (0, 0), (0, padded_len - length)))
+    long_buckets = xp.pad(buckets, ((0, 0), (0, 0), (0, 0), (0, padded_len - length)))
     out, _ = mr.lsh_attention(qk, v, buckets, chunk_len=chunk_len, causal=causal)
-    arguments = (np.pad(qk, pad), np.pad(v, pad), long_buckets)
+    arguments = (xp.pad(qk, pad), xp.pad(v, pad), long_buckets)
     expected, _ = mr.lsh_attention(*arguments, chunk_len=chunk_len, causal=causal, key_mask=key_mask)
-    np.testing.assert_allclose(out, expected[:, :, :length], atol=1e-13)
+    xp.testing.assert_allclose(out, expected[:, :, :length], atol=1e-13)
 
 
 @pytest.mark.parametrize("seed, length, chunk_len", [(0, 24, 8), (1, 50, 8), (2, 21, 4), (3, 9, 16)])
@@ -229,7 +229,7 @@ def test_gradients_in_other_windows_and_with_each_of_the_papers_options(
 def test_unit_length_gradient(assert_gradients):
     def unit_length(x):
         y = chunked.unit_length(x)
-        return y, (y.copy(), np.linalg.norm(y, axis=-1) / np.linalg.norm(x, axis=-1))
+        return y, (y.copy(), xp.linalg.norm(y, axis=-1) / xp.linalg.norm(x, axis=-1))
 
     pair = unit_length, lambda dy, cache: chunked.unit_length_backward(dy, *cache)
     for scale in (1e-2, 1, 100):  # small vectors feel the epsilon
@@ -250,7 +250,7 @@ def test_tiles_of_one_chunk_and_of_many_agree(monkeypatch, n_before, n_after, ca
     for logits in (1, 2 * 64 * 3, 5 * 64 * 3):
         monkeypatch.setattr(tiles, "_TILE_LOGITS", logits)
         for one, other in zip(whole, run()):
-            np.testing.assert_allclose(one, other, atol=1e-13)
+            xp.testing.assert_allclose(one, other, atol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1, 400])
@@ -269,12 +269,12 @@ def test_windows_cut_at_the_first_or_last_token_change_nothing(monkeypatch, atte
     whole = run()
     monkeypatch.setattr(tiles, "_TILE_LOGITS", 1)
     for one, other in zip(whole, run()):
-        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+        xp.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.skipif(backend.active().__name__ != "numpy", reason="a GPU takes many chunks at a time")
 def test_causal_full_attention_computes_no_logit_of_a_later_chunk(monkeypatch):
-    sizes, products = [], backend.products
+    sizes, products = [], threads.batched_matmul
     monkeypatch.setattr(backend, "products", lambda a, b, out: sizes.append(out.shape) or products(a, b, out))
     n_chunks, chunk_len, d_head = 6, 128, 8
     q, k, v = heads(1, 1, n_chunks * chunk_len, d_head, dtype="float32")
@@ -298,16 +298,16 @@ def test_threads_change_no_bit():
         backend.set_threads(before)
     for other in results[1:]:
         for one, two in zip(results[0], other):
-            np.testing.assert_array_equal(one, two)
+            xp.testing.assert_array_equal(one, two)
 
 
 def test_dropout_keeps_the_expectation_and_is_replayed():
     q, k, _ = heads(1, 1, 64, 8)
-    v = np.ones((1, 1, 64, 8))
+    v = xp.ones((1, 1, 64, 8))
     outs = [mr.full_attention(q, k, v, causal=False, dropout=0.25, seed=s)[0] for s in range(200)]
-    assert abs(np.mean(outs) - 1) < 0.01
-    assert np.std(outs) > 0.02
-    np.testing.assert_array_equal(outs[3], mr.full_attention(q, k, v, causal=False, dropout=0.25, seed=3)[0])
+    assert abs(xp.mean(outs) - 1) < 0.01
+    assert xp.std(outs) > 0.02
+    xp.testing.assert_array_equal(outs[3], mr.full_attention(q, k, v, causal=False, dropout=0.25, seed=3)[0])
 
 
 def test_memory_does_not_grow_with_the_square_of_the_length():
@@ -326,33 +326,33 @@ def test_memory_does_not_grow_with_the_square_of_the_length():
 @pytest.mark.parametrize(
     "change, error, name",
     [
-        ({"v": np.ones((1, 2, 9, 4))}, ValueError, "v: expected shape"),
-        ({"v": np.ones((1, 2, 8, 4), "float32")}, TypeError, "v: expected float64"),
-        ({"qk": np.ones((2, 8, 4))}, ValueError, "qk: expected shape"),
-        ({"qk": np.ones((1, 2, 8, 4), int)}, TypeError, "qk: expected floats"),
-        ({"buckets": np.zeros((1, 2, 1, 9), int)}, ValueError, "buckets"),
-        ({"buckets": np.zeros((1, 2, 1, 8))}, TypeError, "buckets: expected integers"),
+        ({"v": xp.ones((1, 2, 9, 4))}, ValueError, "v: expected shape"),
+        ({"v": xp.ones((1, 2, 8, 4), "float32")}, TypeError, "v: expected float64"),
+        ({"qk": xp.ones((2, 8, 4))}, ValueError, "qk: expected shape"),
+        ({"qk": xp.ones((1, 2, 8, 4), int)}, TypeError, "qk: expected floats"),
+        ({"buckets": xp.zeros((1, 2, 1, 9), int)}, ValueError, "buckets"),
+        ({"buckets": xp.zeros((1, 2, 1, 8))}, TypeError, "buckets: expected integers"),
         ({"chunk_len": 0}, ValueError, "chunk_len"),
         ({"chunk_len": 2.0}, ValueError, "chunk_len"),
         ({"n_before": -1}, ValueError, "n_before"),
-        ({"key_mask": np.ones((1, 9), bool)}, ValueError, "key_mask"),
-        ({"key_mask": np.ones((1, 8))}, TypeError, "key_mask: expected booleans"),
+        ({"key_mask": xp.ones((1, 9), bool)}, ValueError, "key_mask"),
+        ({"key_mask": xp.ones((1, 8))}, TypeError, "key_mask: expected booleans"),
         ({"dropout": 1.0}, ValueError, r"^dropout: expected a rate in \[0, 1\); got 1.0"),
         ({"dropout": None}, ValueError, "^dropout: expected a rate"),
         ({"causal": "no"}, TypeError, "^causal: expected True or False; got 'no'"),
         ({"same_bucket": None}, TypeError, "^same_bucket: expected True or False"),
-        ({"qk": np.ones((1, 2, 8, 0)), "v": np.ones((1, 2, 8, 0))}, ValueError, "qk: expected at least one token"),
-        ({"qk": np.ones((1, 2, 0, 4)), "v": np.ones((1, 2, 0, 4))}, ValueError, "qk: expected at least one token"),
-        ({"qk": np.ones((1, 2, 8, 4), "float16")}, TypeError, "qk: expected floats .float32 or float64.; got"),
+        ({"qk": xp.ones((1, 2, 8, 0)), "v": xp.ones((1, 2, 8, 0))}, ValueError, "qk: expected at least one token"),
+        ({"qk": xp.ones((1, 2, 0, 4)), "v": xp.ones((1, 2, 0, 4))}, ValueError, "qk: expected at least one token"),
+        ({"qk": xp.ones((1, 2, 8, 4), "float16")}, TypeError, "qk: expected floats .float32 or float64.; got"),
         ({"qk": None}, TypeError, "qk: expected a NumPy or CuPy array; got NoneType"),
-        ({"buckets": np.zeros((1, 2, 0, 8), int)}, ValueError, "buckets: expected at least one token"),
-        ({"buckets": np.zeros((1, 2, 1, 8), "uint8")}, TypeError, "buckets: expected int16, int32 or int64, .* uint8"),
-        ({"buckets": np.zeros((1, 2, 1, 8), "int8")}, TypeError, "buckets: expected int16, int32 or int64, .* int8"),
+        ({"buckets": xp.zeros((1, 2, 0, 8), int)}, ValueError, "buckets: expected at least one token"),
+        ({"buckets": xp.zeros((1, 2, 1, 8), "uint8")}, TypeError, "buckets: expected int16, int32 or int64, .* uint8"),
+        ({"buckets": xp.zeros((1, 2, 1, 8), "int8")}, TypeError, "buckets: expected int16, int32 or int64, .* int8"),
         ({"buckets": None}, TypeError, "buckets: expected a NumPy or CuPy array"),
     ],
 )
 def test_bad_arguments_are_named(change, error, name):
-    given = {"qk": np.ones((1, 2, 8, 4)), "v": np.ones((1, 2, 8, 4)), "buckets": np.zeros((1, 2, 1, 8), int)}
+    given = {"qk": xp.ones((1, 2, 8, 4)), "v": xp.ones((1, 2, 8, 4)), "buckets": xp.zeros((1, 2, 1, 8), int)}
     with pytest.raises(error, match=name):
         mr.lsh_attention(**(given | {"chunk_len": 4} | change))
 
@@ -361,18 +361,18 @@ def test_bad_arguments_are_named(change, error, name):
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({name: np.ones((1, 2, 0, 4)) for name in "qkv"}, ValueError, "q: expected at least one token"),
-        ({"q": np.ones((1, 0, 8, 4))}, ValueError, "q: expected at least one token"),
-        ({"k": np.ones((1, 2, 7, 4))}, ValueError, "k: expected shape"),
+        ({name: xp.ones((1, 2, 0, 4)) for name in "qkv"}, ValueError, "q: expected at least one token"),
+        ({"q": xp.ones((1, 0, 8, 4))}, ValueError, "q: expected at least one token"),
+        ({"k": xp.ones((1, 2, 7, 4))}, ValueError, "k: expected shape"),
         ({"v": None}, TypeError, "v: expected a NumPy or CuPy array; got NoneType"),
-        ({"key_mask": np.ones((1, 9), bool)}, ValueError, "key_mask: expected shape"),
+        ({"key_mask": xp.ones((1, 9), bool)}, ValueError, "key_mask: expected shape"),
         ({"dropout": -0.1}, ValueError, "dropout: expected a rate"),
         ({"dropout": 0.1, "seed": None}, TypeError, "seed: expected an integer"),
     ],
 )
 def test_bad_heads_are_named(attend, change, error, message):
     with pytest.raises(error, match=message):
-        attend(**({name: np.ones((1, 2, 8, 4)) for name in "qkv"} | change))
+        attend(**({name: xp.ones((1, 2, 8, 4)) for name in "qkv"} | change))
 
 
 def test_a_gradient_that_does_not_fit_is_named():
@@ -387,13 +387,25 @@ def test_a_gradient_that_does_not_fit_is_named():
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda x: dense.dense_attention(x, x[:, :, 1:], x), ValueError, "k: expected shape"),
-        (lambda x: dense.dense_attention(x, x, x, np.ones((8, 8))), TypeError, "allowed: expected booleans"),
-        (lambda x: dense.dense_lsh_attention(x, x, np.zeros((1, 2, 1, 8)), 4), TypeError, "buckets: expected integers"),
-        (lambda x: dense.dense_lsh_attention(x, x, np.zeros((1, 2, 1, 8), int), 3), ValueError, "chunk_len: .*got 3"),
-        (lambda x: dense.dense_lsh_attention(x, x, np.zeros((1, 2, 1, 8), int), 0), ValueError, "chunk_len: .*got 0"),
+        (lambda x: reference.dense_attention(x, x[:, :, 1:], x), ValueError, "k: expected shape"),
+        (lambda x: reference.dense_attention(x, x, x, xp.ones((8, 8))), TypeError, "allowed: expected booleans"),
+        (
+            lambda x: reference.dense_lsh_attention(x, x, xp.zeros((1, 2, 1, 8)), 4),
+            TypeError,
+            "buckets: expected integers",
+        ),
+        (
+            lambda x: reference.dense_lsh_attention(x, x, xp.zeros((1, 2, 1, 8), int), 3),
+            ValueError,
+            "chunk_len: .*got 3",
+        ),
+        (
+            lambda x: reference.dense_lsh_attention(x, x, xp.zeros((1, 2, 1, 8), int), 0),
+            ValueError,
+            "chunk_len: .*got 0",
+        ),
     ],
 )
 def test_bad_arguments_of_the_oracle_are_named(call, error, message):
     with pytest.raises(error, match=message):
-        call(np.ones((1, 2, 8, 4)))
+        call(xp.ones((1, 2, 8, 4)))

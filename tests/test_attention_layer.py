@@ -3,7 +3,7 @@
 import pytest
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from minireformer.attention_layer import FullAttention, LocalAttention, LSHAttention, SharedFullAttention
 
 SIZES = {"d_model": 12, "n_heads": 2, "d_head": 5, "dtype": "float64"}
@@ -21,7 +21,7 @@ LAYERS = [
 
 
 def inputs(length=19, seed=0):
-    return np.random.default_rng(seed).standard_normal((2, length, 12))
+    return xp.random.default_rng(seed).standard_normal((2, length, 12))
 
 
 @pytest.mark.parametrize("kind, options", LAYERS)
@@ -31,7 +31,7 @@ def test_gradients(assert_gradients, kind, options, seed, causal, rate):
     x = inputs(seed=seed)
     _, cache = layer.forward(x)
     assert_gradients(layer, x, seed=seed, **layer.replay(cache))
-    key_mask = np.arange(19)[None] < np.array([[19], [11]])
+    key_mask = xp.arange(19)[None] < xp.array([[19], [11]])
     assert_gradients(layer, x, seed=seed, key_mask=key_mask, **layer.replay(cache))
 
 
@@ -43,15 +43,15 @@ def test_layer_is_the_function_between_projections():
     rotations = mr.random_rotations(9, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
     mixed, _ = mr.lsh_attention(query_key, value, mr.hash_vectors(query_key, rotations), chunk_len=4)
     expected = mixed.swapaxes(1, 2).reshape(2, 19, 10) @ p["output.weight"].T
-    np.testing.assert_allclose(layer.forward(x, rotations=rotations)[0], expected, atol=1e-13)
+    xp.testing.assert_allclose(layer.forward(x, rotations=rotations)[0], expected, atol=1e-13)
 
 
 def test_same_seed_same_bits_and_another_seed_other_buckets():
     layer = LSHAttention(**SIZES, chunk_len=4, n_hashes=2, n_buckets=4, dropout=0.1, attention_dropout=0.1)
     x = inputs()
     (y1, c1), (y2, c2), (_, c3) = (layer.forward(x, seed=s) for s in (5, 5, 6))
-    np.testing.assert_array_equal(y1, y2)
-    np.testing.assert_array_equal(c1.buckets, c2.buckets)
+    xp.testing.assert_array_equal(y1, y2)
+    xp.testing.assert_array_equal(c1.buckets, c2.buckets)
     assert (c1.buckets != c3.buckets).any()
 
 
@@ -60,13 +60,13 @@ def test_replayed_buckets_are_used_even_where_the_input_would_hash_otherwise():
     x = inputs()
     _, cache = layer.forward(x, seed=5)
     _, replayed = layer.forward(inputs(seed=8), seed=5, **layer.replay(cache))
-    np.testing.assert_array_equal(replayed.buckets, cache.buckets)
+    xp.testing.assert_array_equal(replayed.buckets, cache.buckets)
 
 
 def test_inference_has_no_dropout():
     layer = SharedFullAttention(**SIZES, dropout=0.5, attention_dropout=0.5)
     x = inputs()
-    np.testing.assert_array_equal(layer(x), layer(x, seed=4))
+    xp.testing.assert_array_equal(layer(x), layer(x, seed=4))
     assert (layer(x) != layer.forward(x)[0]).any()
 
 

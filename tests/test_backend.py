@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from minireformer import backend, rng
-from minireformer.layer import Layer, check_array
+from minireformer import backend, rng, threads
+from minireformer.checks import check_array
+from minireformer.layer import Layer
 
 
 def test_numpy_is_the_default_and_an_unknown_backend_is_refused():
@@ -49,7 +50,7 @@ def test_share_out_does_every_item_once_with_blas_on_one_thread(n_threads, monke
         names.add(threading.current_thread().name)
         done.extend(items)
 
-    backend.share_out(work, 7, np)
+    threads.parallel_for(work, 7, np)
     assert sorted(done) == list(range(7))
     assert set(blas) == {1}
     assert len(names) <= n_threads
@@ -62,31 +63,31 @@ def test_share_out_passes_errors_on(monkeypatch):
         raise ArithmeticError("in a thread")
 
     with pytest.raises(ArithmeticError, match="in a thread"):
-        backend.share_out(work, 3, np)
+        threads.parallel_for(work, 3, np)
 
 
 def test_one_wait_fetches_all_numbers_together_and_checks_before_it_gives_them(cupy, counts):
     backend.use("cupy")
     x, seen = backend.asarray([3.0, 5.0]), []
     counts.clear()
-    with backend.one_wait() as fetch:
-        with backend.one_wait() as inner:
+    with backend.deferred_sync() as fetch:
+        with backend.deferred_sync() as inner:
             (low,) = inner(x.min())
-        backend.when_known(x, lambda *values: seen.append(values))
+        backend.check_later(x, lambda *values: seen.append(values))
         assert not seen and type(low) is type(x)
         assert fetch(low, x.sum()) == [3, 8]
     assert seen == [(3, 5)] and counts == {"to_host": 1, "synchronize": 1}
-    with pytest.raises(KeyError), backend.one_wait():
-        backend.when_known(x, lambda *values: seen.append(values))
+    with pytest.raises(KeyError), backend.deferred_sync():
+        backend.check_later(x, lambda *values: seen.append(values))
         raise KeyError
-    backend.when_known(x, lambda *values: seen.append(values))  # outside: at once, and what was put off is forgotten
+    backend.check_later(x, lambda *values: seen.append(values))  # outside: at once, and what was put off is forgotten
     assert len(seen) == 2
 
 
 def test_on_numpy_nothing_is_put_off():
-    with backend.one_wait() as fetch:
+    with backend.deferred_sync() as fetch:
         with pytest.raises(ValueError):
-            backend.when_known(np.array([1, 2]), lambda low, high: int("no number"))
+            backend.check_later(np.array([1, 2]), lambda low, high: int("no number"))
         assert fetch(np.float64(2), np.zeros(()) + 1) == [2, 1]
 
 
@@ -104,15 +105,15 @@ def test_thread_counts_may_be_numpys(monkeypatch):
 
 def test_nothing_to_share_out_is_no_work():
     done = []
-    backend.share_out(done.extend, 0, np)
+    threads.parallel_for(done.extend, 0, np)
     assert done == []
-    assert backend.matmul(np.ones((0, 3)), np.ones((3, 2))).shape == (0, 2)
+    assert threads.matmul(np.ones((0, 3)), np.ones((3, 2))).shape == (0, 2)
 
 
 def test_matrices_that_do_not_fit_are_named():
     for a, b in (((2, 3), (2, 3)), ((3,), (3, 2)), ((2, 3), (1, 3, 2))):
         with pytest.raises(ValueError, match=r"b: expected matrices \(n, k\) and \(k, m\); got"):
-            backend.matmul(np.ones(a), np.ones(b))
+            threads.matmul(np.ones(a), np.ones(b))
 
 
 def test_strided_view_is_numpys():
@@ -192,11 +193,11 @@ def test_matmul_is_numpys_whatever_the_number_of_threads(rows, monkeypatch):
     results = []
     for n_threads in (1, 2, 3):
         monkeypatch.setattr(backend, "_n_threads", n_threads)
-        results.append(backend.matmul(a, b))
+        results.append(threads.matmul(a, b))
     np.testing.assert_allclose(results[0], a @ b, atol=1e-12)
     assert all((other == results[0]).all() for other in results[1:])
     out = np.empty((rows, 40))[:, ::2]
-    assert backend.matmul(a, b, out=out) is out
+    assert threads.matmul(a, b, out=out) is out
     np.testing.assert_allclose(out, results[0], atol=1e-12)  # NumPy before 2.3 goes past BLAS for such an out
 
 
@@ -206,7 +207,7 @@ def test_what_follows_a_product_sees_every_row_once_and_after_its_product(n_thre
     a, b = np.random.default_rng(0).standard_normal((2, 1000, 1000))
     expected = a @ b
     out = np.empty_like(expected)
-    backend.matmul(a, b, out=out, then=lambda rows: np.negative(out[rows], out=out[rows]))
+    threads.matmul(a, b, out=out, epilogue=lambda rows: np.negative(out[rows], out=out[rows]))
     np.testing.assert_allclose(out, -expected, rtol=0, atol=1e-10)
 
 
@@ -220,7 +221,7 @@ def test_by_rows_takes_every_row_once_in_slices_that_do_not_depend_on_threads(n_
         seen[rows] += 1
         slices.append((rows.start, rows.stop))
 
-    backend.by_rows(work, n_rows, 256, np)
+    threads.parallel_rows(work, n_rows, 256, np)
     assert (seen == 1).all()
     assert sorted(slices) == [(start, min(start + 1024, n_rows)) for start in range(0, max(1, n_rows), 1024)]
 

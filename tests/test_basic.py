@@ -7,23 +7,13 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from arrays import generator, np
-from minireformer import backend, memory
-from minireformer.basic import (
-    Dropout,
-    Embedding,
-    LayerNorm,
-    Linear,
-    dropout,
-    dropout_backward,
-    embedding,
-    embedding_backward,
-    layer_norm,
-    layer_norm_backward,
-    linear,
-    linear_backward,
-    normal_param,
-)
+from arrays import generator, xp
+from minireformer import backend
+from minireformer.dropout import Dropout, dropout, dropout_backward
+from minireformer.embedding import Embedding, embedding, embedding_backward
+from minireformer.layer_norm import LayerNorm, layer_norm, layer_norm_backward
+from minireformer.linear import Linear, linear, linear_backward, normal_param
+from minireformer.tools import memory
 
 draw = generator(0, "test_basic")
 SHAPES = [(5,), (1, 1), (2, 3, 4), (1, 17, 8)]
@@ -74,9 +64,9 @@ def test_gradient_of_embedding_sums_over_the_positions_of_a_token(shape, chunk_l
     tokens = draw.integers(0, 4, shape)  # 4 of 6 tokens: some twice, some never
     y, cache = embedding(tokens, normal(6, 3))
     dy = normal(*y.shape)
-    expected = np.zeros((6, 3))
-    np.add.at(expected, tokens, dy)
-    np.testing.assert_allclose(embedding_backward(dy, cache, chunk_len), expected, rtol=0, atol=1e-14)
+    expected = xp.zeros((6, 3))
+    xp.add.at(expected, tokens, dy)
+    xp.testing.assert_allclose(embedding_backward(dy, cache, chunk_len), expected, rtol=0, atol=1e-14)
 
 
 def test_gradient_of_embedding_agrees_with_finite_differences(assert_gradients):
@@ -89,8 +79,8 @@ def test_gradient_of_embedding_agrees_with_finite_differences(assert_gradients):
 def test_layer_norm_is_its_equation(shape):
     x, weight, bias = 3 * normal(*shape) + 5, normal(shape[-1]), normal(shape[-1])
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    expected = (x - mean) / np.sqrt(variance + 1e-3) * weight + bias
-    np.testing.assert_allclose(layer_norm(x, weight, bias, eps=1e-3)[0], expected, rtol=1e-12, atol=1e-12)
+    expected = (x - mean) / xp.sqrt(variance + 1e-3) * weight + bias
+    xp.testing.assert_allclose(layer_norm(x, weight, bias, eps=1e-3)[0], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_layer_norm_a_few_rows_at_a_time_is_the_same(monkeypatch):
@@ -99,24 +89,24 @@ def test_layer_norm_a_few_rows_at_a_time_is_the_same(monkeypatch):
     gradients = layer_norm_backward(dy, cache)
     monkeypatch.setattr(backend, "_ENTRIES", 8 * 7)  # 22 slices of at most 7 rows
     slices_y, slices_cache = layer_norm(x, weight, bias)
-    np.testing.assert_array_equal(slices_y, y)
+    xp.testing.assert_array_equal(slices_y, y)
     for found, expected in zip(layer_norm_backward(dy, slices_cache), gradients):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        xp.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_layer_norm_of_a_constant_row_is_its_bias_and_finite_in_float32():
-    x, weight, bias = np.full((2, 8), 7, "float32"), normal(8, dtype="float32"), normal(8, dtype="float32")
+    x, weight, bias = xp.full((2, 8), 7, "float32"), normal(8, dtype="float32"), normal(8, dtype="float32")
     y, cache = layer_norm(x, weight, bias)
-    np.testing.assert_array_equal(y, np.broadcast_to(bias, y.shape))
-    assert all(np.isfinite(d).all() for d in layer_norm_backward(y, cache))
+    xp.testing.assert_array_equal(y, xp.broadcast_to(bias, y.shape))
+    assert all(xp.isfinite(d).all() for d in layer_norm_backward(y, cache))
 
 
 def test_layer_norm_in_float32_survives_a_large_mean():
     x = normal(4, 64) + 1000
-    ones, zeros = np.ones(64), np.zeros(64)
+    ones, zeros = xp.ones(64), xp.zeros(64)
     exact = layer_norm(x.astype("float32").astype("float64"), ones, zeros)[0]
     y = layer_norm(*(a.astype("float32") for a in (x, ones, zeros)))[0]
-    np.testing.assert_allclose(y, exact, atol=2e-4)  # x itself is known to 3e-5
+    xp.testing.assert_allclose(y, exact, atol=2e-4)  # x itself is known to 3e-5
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -125,12 +115,12 @@ def test_dtype_in_is_dtype_out_and_nothing_given_is_changed(name, dtype):
     layer, x = LAYERS[name](dtype), normal(2, 3, 4, dtype=dtype)
     before = copy.deepcopy((layer.params, x))
     y, cache = layer.forward(x, seed=1)
-    dy = np.ones_like(y)
+    dy = xp.ones_like(y)
     dx, grads = layer.backward(dy, cache)
     assert {a.dtype.name for a in (y, dx, *layer.params.values(), *grads.values())} == {dtype}
     assert {name: grad.shape for name, grad in grads.items()} == {n: p.shape for n, p in layer.params.items()}
-    for now, then in zip((*layer.params.values(), x, dy), (*before[0].values(), before[1], np.ones_like(y))):
-        np.testing.assert_array_equal(now, then)
+    for now, then in zip((*layer.params.values(), x, dy), (*before[0].values(), before[1], xp.ones_like(y))):
+        xp.testing.assert_array_equal(now, then)
 
 
 def test_a_layer_does_not_remember_its_weights_in_its_cache():
@@ -144,15 +134,15 @@ def test_dropout_replays_its_mask_in_backward_and_draws_another_for_another_seed
     x = normal(3, 50)
     y, cache = dropout(x, 0.4, seed=7)
     mask = y / x
-    np.testing.assert_allclose(np.unique(mask.round(12)), [0, round(1 / 0.6, 12)])
-    np.testing.assert_allclose(dropout_backward(x, cache), mask * x, rtol=1e-14)
+    xp.testing.assert_allclose(xp.unique(mask.round(12)), [0, round(1 / 0.6, 12)])
+    xp.testing.assert_allclose(dropout_backward(x, cache), mask * x, rtol=1e-14)
     assert (y != dropout(x, 0.4, seed=8)[0]).any()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
 def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
     n = 200_000
-    y = dropout(np.ones(n), rate, seed=3)[0]
+    y = dropout(xp.ones(n), rate, seed=3)[0]
     five_sigma = 5 * math.sqrt(rate * (1 - rate) / n)
     assert abs((y == 0).mean() - rate) <= five_sigma
     assert abs(y.mean() - 1) <= five_sigma / (1 - rate) + 1e-12
@@ -161,19 +151,19 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
 @hypothesis.given(st.lists(st.integers(0, 90_000), max_size=4), st.integers(0, 2**63))
 @hypothesis.settings(max_examples=15)
 def test_dropout_of_parts_is_dropout_of_the_whole(cuts, seed):
-    x = np.ones(90_000, "float32")  # more than one block
+    x = xp.ones(90_000, "float32")  # more than one block
     whole = dropout(x, 0.5, seed)[0]
     bounds = sorted({0, *cuts, len(x)})
     parts = [dropout(x[a:b], 0.5, seed, start=a)[0] for a, b in zip(bounds, bounds[1:])]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    xp.testing.assert_array_equal(xp.concatenate(parts), whole)
 
 
 def test_dropout_in_place_and_on_a_view_that_is_not_contiguous_uses_the_same_mask():
     x = normal(6, 4)
     expected = dropout(x, 0.5, seed=1)[0]
-    np.testing.assert_array_equal(dropout(x.T.copy().T, 0.5, seed=1)[0], expected)
+    xp.testing.assert_array_equal(dropout(x.T.copy().T, 0.5, seed=1)[0], expected)
     assert dropout(x, 0.5, seed=1, out=x)[0] is x
-    np.testing.assert_array_equal(x, expected)
+    xp.testing.assert_array_equal(x, expected)
 
 
 def test_dropout_is_off_in_inference():
@@ -189,7 +179,7 @@ def test_new_weights_have_the_size_that_their_layer_says_and_are_the_same_in_bot
     assert float(weight.std()) * math.sqrt(400) == pytest.approx(1, rel=0.02)
     assert float(Embedding(400, 300, seed=5).params["weight"].std()) == pytest.approx(0.02, rel=0.02)
     single = Linear(400, 300, seed=5).params["weight"]
-    np.testing.assert_array_equal(single, weight.astype("float32"))
+    xp.testing.assert_array_equal(single, weight.astype("float32"))
     assert (single != Linear(400, 300, seed=6).params["weight"]).any()
 
 
@@ -201,8 +191,8 @@ def test_new_weights_have_the_size_that_their_layer_says_and_are_the_same_in_bot
         (lambda: linear(normal(4), normal(3, 4), normal(4)), "bias: expected shape"),
         (lambda: layer_norm(normal(2, 4), normal(3), normal(4)), "weight: expected shape"),
         (lambda: layer_norm(normal(2, 4), normal(4), normal(1)), "bias: expected shape"),
-        (lambda: embedding(np.array([0, 6]), normal(6, 2)), "tokens: expected ids from 0 to 5; got 0..6"),
-        (lambda: embedding(np.array([-1]), normal(6, 2)), "tokens: expected ids from 0 to 5; got -1"),
+        (lambda: embedding(xp.array([0, 6]), normal(6, 2)), "tokens: expected ids from 0 to 5; got 0..6"),
+        (lambda: embedding(xp.array([-1]), normal(6, 2)), "tokens: expected ids from 0 to 5; got -1"),
         (lambda: Dropout(1.0), "rate: expected a rate"),
         (lambda: dropout(normal(3), -0.1, seed=0), "rate: expected a rate"),
         (lambda: dropout(normal(3), "0.1", seed=0), "rate: expected a rate in .*; got '0.1'"),
@@ -225,7 +215,7 @@ def test_bad_values_are_named(call, message):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: linear(np.ones((2, 4), int), normal(3, 4)), "x: expected floats"),
+        (lambda: linear(xp.ones((2, 4), int), normal(3, 4)), "x: expected floats"),
         (lambda: linear([1.0, 2.0], normal(3, 2)), "expected a NumPy or CuPy array; got list"),
         (lambda: embedding(normal(3), normal(6, 2)), "tokens: expected integers"),
         (lambda: layer_norm(normal(2, 4), None, normal(4)), "weight: expected a NumPy or CuPy array; got NoneType"),

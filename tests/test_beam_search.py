@@ -8,8 +8,8 @@ import pytest
 
 import minireformer as mr
 from minireformer import backend
-from minireformer.beam_search import beam_search
-from minireformer.generation import generate
+from minireformer.generation.beam_search import beam_search
+from minireformer.generation.sampling import generate
 
 
 class Bigrams:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 
 import minireformer as mr
@@ -15,12 +15,12 @@ import minireformer as mr
 ROOT = Path(__file__).parents[1]
 DOUBLE = ROOT / "tests" / "double"
 
-on_numpy = pytest.mark.skipif(mr.backend.active() is not numpy, reason="a script for the CPU, in NumPy")
+on_numpy = pytest.mark.skipif(mr.backend.active() is not np, reason="a script for the CPU, in NumPy")
 
 
 def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
     """On the double: that torch has no CUDA there is written down, too."""
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--quick", "--results", tmp_path]
+    command = [sys.executable, ROOT / "benchmarks" / "cuda.py", "--quick", "--results", tmp_path]
     environment = os.environ | {"PYTHONPATH": f"{DOUBLE}:{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command, env=environment, check=True)
     results = json.loads((tmp_path / "gpu_Stand_in.json").read_text())
@@ -37,7 +37,7 @@ def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
 
 def quick_run(script, folder, *options):
     """What a benchmark writes when it is run in small, with its checkpoints in `folder`. Once is enough, in NumPy."""
-    if mr.backend.active() is not numpy:
+    if mr.backend.active() is not np:
         pytest.skip("a script for the CPU, in NumPy")
     command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--quick", "--build", folder, *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
@@ -85,7 +85,7 @@ def test_full_attention_of_raw_keys_has_the_right_gradient(kind, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.setattr(mr.config, "ATTENTION", dict(mr.config.ATTENTION))
     layer = getattr(importlib.import_module("duplicate_task"), kind)(8, 2, 4)
-    x = numpy.random.default_rng(0).standard_normal((2, 7, 8))
+    x = np.random.default_rng(0).standard_normal((2, 7, 8))
     report = mr.gradcheck(layer, x)
     assert report.ok, report
 
@@ -95,7 +95,7 @@ def test_the_regular_transformer_has_the_right_gradient(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     script = importlib.import_module("shared_and_reversible")
     model = script.make_model("regular", script.QUICK | {"d_model": 8, "length": 16})
-    report = mr.gradcheck(model, numpy.arange(10).reshape(2, 5))
+    report = mr.gradcheck(model, np.arange(10).reshape(2, 5))
     assert report.ok, report
 
 
@@ -215,13 +215,13 @@ def test_weights_of_an_lsh_layer_give_its_output(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     script = importlib.import_module("attention_weights")
     config = importlib.import_module("long_text").config_of({"d_model": 32, "length": 1024})
-    tokens = numpy.random.default_rng(0).integers(0, 256, (1, 256))
+    tokens = np.random.default_rng(0).integers(0, 256, (1, 256))
     cache = script.last_attention(mr.Reformer(config, seed=0), tokens)
     for head in range(config.n_heads):
         queries, keys, weights = script.weights_of(cache, head)
-        v, out = cache.v[0, head], numpy.zeros((256, config.d_head))
-        numpy.add.at(out, queries, weights[:, None] * v[keys])
-        alone = numpy.bincount(queries, minlength=256) == 0
+        v, out = cache.v[0, head], np.zeros((256, config.d_head))
+        np.add.at(out, queries, weights[:, None] * v[keys])
+        alone = np.bincount(queries, minlength=256) == 0
         out[alone] = v[alone]
         assert abs(out - cache.out[0, head]).max() < 1e-5
 
@@ -234,7 +234,7 @@ def test_what_a_repeated_word_is_scored_on_stood_before(monkeypatch):
     assert (tokens[:, 1:] == targets[:, :-1]).all()
     assert (mask.sum(axis=1) == script.FULL["word"] - 4).all()
     for row, row_targets, scored in zip(tokens, targets, mask):
-        for t in numpy.flatnonzero(scored):  # the four symbols up to t stood before, with the target after them
+        for t in np.flatnonzero(scored):  # the four symbols up to t stood before, with the target after them
             assert any(
                 (row[s - 3 : s + 1] == row[t - 3 : t + 1]).all() and row[s + 1] == row_targets[t] for s in range(3, t)
             )

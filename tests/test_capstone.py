@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from minireformer.backend import get_xp
-from minireformer.capstone import FORBIDDEN, PIECES, SELF, check_backward
-from minireformer.dense import unit_length
+from minireformer.course.capstone import FORBIDDEN, PIECES, SELF, check_backward
+from minireformer.reference import unit_length
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "solutions" / "05_gradient_of_lsh_attention.ipynb"
 CELLS = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]]

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from minireformer import backend, checkpoint
 from minireformer.model import Reformer, ReformerConfig
-from minireformer.optim import Adafactor, Adam
+from minireformer.training.optimizers import Adafactor, Adam
 
 CONFIG = ReformerConfig(
     vocab_size=11,

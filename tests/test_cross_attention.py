@@ -2,30 +2,31 @@
 
 import functools
 
-import numpy
+import numpy as np
 import pytest
 
 import minireformer as mr
-from arrays import np
-from minireformer import backend, cross_attention
-from minireformer.cross_attention import CrossAttention, attention_weights, cross_attention_backward
+from arrays import xp
+from minireformer import backend
+from minireformer.translation import cross_attention
+from minireformer.translation.cross_attention import CrossAttention, attention_weights, cross_attention_backward
 
 
 def heads(n_queries=9, n_keys=13, seed=0, dtype="float64"):
-    random = np.random.default_rng(seed)
+    random = xp.random.default_rng(seed)
     return [random.standard_normal((2, 3, n, 5)).astype(dtype) for n in (n_queries, n_keys, n_keys)]
 
 
 def mask_of(n_keys):
     """The first row sees all, the second two thirds."""
-    return np.arange(n_keys)[None] < np.array([[n_keys], [max(1, 2 * n_keys // 3)]])
+    return xp.arange(n_keys)[None] < xp.array([[n_keys], [max(1, 2 * n_keys // 3)]])
 
 
 def dense(q, k, v, key_mask=None):
     logits = q @ k.swapaxes(-1, -2) / 5**0.5
     if key_mask is not None:
-        logits = np.where(key_mask[:, None, None], logits, -np.inf)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        logits = xp.where(key_mask[:, None, None], logits, -xp.inf)
+    weights = xp.exp(logits - logits.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights @ v, weights
 
@@ -44,8 +45,8 @@ def test_it_is_the_dense_equation_for_any_two_lengths(sizes, masked, small_tiles
     key_mask = mask_of(sizes[1]) if masked else None
     out, cache = cross_attention.cross_attention(q, k, v, key_mask=key_mask)
     expected, weights = dense(q, k, v, key_mask)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(attention_weights(cache), weights, rtol=0, atol=1e-14)
+    xp.testing.assert_allclose(out, expected, rtol=0, atol=1e-14)
+    xp.testing.assert_allclose(attention_weights(cache), weights, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("masked, dropout", [(False, 0.0), (True, 0.0), (True, 0.3)])
@@ -58,27 +59,27 @@ def test_gradients(masked, dropout, assert_gradients, small_tiles):
 def test_logits_of_any_size_are_no_trouble(assert_gradients):
     q, k, v = heads(dtype="float32")
     out, cache = cross_attention.cross_attention(300 * q, 300 * k, v)
-    np.testing.assert_allclose(out, dense(300 * q, 300 * k, v)[0], atol=1e-4)
-    assert all(np.isfinite(d).all() for d in cross_attention_backward(out, cache))
+    xp.testing.assert_allclose(out, dense(300 * q, 300 * k, v)[0], atol=1e-4)
+    assert all(xp.isfinite(d).all() for d in cross_attention_backward(out, cache))
 
 
 def test_who_sees_nothing_gets_nothing_and_gives_no_gradient():
     q, k, v = heads()
-    key_mask = np.arange(13)[None] < np.array([[13], [0]])
+    key_mask = xp.arange(13)[None] < xp.array([[13], [0]])
     out, cache = cross_attention.cross_attention(q, k, v, key_mask=key_mask)
     assert (out[1] == 0).all()
-    for gradient in cross_attention_backward(np.ones(out.shape), cache):
-        assert (gradient[1] == 0).all() and np.isfinite(gradient).all()
+    for gradient in cross_attention_backward(xp.ones(out.shape), cache):
+        assert (gradient[1] == 0).all() and xp.isfinite(gradient).all()
 
 
 def test_dropout_sets_weights_to_zero_at_its_rate_and_the_seed_decides_which():
     q, k, v = heads(40, 50)
-    ones = np.ones(v.shape)
+    ones = xp.ones(v.shape)
     one, other = (cross_attention.cross_attention(q, k, ones, dropout=0.25, seed=s)[0] for s in (0, 1))
     assert (one != other).any()
-    np.testing.assert_array_equal(one, cross_attention.cross_attention(q, k, ones, dropout=0.25, seed=0)[0])
+    xp.testing.assert_array_equal(one, cross_attention.cross_attention(q, k, ones, dropout=0.25, seed=0)[0])
     assert abs(float(one.mean()) - 1) < 0.02  # 240 rows of weights, 12,000 draws
-    equal = np.zeros(q.shape)  # all weights alike: the sum tells how many were kept
+    equal = xp.zeros(q.shape)  # all weights alike: the sum tells how many were kept
     kept = cross_attention.cross_attention(equal, k, ones, dropout=0.25, seed=0)[0][..., 0] * 0.75
     assert abs(float(kept.mean()) - 0.75) < 5 * (0.25 * 0.75 / 12000) ** 0.5
     assert len(set(backend.to_numpy(kept).round(6).ravel().tolist())) > 5  # every row draws its own
@@ -94,24 +95,24 @@ def test_tiles_and_threads_change_no_more_than_rounding(monkeypatch):
         out, cache = cross_attention.cross_attention(q, k, v, key_mask=mask_of(70), dropout=0.1)
         results.append((out, *cross_attention_backward(out, cache)))
     for whole, tiled, threaded in zip(*results):
-        np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-13)
-        np.testing.assert_array_equal(threaded, tiled)
+        xp.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-13)
+        xp.testing.assert_array_equal(threaded, tiled)
 
 
 def test_memory_grows_with_the_inputs_and_not_with_their_product(monkeypatch):
     monkeypatch.setattr(mr.backend, "_n_threads", 1)
-    random = np.random.default_rng(0)
+    random = xp.random.default_rng(0)
     q, k, v = (random.standard_normal((1, 1, 4096, 8)).astype("float32") for _ in range(3))
     with mr.memory.peak() as m:
         out, cache = cross_attention.cross_attention(q, k, v)
         cross_attention_backward(out, cache)
-    if backend.active() is numpy:  # on a GPU all heads, and so their tiles, are taken at once
+    if backend.active() is np:  # on a GPU all heads, and so their tiles, are taken at once
         assert m.bytes < 4 * q.nbytes + 6 * 4 * cross_attention._TILE_LOGITS < 4096**2 / 4
 
 
 def layer_and_inputs(**settings):
     layer = CrossAttention(12, 7, n_heads=2, d_head=5, seed=1, dtype="float64", **settings)
-    random = np.random.default_rng(0)
+    random = xp.random.default_rng(0)
     return layer, random.standard_normal((2, 9, 12)), random.standard_normal((2, 13, 7))
 
 
@@ -122,7 +123,7 @@ def test_the_layer_projects_attends_and_projects_back():
     q, k, v = split(x @ p["query.weight"].T), split(memory @ p["key.weight"].T), split(memory @ p["value.weight"].T)
     mixed = dense(q, k, v, mask_of(13))[0].swapaxes(1, 2).reshape(2, 9, 10)
     y, _ = layer.forward(x, memory=memory, memory_mask=mask_of(13))
-    np.testing.assert_allclose(y, mixed @ p["output.weight"].T, rtol=0, atol=1e-13)
+    xp.testing.assert_allclose(y, mixed @ p["output.weight"].T, rtol=0, atol=1e-13)
 
 
 def test_gradients_of_the_layer_of_its_input_and_of_the_memory(assert_gradients):

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minireformer import backend
-from minireformer.data import ByteCorpus, ImageCorpus, duplicate_task, photograph, standard_library, text_files
+from minireformer.training.data import (
+    ByteCorpus,
+    ImageCorpus,
+    duplicate_task,
+    photograph,
+    standard_library,
+    text_files,
+)
 
 FILES = {f"file{i}.txt": bytes([65 + i]) * (50 + i) for i in range(20)}  # each file is one letter
 

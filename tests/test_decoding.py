@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-import numpy
+import numpy as np
 import pytest
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from minireformer import backend
 from minireformer.attention_layer import LSHAttention
-from minireformer.decoding import CachedDecoder, PlainDecoder, is_exact
+from minireformer.generation.decoding import CachedDecoder, PlainDecoder, is_exact
 
 LENGTH = 40
 SMALL = mr.ReformerConfig(
@@ -47,14 +47,14 @@ EXACT = {
 
 def model_of(seed=0, dtype="float64", **changes):
     model = mr.Reformer(replace(SMALL, **changes), seed=seed, dtype=dtype)
-    random = np.random.default_rng(seed)
+    random = xp.random.default_rng(seed)
     for param in model.params.values():
         param += 0.3 * random.standard_normal(param.shape)
     return model
 
 
 def tokens_of(n_rows=3, length=LENGTH, seed=0):
-    return np.random.default_rng(seed).integers(0, 11, (n_rows, length))
+    return xp.random.default_rng(seed).integers(0, 11, (n_rows, length))
 
 
 def alone(model, tokens, row, length, seed=0):
@@ -67,16 +67,16 @@ def test_cached_logits_are_those_of_a_new_run_for_every_row_and_length(changes):
     """Rows begin with prompts of 1, 5 and 17 tokens: within a chunk, just over one, and over many."""
     model, tokens, seed = model_of(**changes), tokens_of(), 4
     assert is_exact(model)
-    lengths = numpy.array([1, 5, 17])
+    lengths = np.array([1, 5, 17])
     decoder = CachedDecoder(model, max_len=LENGTH, seed=seed)
     logits = decoder.start(tokens, lengths)
     while True:
         for row, length in enumerate(lengths):
             expected = alone(model, tokens, row, int(length), seed)
-            np.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-10, err_msg=f"{row}, {length}")
+            xp.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-10, err_msg=f"{row}, {length}")
         if lengths.max() == LENGTH:
             break
-        logits = decoder.step(tokens[np.arange(3), backend.asarray(lengths)])
+        logits = decoder.step(tokens[xp.arange(3), backend.asarray(lengths)])
         lengths = lengths + 1
 
 
@@ -85,7 +85,7 @@ def test_behind_an_lsh_layer_cached_logits_are_near_those_of_a_new_run_but_not_e
     model, tokens = model_of(attn_layers=layers), tokens_of(1)
     assert not is_exact(model)
     decoder = CachedDecoder(model, LENGTH)
-    np.testing.assert_allclose(decoder.start(tokens[:, :20])[0], alone(model, tokens, 0, 20), rtol=0, atol=1e-10)
+    xp.testing.assert_allclose(decoder.start(tokens[:, :20])[0], alone(model, tokens, 0, 20), rtol=0, atol=1e-10)
     worst, spread = 0.0, 0.0
     for length in range(21, LENGTH + 1):
         expected = alone(model, tokens, 0, length)
@@ -109,7 +109,7 @@ def test_without_a_number_of_buckets_it_is_that_of_the_longest_sequence():
     layer = model.layers.blocks[0][0].part
     assert isinstance(layer, LSHAttention)
     layer.n_buckets = mr.hashing.default_n_buckets(32, 4, 64)
-    np.testing.assert_allclose(logits[0], alone(model, tokens, 0, 21), rtol=0, atol=1e-10)
+    xp.testing.assert_allclose(logits[0], alone(model, tokens, 0, 21), rtol=0, atol=1e-10)
 
 
 def test_a_prompt_of_many_tokens_is_the_same_as_one_token_and_many_steps():
@@ -118,7 +118,7 @@ def test_a_prompt_of_many_tokens_is_the_same_as_one_token_and_many_steps():
     logits = one_by_one.start(tokens[:, :1])
     for t in range(1, 30):
         logits = one_by_one.step(tokens[:, t])
-    np.testing.assert_allclose(at_once.start(tokens[:, :30]), logits, rtol=0, atol=1e-10)
+    xp.testing.assert_allclose(at_once.start(tokens[:, :30]), logits, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", [CachedDecoder, PlainDecoder])
@@ -128,10 +128,10 @@ def test_selected_rows_go_on_as_if_they_had_always_stood_there(kind):
     decoder.start(tokens, [9, 12, 20])
     decoder.select([2, 0, 0, 2])
     logits = decoder.step(backend.asarray([1, 2, 3, 1]))
-    np.testing.assert_array_equal(logits[0], logits[3])
+    xp.testing.assert_array_equal(logits[0], logits[3])
     for row, (was, length, token) in enumerate([(2, 20, 1), (0, 9, 2), (0, 9, 3)]):
-        sequence = np.concatenate([tokens[was : was + 1, :length], backend.asarray([[token]])], axis=1)
-        np.testing.assert_allclose(logits[row], model(sequence)[0, -1], rtol=0, atol=1e-10)
+        sequence = xp.concatenate([tokens[was : was + 1, :length], backend.asarray([[token]])], axis=1)
+        xp.testing.assert_allclose(logits[row], model(sequence)[0, -1], rtol=0, atol=1e-10)
 
 
 def test_the_plain_decoder_runs_the_model_on_every_row_alone():
@@ -141,17 +141,17 @@ def test_the_plain_decoder_runs_the_model_on_every_row_alone():
     for t in range(5):
         for row, length in enumerate((3, 3, 11)):
             expected = alone(model, tokens, row, length + t)
-            np.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-12)
-        logits = decoder.step(tokens[np.arange(3), backend.asarray([3 + t, 3 + t, 11 + t])])
+            xp.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-12)
+        logits = decoder.step(tokens[xp.arange(3), backend.asarray([3 + t, 3 + t, 11 + t])])
 
 
 def test_float32_is_decoded_in_float32():
     model, tokens = model_of(dtype="float32", attn_layers=("local", "lsh")), tokens_of()
     decoder = CachedDecoder(model, LENGTH)
-    assert decoder.start(tokens[:, :9]).dtype == np.float32
+    assert decoder.start(tokens[:, :9]).dtype == xp.float32
     logits = decoder.step(tokens[:, 9])
-    assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits[1], alone(model, tokens, 1, 10), atol=1e-4)  # single precision, logits near 1
+    assert logits.dtype == xp.float32
+    xp.testing.assert_allclose(logits[1], alone(model, tokens, 1, 10), atol=1e-4)  # single precision, logits near 1
 
 
 def test_a_step_allocates_nothing_that_grows_with_the_text(monkeypatch):

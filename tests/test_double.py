@@ -5,7 +5,7 @@ import json
 import operator
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 
 from minireformer import backend
@@ -25,22 +25,22 @@ def assign(array, index, value):
 # What it refuses: a name, an attempt with the double, an array x of its own and one of NumPy's (2, 3), the error
 
 REFUSED = {
-    "numpy.asarray": (lambda cupy, x, host: numpy.asarray(x), TypeError, "Implicit conversion"),
-    "numpy.array of a list of them": (lambda cupy, x, host: numpy.array([x[0, 0], x[0, 1]]), TypeError, "Implicit"),
-    "a ufunc of NumPy's": (lambda cupy, x, host: numpy.exp(x), TypeError, "does not support ufuncs"),
-    "a function of NumPy's": (lambda cupy, x, host: numpy.concatenate([x]), TypeError, "numpy.concatenate"),
-    "a reduction of NumPy's": (lambda cupy, x, host: numpy.mean(x), TypeError, "numpy.mean"),
+    "numpy.asarray": (lambda cupy, x, host: np.asarray(x), TypeError, "Implicit conversion"),
+    "numpy.array of a list of them": (lambda cupy, x, host: np.array([x[0, 0], x[0, 1]]), TypeError, "Implicit"),
+    "a ufunc of NumPy's": (lambda cupy, x, host: np.exp(x), TypeError, "does not support ufuncs"),
+    "a function of NumPy's": (lambda cupy, x, host: np.concatenate([x]), TypeError, "numpy.concatenate"),
+    "a reduction of NumPy's": (lambda cupy, x, host: np.mean(x), TypeError, "numpy.mean"),
     "array + NumPy's": (lambda cupy, x, host: x + host, TypeError, "Unsupported type"),
     "NumPy's + array": (lambda cupy, x, host: host + x, TypeError, "Unsupported type"),
     "array @ NumPy's": (lambda cupy, x, host: x @ host.T, TypeError, "Unsupported type"),
     "NumPy's == array": (lambda cupy, x, host: host == x, TypeError, "Unsupported type"),
-    "NumPy's 0-d array": (lambda cupy, x, host: x + numpy.array(1.0), TypeError, "Unsupported type"),
+    "NumPy's 0-d array": (lambda cupy, x, host: x + np.array(1.0), TypeError, "Unsupported type"),
     "array += NumPy's": (lambda cupy, x, host: in_place(x, host), TypeError, "Unsupported type"),
     "NumPy's += array": (lambda cupy, x, host: in_place(host, x), TypeError, "does not support ufuncs"),
     "array + list": (lambda cupy, x, host: x + [1, 2, 3], TypeError, "Unsupported type"),
     "x[...] = NumPy's": (lambda cupy, x, host: assign(x, ..., host), TypeError, "Unsupported type"),
     "NumPy's[...] = x": (lambda cupy, x, host: assign(host, ..., x), TypeError, "Implicit conversion"),
-    "x[NumPy's]": (lambda cupy, x, host: x[numpy.array([0])], TypeError, "Unsupported type"),
+    "x[NumPy's]": (lambda cupy, x, host: x[np.array([0])], TypeError, "Unsupported type"),
     "NumPy's[x]": (lambda cupy, x, host: host[x.astype(int)], (TypeError, IndexError), "Implicit|only integers"),
     "a function of NumPy's array": (lambda cupy, x, host: cupy.sum(host), TypeError, "Unsupported type"),
     "a ufunc of NumPy's array": (lambda cupy, x, host: cupy.exp(host), TypeError, "Unsupported type"),
@@ -76,7 +76,7 @@ REFUSED = {
     ),
     "a range of one": (lambda cupy, x, host: range(x.argmax()), TypeError, "cannot be interpreted as an integer"),
     "hash": (lambda cupy, x, host: {x[0, 0]}, TypeError, "unhashable"),
-    "plotting": (lambda cupy, x, host: numpy.atleast_1d(x), TypeError, "Implicit conversion"),
+    "plotting": (lambda cupy, x, host: np.atleast_1d(x), TypeError, "Implicit conversion"),
 }
 
 
@@ -87,7 +87,7 @@ def in_place_at(array, index):
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_refuses(name, cupy):
     attempt, error, message = REFUSED[name]
-    host = numpy.arange(6.0).reshape(2, 3)
+    host = np.arange(6.0).reshape(2, 3)
     x = cupy.asarray(host)
     with pytest.raises(error, match=message):
         attempt(cupy, x, host)
@@ -107,9 +107,9 @@ def test_a_figure_of_its_arrays_is_refused(cupy):
 
 def test_numbers_mix_freely_and_do_not_widen(cupy):
     x = cupy.ones((2, 3), "float32")
-    for number in (2, 2.0, True, numpy.float32(2)):
+    for number in (2, 2.0, True, np.float32(2)):
         assert (x * number).dtype == (number * x).dtype == "float32"
-    assert (x * numpy.float64(2)).dtype == "float64"  # NEP 50: as in NumPy 2 and CuPy 14
+    assert (x * np.float64(2)).dtype == "float64"  # NEP 50: as in NumPy 2 and CuPy 14
     assert (x + x.astype("float64").sum()).dtype == "float64"
 
 
@@ -119,7 +119,7 @@ def test_reductions_and_single_entries_are_arrays_without_axes(cupy):
         assert type(scalar) is cupy.ndarray and scalar.shape == ()
     x[1, 2][...] = 7  # a view, too
     assert float(x[1, 2]) == 7
-    assert type(x).__module__ == "cupy" and not isinstance(x, numpy.ndarray) and backend.get_xp(x) is cupy
+    assert type(x).__module__ == "cupy" and not isinstance(x, np.ndarray) and backend.get_xp(x) is cupy
 
 
 def test_it_is_not_torn_by_assignments_without_duplicates(cupy):
@@ -127,7 +127,7 @@ def test_it_is_not_torn_by_assignments_without_duplicates(cupy):
     x[cupy.asarray([2, 0]), 1:3] += 1
     x[x > 0] = 5
     x[cupy.asarray([[0], [1]]), cupy.asarray([[0, 3]])] = 2
-    numpy.testing.assert_array_equal(x.get(), [[2, 5, 5, 2], [2, 0, 0, 2], [0, 5, 5, 0]])
+    np.testing.assert_array_equal(x.get(), [[2, 5, 5, 2], [2, 0, 0, 2], [0, 5, 5, 0]])
 
 
 def test_views_share_memory_and_hooks_see_it_once(cupy):
@@ -151,7 +151,7 @@ def test_views_share_memory_and_hooks_see_it_once(cupy):
 
 
 def test_transfers_and_waits_are_counted(cupy, counts):
-    x = cupy.asarray(numpy.arange(6.0))
+    x = cupy.asarray(np.arange(6.0))
     y = cupy.exp(x[2:] * 2).sum() + cupy.zeros(3).max()
     assert counts == {"to_device": 1}
     float(y), int(y), bool(y), y.item(), y.get(), y.tolist(), f"{y:.3f}", repr(y)

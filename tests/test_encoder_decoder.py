@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-import numpy
+import numpy as np
 import pytest
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from minireformer import backend
-from minireformer.decoding import CachedDecoder, PlainDecoder, is_exact
-from minireformer.generation import generate
+from minireformer.generation.decoding import CachedDecoder, PlainDecoder, is_exact
+from minireformer.generation.sampling import generate
 
 SMALL = mr.EncoderDecoderConfig(
     vocab_size=11,
@@ -36,21 +36,21 @@ DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1}
 
 def model_of(dtype="float64", seed=0, **changes):
     model = mr.EncoderDecoder(replace(SMALL, **changes), seed=seed, dtype=dtype)
-    random = np.random.default_rng(seed)
+    random = xp.random.default_rng(seed)
     for param in model.params.values():
         param += 0.1 * random.standard_normal(param.shape)  # no zeros that hide errors
     return model
 
 
 def pair_of(seed=0, n_source=19, n_target=13):
-    random = np.random.default_rng(seed)
+    random = xp.random.default_rng(seed)
     return (random.integers(0, 9, (2, n_source)), random.integers(0, 11, (2, n_target)))
 
 
 def masks_of(pair):
     """The first row is whole, the second ends early, on both sides."""
-    lengths = [np.array([[tokens.shape[1]], [2 * tokens.shape[1] // 3]]) for tokens in pair]
-    return tuple(np.arange(tokens.shape[1])[None] < length for tokens, length in zip(pair, lengths))
+    lengths = [xp.array([[tokens.shape[1]], [2 * tokens.shape[1] // 3]]) for tokens in pair]
+    return tuple(xp.arange(tokens.shape[1])[None] < length for tokens, length in zip(pair, lengths))
 
 
 def slopes(model, names, directions, pair, targets, given, step=1e-6):
@@ -64,8 +64,8 @@ def slopes(model, names, directions, pair, targets, given, step=1e-6):
             model.params[name][...] = before[name] + sign * step * directions[name]
         masks = {"source_mask": given["source_mask"], "target_mask": given["target_mask"]}
         logits = model.forward(pair, seed=given["seed"], **masks)[0][mask]
-        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        losses.append(-np.take_along_axis(log_p, targets[mask][:, None], -1).mean())
+        log_p = logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
+        losses.append(-xp.take_along_axis(log_p, targets[mask][:, None], -1).mean())
     for name in names:
         model.params[name][...] = before[name]
     exact = sum((grads[name] * directions[name]).sum() for name in names)
@@ -78,10 +78,10 @@ def test_gradient_is_that_of_finite_differences(seed, reversible):
     model = model_of(seed=seed, reversible=reversible, **DROPOUT)
     pair = pair_of(seed)
     masks = masks_of(pair)
-    targets = np.random.default_rng(seed + 9).integers(0, 11, pair[1].shape)
+    targets = xp.random.default_rng(seed + 9).integers(0, 11, pair[1].shape)
     given = {"seed": 3, "source_mask": masks[0], "target_mask": masks[1], "mask": masks[1]}
     assert list(model.loss_and_grads(pair, targets)[1]) == list(model.params)
-    random = np.random.default_rng(seed)
+    random = xp.random.default_rng(seed)
     directions = {name: random.standard_normal(param.shape) for name, param in model.params.items()}
     alone = [[name] for name in model.params] if seed == 0 else []
     for names in [list(model.params), *alone]:
@@ -91,7 +91,7 @@ def test_gradient_is_that_of_finite_differences(seed, reversible):
 
 def test_gradients_of_the_decoders_layers_and_of_the_memory(assert_gradients):
     layers = model_of(attn_layers=("local", "full"), **DROPOUT).decoder.layers
-    random = np.random.default_rng(0)
+    random = xp.random.default_rng(0)
     x, memory = random.standard_normal((2, 9, 12)), random.standard_normal((2, 7, 24))
     _, memory_mask = masks_of((x, memory))
 
@@ -102,35 +102,35 @@ def test_gradients_of_the_decoders_layers_and_of_the_memory(assert_gradients):
 
 
 def test_reversible_equals_stored():
-    pair, targets = pair_of(), np.random.default_rng(5).integers(0, 11, (2, 13))
+    pair, targets = pair_of(), xp.random.default_rng(5).integers(0, 11, (2, 13))
     results = [model_of(reversible=r, **DROPOUT).loss_and_grads(pair, targets, seed=3) for r in (True, False)]
     (loss, grads), (stored_loss, stored_grads) = results
     assert loss == stored_loss
     for name in grads:
-        np.testing.assert_allclose(grads[name], stored_grads[name], rtol=0, atol=1e-10, err_msg=name)
+        xp.testing.assert_allclose(grads[name], stored_grads[name], rtol=0, atol=1e-10, err_msg=name)
 
 
 def test_backward_of_the_logits_is_the_gradient_of_the_loss():
     model, pair = model_of(), pair_of()
-    targets = np.random.default_rng(5).integers(0, 11, (2, 13))
+    targets = xp.random.default_rng(5).integers(0, 11, (2, 13))
     logits, cache = model.forward(pair, seed=2)
-    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p = xp.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
-    dlogits = (p - (np.arange(11) == targets[..., None])) / targets.size
+    dlogits = (p - (xp.arange(11) == targets[..., None])) / targets.size
     _, grads = model.backward(dlogits, cache)
     expected = model.loss_and_grads(pair, targets, seed=2)[1]
     assert grads.keys() == expected.keys()
     for name in grads:
-        np.testing.assert_allclose(grads[name], expected[name], rtol=0, atol=1e-12, err_msg=name)
+        xp.testing.assert_allclose(grads[name], expected[name], rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_target_tokens_see_the_whole_source_and_no_later_target():
     model, (source, target) = model_of(attn_layers=("local", "full")), pair_of()
     logits = model((source, target))
-    later = np.where(np.arange(13) < 6, target, (target + 1) % 11)
-    np.testing.assert_allclose(model((source, later))[:, :6], logits[:, :6], rtol=0, atol=1e-12)
+    later = xp.where(xp.arange(13) < 6, target, (target + 1) % 11)
+    xp.testing.assert_allclose(model((source, later))[:, :6], logits[:, :6], rtol=0, atol=1e-12)
     for position in (0, 18):
-        changed = np.where(np.arange(19) == position, (source + 1) % 9, source)
+        changed = xp.where(xp.arange(19) == position, (source + 1) % 9, source)
         assert (abs(model((changed, target)) - logits).max(axis=-1) > 1e-8).all()
 
 
@@ -138,15 +138,15 @@ def test_hidden_tokens_change_nothing_on_either_side():
     model, pair, other = model_of(), pair_of(), pair_of(1)
     source_mask, target_mask = masks_of(pair)
     masks = {"source_mask": source_mask, "target_mask": target_mask}
-    changed = tuple(np.where(mask, a, b) for mask, a, b in zip((source_mask, target_mask), pair, other))
+    changed = tuple(xp.where(mask, a, b) for mask, a, b in zip((source_mask, target_mask), pair, other))
     logits = model(pair, **masks)
-    np.testing.assert_allclose(model(changed, **masks)[target_mask], logits[target_mask], rtol=0, atol=1e-12)
+    xp.testing.assert_allclose(model(changed, **masks)[target_mask], logits[target_mask], rtol=0, atol=1e-12)
 
 
 def test_a_pad_token_is_hidden_wherever_it_stands():
-    pair = tuple(np.where(mask, np.maximum(tokens, 1), 0) for tokens, mask in zip(pair_of(), masks_of(pair_of())))
+    pair = tuple(xp.where(mask, xp.maximum(tokens, 1), 0) for tokens, mask in zip(pair_of(), masks_of(pair_of())))
     masks = dict(zip(("source_mask", "target_mask"), masks_of(pair)))
-    np.testing.assert_array_equal(model_of(pad_token=0)(pair), model_of()(pair, **masks))
+    xp.testing.assert_array_equal(model_of(pad_token=0)(pair), model_of()(pair, **masks))
     losses = [model_of(**c).loss_and_grads(pair, pair[1], **g)[0] for c, g in (({"pad_token": 0}, {}), ({}, masks))]
     assert losses[0] == losses[1]
 
@@ -157,7 +157,7 @@ def test_the_maps_of_cross_attention_are_weights_over_the_visible_source():
     maps = model.cross_attention_maps(pair, source_mask=source_mask, target_mask=target_mask)
     assert [weights.shape for weights in maps] == [(2, 2, 13, 19)] * 3
     for weights in maps:
-        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
+        xp.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
         assert (weights[1][:, :, 12:] == 0).all()
 
 
@@ -169,7 +169,7 @@ def test_both_halves_keep_nothing_per_layer_but_buckets_and_gradients(monkeypatc
         encoder_layers, decoder_layers = (("local", "lsh") * (d // 2) for d in (encoder_depth, decoder_depth))
         config = replace(config, encoder_layers=encoder_layers, attn_layers=decoder_layers, ff_chunk_len=64)
         model = mr.EncoderDecoder(config)
-        tokens = np.zeros((2, 1024), int)
+        tokens = xp.zeros((2, 1024), int)
         with mr.memory.peak() as m:
             _, grads = model.loss_and_grads((tokens, tokens), tokens)
         bucket_bytes = (encoder_depth + decoder_depth) // 2 * 2 * 2 * 2 * 1024 * 2
@@ -185,23 +185,23 @@ def test_cached_decoding_gives_the_logits_of_a_new_run(layers):
     assert is_exact(model)
     source_mask = masks_of((source, target))[0]
     given = {"source": source, "source_mask": source_mask}
-    decoders, lengths = [CachedDecoder(model, 24), PlainDecoder(model, 24)], numpy.array([1, 7])
+    decoders, lengths = [CachedDecoder(model, 24), PlainDecoder(model, 24)], np.array([1, 7])
     logits = [decoder.start(target, lengths, **given) for decoder in decoders]
     while True:
         for row, length in enumerate(lengths.tolist()):
             one = slice(row, row + 1)
             expected = model((source[one], target[one, :length]), source_mask=source_mask[one])[0, -1]
             for found in logits:
-                np.testing.assert_allclose(found[row], expected, rtol=0, atol=1e-10)
+                xp.testing.assert_allclose(found[row], expected, rtol=0, atol=1e-10)
         if lengths.max() == 24:
             break
-        logits = [decoder.step(target[np.arange(2), backend.asarray(lengths)]) for decoder in decoders]
+        logits = [decoder.step(target[xp.arange(2), backend.asarray(lengths)]) for decoder in decoders]
         lengths = lengths + 1
     for decoder in decoders:
         decoder.start(target[:, :5], **given)
         decoder.select([1, 1, 0])
     cached, plain = (decoder.step(backend.asarray([1, 2, 3])) for decoder in decoders)
-    np.testing.assert_allclose(cached, plain, rtol=0, atol=1e-10)
+    xp.testing.assert_allclose(cached, plain, rtol=0, atol=1e-10)
 
 
 def test_text_goes_in_and_comes_out():
@@ -226,7 +226,7 @@ def test_save_and_load(tmp_path):
     model.save(tmp_path / "model.safetensors")
     loaded = mr.EncoderDecoder.load(tmp_path / "model.safetensors")
     assert loaded.config == model.config and loaded.dtype == model.dtype
-    np.testing.assert_array_equal(loaded(pair_of()), model(pair_of()))
+    xp.testing.assert_array_equal(loaded(pair_of()), model(pair_of()))
 
 
 @pytest.mark.parametrize(
@@ -284,11 +284,11 @@ def test_bad_inputs_are_named():
 def reversing(seed, n_rows=32, longest=8):
     """4 to 8 digits (2..11) and padding (0), to be written in reverse after a 1: (source, target), targets, mask."""
     random = mr.rng.generator(seed, "digits")
-    lengths, place = random.integers(4, longest + 1, (n_rows, 1)), numpy.arange(longest)
+    lengths, place = random.integers(4, longest + 1, (n_rows, 1)), np.arange(longest)
     mask = place < lengths
-    source = numpy.where(mask, random.integers(2, 12, (n_rows, longest)), 0)
-    targets = numpy.where(mask, numpy.take_along_axis(source, numpy.maximum(lengths - 1 - place, 0), axis=1), 0)
-    target = numpy.concatenate([numpy.ones((n_rows, 1), int), targets[:, :-1]], axis=1)
+    source = np.where(mask, random.integers(2, 12, (n_rows, longest)), 0)
+    targets = np.where(mask, np.take_along_axis(source, np.maximum(lengths - 1 - place, 0), axis=1), 0)
+    target = np.concatenate([np.ones((n_rows, 1), int), targets[:, :-1]], axis=1)
     source, target, targets, mask = (backend.asarray(a) for a in (source, target, targets, mask))
     return (source, target), targets, mask
 
@@ -302,7 +302,7 @@ def test_it_learns_to_write_digits_in_reverse(record_property):
     rate = lambda step: 4e-3 * min(1, (step + 1) / 50) * (1 - step / steps)  # noqa: E731
     mr.train(model, reversing, mr.Adam(model.params), steps, schedule=rate, clip=1.0, progress=False)
     (source, _), targets, mask = reversing(-1, 500)  # not among the seeds of training
-    written = generate(model, np.ones((500, 1), int), 8, temperature=0, source=source)[:, 1:]
+    written = generate(model, xp.ones((500, 1), int), 8, temperature=0, source=source)[:, 1:]
     accuracy = float((written == targets)[mask].mean())
     record_property("accuracy of reversed digits", accuracy)
     print(f"accuracy of reversed digits: {accuracy:.2%}")

@@ -4,11 +4,12 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from arrays import generator, np
-from minireformer import memory, rng
+from arrays import generator, xp
+from minireformer import rng
 from minireformer.activations import gelu, relu
-from minireformer.basic import dropout
+from minireformer.dropout import dropout
 from minireformer.feed_forward import FeedForward
+from minireformer.tools import memory
 
 draw = generator(0, "test_feed_forward")
 
@@ -27,7 +28,7 @@ def feed_forward(d_model, d_ff, **settings):
 def from_parts(layer, x, seed):
     """The layer's equation, on all positions at once."""
     p, activation = layer.params, {"relu": relu, "gelu": gelu}
-    hidden = x @ p["dense.weight"].T + p["dense.bias"]
+    hidden = x @ p["reference.weight"].T + p["reference.bias"]
     hidden = dropout(hidden, layer.rate, rng.fold(seed, "dense"))[0]
     name = "relu" if layer.activation is relu else "gelu"
     y = activation[name](hidden)[0] @ p["output.weight"].T + p["output.bias"]
@@ -49,11 +50,11 @@ def test_gradients(assert_gradients, activation, rate, chunk_len):
 def test_forward_is_its_equation_in_training_and_inference(activation, rate, shape):
     layer = feed_forward(6, 10, activation=activation, dropout=rate, chunk_len=4, dtype="float64")
     x = normal(*shape)
-    np.testing.assert_allclose(layer.forward(x, seed=5)[0], from_parts(layer, x, seed=5), rtol=1e-12, atol=1e-12)
+    xp.testing.assert_allclose(layer.forward(x, seed=5)[0], from_parts(layer, x, seed=5), rtol=1e-12, atol=1e-12)
     layer.rate, rate = 0.0, layer.rate
     expected = from_parts(layer, x, seed=5)
     layer.rate = rate
-    np.testing.assert_allclose(layer(x), expected, rtol=1e-12, atol=1e-12)
+    xp.testing.assert_allclose(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_without_dropout_in_inference_mode(assert_gradients):
@@ -68,12 +69,12 @@ def test_chunks_change_rounding_only_never_a_dropout_mask(length, chunk_len, see
     chunked.load_params(whole.params)
     x, dy = normal(1, length, 4), normal(1, length, 4)
     (y, cache), (y_chunked, cache_chunked) = whole.forward(x, seed), chunked.forward(x, seed)
-    np.testing.assert_array_equal(y == 0, y_chunked == 0)
-    np.testing.assert_allclose(y_chunked, y, rtol=1e-12, atol=1e-12)
+    xp.testing.assert_array_equal(y == 0, y_chunked == 0)
+    xp.testing.assert_allclose(y_chunked, y, rtol=1e-12, atol=1e-12)
     (dx, grads), (dx_chunked, grads_chunked) = whole.backward(dy, cache), chunked.backward(dy, cache_chunked)
-    np.testing.assert_allclose(dx_chunked, dx, rtol=1e-12, atol=1e-12)
+    xp.testing.assert_allclose(dx_chunked, dx, rtol=1e-12, atol=1e-12)
     for name in grads:
-        np.testing.assert_allclose(grads_chunked[name], grads[name], rtol=1e-11, atol=1e-11)
+        xp.testing.assert_allclose(grads_chunked[name], grads[name], rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -86,14 +87,14 @@ def test_dtype_in_is_dtype_out_and_nothing_given_is_changed(dtype):
     assert {a.dtype.name for a in (y, dx, *grads.values())} == {dtype}
     assert {name: grad.shape for name, grad in grads.items()} == {n: p.shape for n, p in layer.params.items()}
     for now, then in zip((x, dy, *layer.params.values()), before):
-        np.testing.assert_array_equal(now, then)
+        xp.testing.assert_array_equal(now, then)
 
 
 def test_an_input_that_is_not_contiguous_gives_the_same():
     layer, x = feed_forward(4, 6, dropout=0.5, chunk_len=2), normal(4, 5, dtype="float32").T
     (y, cache), (expected, expected_cache) = layer.forward(x), layer.forward(x.copy())
-    np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(layer.backward(x, cache)[0], layer.backward(x.copy(), expected_cache)[0])
+    xp.testing.assert_array_equal(y, expected)
+    xp.testing.assert_array_equal(layer.backward(x, cache)[0], layer.backward(x.copy(), expected_cache)[0])
 
 
 def test_the_cache_is_the_input_and_nothing_else():

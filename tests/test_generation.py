@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.np import arrays
 
 from minireformer import backend
-from minireformer.generation import _draw, generate, stream, token_probabilities
+from minireformer.generation.sampling import _draw, generate, stream, token_probabilities
 from minireformer.model import Reformer, ReformerConfig
 
 

@@ -3,23 +3,23 @@
 import re
 import sys
 
-import numpy
+import numpy as np
 import pytest
 
 import host_cuda
 import minireformer as mr
-from minireformer import backend, fused, gpu
-from minireformer.basic import row_dot
+from minireformer import backend, cuda, fused, threads
+from minireformer.backend import row_dot
 from test_on_double import CONFIGS, training
 
-KERNELS = re.findall(r"__global__ void (\w+)\(", gpu.source("float32"))
+KERNELS = re.findall(r"__global__ void (\w+)\(", cuda.source("float32"))
 
 
 @pytest.mark.skipif(host_cuda.find_nvrtc() is None, reason="the nvidia-cuda-nvrtc-cu12 wheel is not installed")
 @pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_kernel_compiles_for_a_gpu_and_stays_in_its_precision(dtype, architecture):
-    text = host_cuda.ptx(gpu.source(dtype), architecture)
+    text = host_cuda.ptx(cuda.source(dtype), architecture)
     assert re.findall(r"\.visible \.entry (\w+)\(", text) == KERNELS
     if dtype == "float32":
         assert ".f64" not in text
@@ -29,7 +29,7 @@ def test_a_kernel_that_does_not_compile_is_noticed():
     if host_cuda.find_nvrtc() is None:
         pytest.skip("the nvidia-cuda-nvrtc-cu12 wheel is not installed")
     with pytest.raises(RuntimeError, match="undefined"):
-        host_cuda.ptx(gpu.source("float32").replace("sum += w;", "sum += missing;"), "compute_75")
+        host_cuda.ptx(cuda.source("float32").replace("sum += w;", "sum += missing;"), "compute_75")
 
 
 @pytest.fixture
@@ -39,15 +39,15 @@ def kernels(cupy, monkeypatch):
         pytest.skip("no C++ compiler is installed")
     monkeypatch.setattr(cupy, "RawModule", host_cuda.Module, raising=False)
     monkeypatch.setattr(host_cuda.Module, "started", [])
-    gpu._module.cache_clear()
+    cuda._module.cache_clear()
     yield host_cuda.Module.started
-    gpu._module.cache_clear()
+    cuda._module.cache_clear()
 
 
 def attention(name, dtype, scale, **options):
     """Outputs and gradients of the three attentions on backend `name`: sizes that fill no block, a key mask."""
     backend.use(name)
-    draw, results = numpy.random.default_rng(0), []
+    draw, results = np.random.default_rng(0), []
     q, k, v, dout = (
         backend.asarray((draw.standard_normal((2, 3, 75, 6)) * size).astype(dtype)) for size in (scale, 1, 1, 1)
     )
@@ -77,7 +77,7 @@ def test_attention_by_kernels_is_attention_step_by_step(dtype, scale, paper, cau
     for a, b in zip(expected, found):
         # A logit of 400 |k| carries an error of 400 units in the last place into its exponential.
         error = abs(a - b).max() / abs(a).max()
-        assert error < 30 * scale * numpy.finfo(dtype).eps
+        assert error < 30 * scale * np.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("length", [75, 40000, 70000])
@@ -87,12 +87,12 @@ def test_token_positions_of_any_size_reach_the_kernels(length, kernels):
     for name in ("numpy", "cupy"):
         backend.use(name)
         q, k, v, dout = (
-            backend.asarray(x) for x in numpy.random.default_rng(0).standard_normal((4, 1, 1, length, 2), "float32")
+            backend.asarray(x) for x in np.random.default_rng(0).standard_normal((4, 1, 1, length, 2), "float32")
         )
         out, cache = mr.local_attention(q, k, v, chunk_len=4)
         results.append([backend.to_numpy(x) for x in (out, *mr.local_attention_backward(dout, cache))])
     for a, b in zip(*results):
-        numpy.testing.assert_allclose(a, b, atol=2e-5)
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -100,36 +100,36 @@ def test_training_by_kernels_is_training_step_by_step(config, kernels):
     expected, found = (training(name, CONFIGS[config], "float64", mr.Adam)[0] for name in ("numpy", "cupy"))
     for key, array in expected.items():
         if not key.startswith(("square.", "mean.")) and key != "logits":  # after the step, which magnifies rounding
-            numpy.testing.assert_allclose(found[key], array, rtol=0, atol=1e-12, err_msg=key)
+            np.testing.assert_allclose(found[key], array, rtol=0, atol=1e-12, err_msg=key)
 
 
 @pytest.mark.parametrize("name", ["numpy", "cupy"])
 def test_a_nan_is_passed_on_and_not_hidden(name, kernels):
     backend.use(name)
-    q, k = numpy.ones((2, 1, 1, 16, 4), "float32")
-    q[..., 3, :] = numpy.nan
+    q, k = np.ones((2, 1, 1, 16, 4), "float32")
+    q[..., 3, :] = np.nan
     q, k = map(backend.asarray, (q, k))
     out, _ = mr.full_attention(q, k, k)
-    assert numpy.isnan(backend.to_numpy(out))[0, 0].all(axis=1).tolist() == [i == 3 for i in range(16)]
+    assert np.isnan(backend.to_numpy(out))[0, 0].all(axis=1).tolist() == [i == 3 for i in range(16)]
 
 
 def test_the_dot_products_of_rows_are_those_of_einsum(kernels, cupy):
-    a, b = (cupy.asarray(numpy.random.default_rng(seed).standard_normal((5, 7, 33))) for seed in (0, 1))
-    expected = numpy.einsum("...i,...i->...", a.get(), b.get())
-    numpy.testing.assert_allclose(row_dot(a, b).get(), expected, rtol=1e-12)
-    numpy.testing.assert_array_equal(row_dot(a[:, ::2], b[:, ::2]).get(), row_dot(a, b)[:, ::2].get())
+    a, b = (cupy.asarray(np.random.default_rng(seed).standard_normal((5, 7, 33))) for seed in (0, 1))
+    expected = np.einsum("...i,...i->...", a.get(), b.get())
+    np.testing.assert_allclose(row_dot(a, b).get(), expected, rtol=1e-12)
+    np.testing.assert_array_equal(row_dot(a[:, ::2], b[:, ::2]).get(), row_dot(a, b)[:, ::2].get())
     assert row_dot(a[:0], b[:0]).shape == (0, 7)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_products_read_transposed_and_overlapping_matrices_where_they_lie(dtype, cupy, counts, monkeypatch):
     monkeypatch.setattr(type(cupy.zeros(1)), "copy", None)  # nothing may be copied
-    draw = numpy.random.default_rng(0)
+    draw = np.random.default_rng(0)
     host = [draw.standard_normal(shape).astype(dtype) for shape in ((3, 5, 4, 6), (3, 5, 7, 6), (3, 6, 4, 6))]
     a, b, c = map(cupy.asarray, host)
     size = c.itemsize
     windows = backend.strided(c, (3, 5, 8, 6), (6 * 4 * 6 * size, 4 * 6 * size, 6 * size, size))
-    host_windows = numpy.stack([host[2][:, i : i + 2].reshape(3, 8, 6) for i in range(5)], axis=1)
+    host_windows = np.stack([host[2][:, i : i + 2].reshape(3, 8, 6) for i in range(5)], axis=1)
     for left, right, expected in (
         (a, b.swapaxes(-1, -2), host[0] @ host[1].swapaxes(-1, -2)),
         (a, windows.swapaxes(-1, -2), host[0] @ host_windows.swapaxes(-1, -2)),
@@ -139,10 +139,10 @@ def test_products_read_transposed_and_overlapping_matrices_where_they_lie(dtype,
         (a[..., :1], b[..., :4, :1].swapaxes(-1, -2), host[0][..., :1] @ host[1][..., :4, :1].swapaxes(-1, -2)),
     ):
         out = cupy.empty(expected.shape, dtype)
-        assert backend.products(left, right, out) is out
-        numpy.testing.assert_allclose(cupy.asnumpy(out), expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
+        assert threads.batched_matmul(left, right, out) is out
+        np.testing.assert_allclose(cupy.asnumpy(out), expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
     with pytest.raises(ValueError, match="expected rows or columns without gaps"):
-        backend.products(a[..., ::2], b[..., ::2].swapaxes(-1, -2), cupy.empty((3, 5, 4, 7), dtype))
+        threads.batched_matmul(a[..., ::2], b[..., ::2].swapaxes(-1, -2), cupy.empty((3, 5, 4, 7), dtype))
 
 
 def test_tf32_is_off_unless_cupys_own_variable_asks_for_it(cupy, monkeypatch):
@@ -152,12 +152,12 @@ def test_tf32_is_off_unless_cupys_own_variable_asks_for_it(cupy, monkeypatch):
     monkeypatch.setattr(_cublas, "modes", [])
     for value in (None, "", "0"):
         monkeypatch.delenv("CUPY_TF32", raising=False) if value is None else monkeypatch.setenv("CUPY_TF32", value)
-        backend.products(a, a, out)
+        threads.batched_matmul(a, a, out)
     assert _cublas.modes == []
     monkeypatch.setenv("CUPY_TF32", "1")
-    backend.products(a, a, out)
+    threads.batched_matmul(a, a, out)
     assert _cublas.modes == [3, 0]  # CUBLAS_TF32_TENSOR_OP_MATH, for which CuPy has no name, and the default
-    backend.products(a.astype("float64"), a.astype("float64"), out.astype("float64"))
+    threads.batched_matmul(a.astype("float64"), a.astype("float64"), out.astype("float64"))
     assert len(_cublas.modes) == 2
 
 
@@ -185,13 +185,13 @@ def test_whatever_a_tile_holds_the_numbers_are_the_same(by, causal, monkeypatch,
         results.append(attention("cupy", "float64", 1, causal=causal))
     for other in results[1:]:
         for a, b in zip(results[0], other):
-            numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
 def test_a_tile_takes_a_sixteenth_of_a_small_card_at_most(cupy, monkeypatch):
     backend.use("cupy")
     peaks = []
-    q, v = (backend.asarray(x) for x in numpy.random.default_rng(0).standard_normal((2, 1, 4, 4096, 16), "float32"))
+    q, v = (backend.asarray(x) for x in np.random.default_rng(0).standard_normal((2, 1, 4, 4096, 16), "float32"))
     order = cupy.broadcast_to(cupy.arange(4096), (4, 1, 4096))
     for card in (1 << 34, 1 << 22):
         monkeypatch.setattr(backend, "device_bytes", lambda card=card: card)
@@ -208,7 +208,7 @@ def test_a_tile_takes_a_sixteenth_of_a_small_card_at_most(cupy, monkeypatch):
 
 
 def test_a_reference_of_nothing_is_below_every_logit():
-    assert numpy.float32(fused.NOTHING_SEEN) < -1e29 and numpy.isfinite(numpy.float32(fused.NOTHING_SEEN))
+    assert np.float32(fused.NOTHING_SEEN) < -1e29 and np.isfinite(np.float32(fused.NOTHING_SEEN))
 
 
 # Asked for what is not there
@@ -227,7 +227,7 @@ def test_without_cupy_the_error_says_which_wheel_belongs_to_which_cuda(forget, m
     with monkeypatch.context() as patch, pytest.raises(ImportError, match=message):
         patch.setitem(sys.modules, "cupy", None)  # as if it were not installed
         backend.use("cupy")
-    assert backend.use("numpy") is numpy
+    assert backend.use("numpy") is np
 
 
 @pytest.mark.parametrize("found, message", [("nothing", r"finds no GPU or driver \(no driver\)"), (0, "finds no GPU")])
@@ -241,4 +241,4 @@ def test_with_cupy_but_no_driver_or_card_the_error_says_so(found, message, forge
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", count)
     with pytest.raises(ImportError, match=message):
         backend.use("cupy")
-    assert backend.active() is numpy
+    assert backend.active() is np

@@ -4,9 +4,9 @@ import functools
 
 import pytest
 
-from arrays import generator, np
-from minireformer.gradcheck import TOLERANCE, gradcheck
+from arrays import generator, xp
 from minireformer.layer import Layer
+from minireformer.tools.gradcheck import TOLERANCE, gradcheck
 
 draw = generator(0, "test_gradcheck")
 
@@ -29,7 +29,7 @@ def product_backward(dout, cache):
 
 
 def relu(x):
-    return np.maximum(x, 0), x
+    return xp.maximum(x, 0), x
 
 
 def relu_backward(dout, x):
@@ -112,16 +112,16 @@ def test_a_slip_of_one_part_in_ten_thousand_is_caught():
 def test_nan_in_a_gradient_is_an_infinite_error():
     def wrong(dout, x):
         dx = square_backward(dout, x)
-        dx[1, 1] = np.nan
+        dx[1, 1] = xp.nan
         return dx
 
     report = gradcheck((square, wrong), normal(3, 3))
-    assert report.worst == np.inf and report.gradients[0].entry.index == (1, 1)
+    assert report.worst == xp.inf and report.gradients[0].entry.index == (1, 1)
 
 
 def test_a_gradient_that_is_exactly_zero_is_not_compared_with_rounding_noise():
     def sum_of_softmax(x):  # 1, but for rounding
-        p = np.exp(x)
+        p = xp.exp(x)
         return (p / p.sum()).sum(), x
 
     assert gradcheck((sum_of_softmax, lambda dout, x: 0 * x), normal(50)).ok
@@ -139,7 +139,7 @@ def test_a_kink_at_the_point_is_named_as_one():
 
 def test_a_kink_near_the_point_is_not_blamed_on_an_entry():
     x = normal(400)
-    x[:] = np.where(x > 0, x + 0.1, x - 0.1)
+    x[:] = xp.where(x > 0, x + 0.1, x - 0.1)
     x[7] = 2e-6  # further than one entry is moved by, nearer than a direction can go
     reports = [gradcheck((relu, relu_backward), x, seed=seed) for seed in range(20)]
     unsure = [report for report in reports if not report.ok]
@@ -153,7 +153,7 @@ def test_a_layer_is_checked_in_float64_and_left_as_it_was():
     report = gradcheck(layer, x)
     assert report.worst < 1e-8 and [gradient.name for gradient in report.gradients] == ["x", "part.weight"]
     assert layer.part.params["weight"] is layer.params["part.weight"] is weight and weight.dtype == "float32"
-    assert np.array_equal(weight, before[0]) and np.array_equal(x, before[1])
+    assert xp.array_equal(weight, before[0]) and xp.array_equal(x, before[1])
 
 
 def test_a_wrong_parameter_gradient_inside_a_layer_is_found():
@@ -167,10 +167,10 @@ def test_an_integer_input_of_a_layer_needs_no_gradient():
             return self.params["weight"][x], x
 
         def backward(self, dy, cache):
-            one_hot = cache[:, None] == np.arange(self.params["weight"].size)
+            one_hot = cache[:, None] == xp.arange(self.params["weight"].size)
             return None, {"weight": dy @ one_hot}
 
-    report = gradcheck(Pick(normal(5)), np.array([0, 3, 3]))
+    report = gradcheck(Pick(normal(5)), xp.array([0, 3, 3]))
     assert report.ok and [gradient.name for gradient in report.gradients] == ["weight"]
 
 
@@ -209,7 +209,7 @@ def test_a_scalar_loss_can_be_checked():
     def mean(x):
         return float(x.mean()), x
 
-    assert gradcheck((mean, lambda dout, x: np.full(x.shape, dout / x.size)), normal(3, 4)).ok
+    assert gradcheck((mean, lambda dout, x: xp.full(x.shape, dout / x.size)), normal(3, 4)).ok
 
 
 def test_an_output_that_is_a_view_of_the_input_is_compared_with_its_old_values():
@@ -218,7 +218,7 @@ def test_an_output_that_is_a_view_of_the_input_is_compared_with_its_old_values()
 
 
 def test_the_same_seed_gives_the_same_report():
-    reports = [gradcheck((product, product_backward), *2 * [np.eye(3)], seed=s) for s in (1, 1, 2)]
+    reports = [gradcheck((product, product_backward), *2 * [xp.eye(3)], seed=s) for s in (1, 1, 2)]
     assert reports[0] == reports[1] != reports[2]
 
 
@@ -262,7 +262,7 @@ def test_what_breaks_the_contract_gets_a_message(target, error, message):
 
 def test_inputs_that_have_no_gradient_get_a_message():
     with pytest.raises(TypeError, match="b: only arrays of floats"):
-        gradcheck((product, product_backward), normal(3, 4), np.ones((4, 5), dtype=int))
+        gradcheck((product, product_backward), normal(3, 4), xp.ones((4, 5), dtype=int))
     with pytest.raises(ValueError, match=r"b: expected at least one entry to move; got shape \(4, 0\)"):
         gradcheck((product, product_backward), normal(3, 4), normal(4, 0))
     with pytest.raises(TypeError, match="at least one array"):
@@ -270,7 +270,7 @@ def test_inputs_that_have_no_gradient_get_a_message():
     with pytest.raises(TypeError, match="one input x; got 2"):
         gradcheck(Scale(normal(4)), normal(4), normal(4))
     with pytest.raises(TypeError, match="Layer has no parameters"):
-        gradcheck(Layer(), np.arange(3))
+        gradcheck(Layer(), xp.arange(3))
 
 
 def test_a_layer_that_forgets_a_gradient_gets_a_message():

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-import numpy
+import numpy as np
 import pytest
 
 import minireformer as mr
@@ -13,7 +13,7 @@ import minireformer as mr
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 LESSON = NOTEBOOKS / "00_the_memory_wall.ipynb"
 
-pytestmark = pytest.mark.skipif(mr.backend.active() is not numpy, reason="marks do not depend on the backend")
+pytestmark = pytest.mark.skipif(mr.backend.active() is not np, reason="marks do not depend on the backend")
 
 
 def graded(*paths):

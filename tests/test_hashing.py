@@ -2,13 +2,13 @@
 
 import math
 
-import numpy
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from minireformer import hashing
 
 
@@ -19,43 +19,43 @@ def buckets_of(x, n_hashes=2, n_buckets=8, seed=0):
 
 @pytest.mark.parametrize("n_buckets", [2, 8, [4, 6], [2, 4, 8]])
 def test_bucket_is_argmax_of_projections_and_their_negatives(n_buckets):
-    x = np.random.default_rng(0).standard_normal((2, 3, 50, 16)).astype("float32")
+    x = xp.random.default_rng(0).standard_normal((2, 3, 50, 16)).astype("float32")
     factors = n_buckets if isinstance(n_buckets, list) else [n_buckets]
     rotations = mr.random_rotations(1, n_heads=3, d_head=16, n_hashes=4, n_buckets=n_buckets)
     assert rotations.shape == (3, 16, 4, sum(factors) // 2)
-    projected = np.einsum("bhtd,hdrc->bhrtc", x, rotations)
+    projected = xp.einsum("bhtd,hdrc->bhrtc", x, rotations)
     expected, scale, start = 0, 1, 0
     for factor in factors:
         part = projected[..., start : start + factor // 2]
-        expected = expected + scale * np.concatenate([part, -part], axis=-1).argmax(-1)
+        expected = expected + scale * xp.concatenate([part, -part], axis=-1).argmax(-1)
         scale, start = scale * factor, start + factor // 2
     buckets = mr.hash_vectors(x, rotations, n_buckets)
-    np.testing.assert_array_equal(buckets, expected)
-    assert buckets.dtype == np.int16
-    assert set(np.unique(buckets).tolist()) <= set(range(math.prod(factors)))
+    xp.testing.assert_array_equal(buckets, expected)
+    assert buckets.dtype == xp.int16
+    assert set(xp.unique(buckets).tolist()) <= set(range(math.prod(factors)))
 
 
 def test_length_of_a_vector_does_not_matter_and_its_opposite_has_the_opposite_bucket():
-    x = np.random.default_rng(0).standard_normal((1, 2, 40, 8)).astype("float32")
+    x = xp.random.default_rng(0).standard_normal((1, 2, 40, 8)).astype("float32")
     buckets = buckets_of(x)
-    np.testing.assert_array_equal(buckets, buckets_of(x * 7))
-    np.testing.assert_array_equal((buckets + 4) % 8, buckets_of(-x))
+    xp.testing.assert_array_equal(buckets, buckets_of(x * 7))
+    xp.testing.assert_array_equal((buckets + 4) % 8, buckets_of(-x))
 
 
 def test_hashing_in_blocks_equals_hashing_at_once(monkeypatch):
-    x = np.random.default_rng(0).standard_normal((1, 2, 100, 8))
+    x = xp.random.default_rng(0).standard_normal((1, 2, 100, 8))
     whole = buckets_of(x)
     monkeypatch.setattr(hashing, "_BLOCK", 7)
-    np.testing.assert_array_equal(buckets_of(x), whole)
+    xp.testing.assert_array_equal(buckets_of(x), whole)
 
 
 @pytest.mark.parametrize("n_buckets, n_hashes", [(2, 1), (4, 1), (8, 1), (32, 1), (8, 4), ([4, 6], 2)])
 def test_collision_probability_is_what_a_monte_carlo_measures(n_buckets, n_hashes):
     n_trials = 20000
     for angle in (0.1, 0.6, 1.4, 2.5):
-        x = np.zeros((1, 1, 2, 16), "float32")
+        x = xp.zeros((1, 1, 2, 16), "float32")
         x[..., 0, 0] = 1
-        x[..., 1, :2] = np.array([math.cos(angle), math.sin(angle)])
+        x[..., 1, :2] = xp.array([math.cos(angle), math.sin(angle)])
         buckets = buckets_of(x, n_hashes * n_trials, n_buckets, seed=3)[0, 0].reshape(n_hashes, n_trials, 2)
         measured = (buckets[..., 0] == buckets[..., 1]).any(axis=0).mean()
         p = mr.collision_probability(angle, n_buckets, n_hashes)
@@ -64,47 +64,47 @@ def test_collision_probability_is_what_a_monte_carlo_measures(n_buckets, n_hashe
 
 @pytest.mark.parametrize("m", [1, 2])
 def test_quadrature_agrees_with_the_exact_cases(m):
-    for angle in np.linspace(0.02, 3.1, 30):
+    for angle in xp.linspace(0.02, 3.1, 30):
         exact = (1 - angle / math.pi) ** m
         assert abs(hashing._quadrature(math.cos(angle), math.sin(angle), m) - exact) < 1e-5
 
 
 def test_collision_probability_takes_arrays_and_falls_from_one_to_zero():
-    p = mr.collision_probability(numpy.linspace(0, math.pi, 20), 16)
-    assert p.shape == (20,) and p[0] == 1 and p[-1] == 0 and (numpy.diff(p) < 0).all()
+    p = mr.collision_probability(np.linspace(0, math.pi, 20), 16)
+    assert p.shape == (20,) and p[0] == 1 and p[-1] == 0 and (np.diff(p) < 0).all()
     assert isinstance(float(mr.collision_probability(0.5, 16)), float)
 
 
 @pytest.mark.parametrize("n_buckets", [2, 4, 6, 16, 64, 1024, [4, 6]])
 def test_collision_probability_has_no_jump_near_zero_and_pi(n_buckets):
-    near = numpy.concatenate([numpy.linspace(0, 0.01, 60), numpy.geomspace(0.011, 0.3, 30)])
-    angles = numpy.concatenate([near, math.pi - near[::-1]])
+    near = np.concatenate([np.linspace(0, 0.01, 60), np.geomspace(0.011, 0.3, 30)])
+    angles = np.concatenate([near, math.pi - near[::-1]])
     p = mr.collision_probability(angles, n_buckets)
     assert p[0] == 1 and p[-1] == 0
-    assert (numpy.diff(p) <= 0).all() and (numpy.diff(p[:90]) < 0).all()
+    assert (np.diff(p) <= 0).all() and (np.diff(p[:90]) < 0).all()
     for end in (slice(0, 60), slice(-60, None)):
-        slopes = numpy.diff(p[end]) / numpy.diff(angles[end])
-        numpy.testing.assert_allclose(slopes, slopes.mean(), rtol=0.05 if end.start == 0 else 0, atol=0.01)
+        slopes = np.diff(p[end]) / np.diff(angles[end])
+        np.testing.assert_allclose(slopes, slopes.mean(), rtol=0.05 if end.start == 0 else 0, atol=0.01)
 
 
 def test_an_angle_may_be_an_array_of_the_backend_in_use(cupy):
-    angles = numpy.array([0.1, 2.0])
+    angles = np.array([0.1, 2.0])
     p = mr.collision_probability(cupy.asarray(angles), 16)
-    assert isinstance(p, numpy.ndarray)  # theory is drawn, not trained on
-    numpy.testing.assert_array_equal(p, mr.collision_probability(angles, 16))
+    assert isinstance(p, np.ndarray)  # theory is drawn, not trained on
+    np.testing.assert_array_equal(p, mr.collision_probability(angles, 16))
     assert mr.collision_probability(cupy.asarray(angles)[0], 16) == p[0]
 
 
 def test_rotations_are_of_the_module_that_is_asked_for(cupy):
     sizes = {"n_heads": 2, "d_head": 4, "n_hashes": 2, "n_buckets": 6}
     mr.backend.use("numpy")
-    host = numpy.random.default_rng(0).standard_normal((1, 2, 9, 4))
+    host = np.random.default_rng(0).standard_normal((1, 2, 9, 4))
     expected = mr.hash_vectors(host, mr.random_rotations(5, **sizes))
     mr.backend.use("cupy")
     assert isinstance(mr.random_rotations(5, **sizes), cupy.ndarray)
     rotations = mr.random_rotations(5, **sizes, like=host)
-    assert isinstance(rotations, numpy.ndarray)
-    numpy.testing.assert_array_equal(mr.hash_vectors(host, rotations), expected)
+    assert isinstance(rotations, np.ndarray)
+    np.testing.assert_array_equal(mr.hash_vectors(host, rotations), expected)
     mr.backend.use("numpy")
     assert isinstance(mr.random_rotations(5, **sizes, like=cupy.zeros(1)), cupy.ndarray)
     with pytest.raises(TypeError, match="like: expected a NumPy or CuPy array; got str"):
@@ -116,7 +116,7 @@ def test_rotations_are_of_the_module_that_is_asked_for(cupy):
     st.lists(st.integers(0, 5), min_size=1, max_size=40),
 )
 def test_sort_is_by_round_bucket_position(n_rounds, row):
-    buckets = np.stack([np.roll(row, r) for r in range(n_rounds)])[None]
+    buckets = xp.stack([xp.roll(row, r) for r in range(n_rounds)])[None]
     order = hashing.sort_by_bucket(buckets)
     for r in range(n_rounds):
         expected = sorted(range(len(row)), key=lambda t: (buckets[0, r, t], t))
@@ -124,9 +124,9 @@ def test_sort_is_by_round_bucket_position(n_rounds, row):
 
 
 def test_sort_holds_where_bucket_times_length_passes_32_bits():
-    buckets = np.array([[2**31 - 1, 2**31 - 2, 2**31 - 1, 0]], dtype=np.int32)
+    buckets = xp.array([[2**31 - 1, 2**31 - 2, 2**31 - 1, 0]], dtype=xp.int32)
     assert hashing.sort_by_bucket(buckets).tolist() == [[3, 1, 0, 2]]
-    huge = np.array([[2**40 + 1, 2**40, 1]], dtype=np.int64)
+    huge = xp.array([[2**40 + 1, 2**40, 1]], dtype=xp.int64)
     assert hashing.sort_by_bucket(huge).tolist() == [[2, 1, 0]]
 
 
@@ -146,7 +146,7 @@ def test_default_number_of_buckets(length, chunk_len, max_len, expected):
 
 def test_rotations_are_a_function_of_the_seed():
     draw = lambda seed: mr.random_rotations(seed, n_heads=2, d_head=4, n_hashes=2, n_buckets=6)  # noqa: E731
-    np.testing.assert_array_equal(draw(5), draw(5))
+    xp.testing.assert_array_equal(draw(5), draw(5))
     assert (draw(5) != draw(6)).all()
 
 
@@ -158,7 +158,7 @@ def test_bad_bucket_counts_are_named(n_buckets):
 
 def test_bad_shapes_are_named():
     rotations = mr.random_rotations(0, n_heads=2, d_head=4, n_hashes=1, n_buckets=6)
-    x = np.ones((1, 2, 5, 4), "float32")
+    x = xp.ones((1, 2, 5, 4), "float32")
     with pytest.raises(ValueError, match="rotations"):
         mr.hash_vectors(x[..., :3], rotations)
     with pytest.raises(ValueError, match=r"rotations: expected 4 columns for n_buckets \[4, 4\]; got 3"):

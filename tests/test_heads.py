@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from minireformer.heads import SequenceHead, labels_loss
 from test_model import SMALL
 
 SETTINGS = {"causal": False, "activation": "gelu", "dropout": 0.1, "attention_dropout": 0.1}
-tokens = np.random.default_rng(0).integers(0, 11, (3, 18))
-LABELS = {"sequence": np.array([2, 0, 1]), "span": np.array([[0, 17], [3, 3], [9, 2]])}
+tokens = xp.random.default_rng(0).integers(0, 11, (3, 18))
+LABELS = {"sequence": xp.array([2, 0, 1]), "span": xp.array([[0, 17], [3, 3], [9, 2]])}
 
 
 def model_of(head, **changes):
@@ -20,7 +20,7 @@ def model_of(head, **changes):
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_gradients_of_the_sequence_head(assert_gradients, rate):
-    features = np.random.default_rng(1).standard_normal((2, 3, 8))
+    features = xp.random.default_rng(1).standard_normal((2, 3, 8))
     assert_gradients(SequenceHead(4, 3, seed=0, dropout=rate, dtype="float64"), features)
 
 
@@ -32,11 +32,11 @@ def test_gradients_of_a_model_with_another_head(assert_gradients, head):
 
 @pytest.mark.parametrize("head", ["sequence", "span"])
 def test_gradients_of_the_loss(assert_gradients, head):
-    logits = np.random.default_rng(2).standard_normal((3, 3) if head == "sequence" else (3, 18, 2))
+    logits = xp.random.default_rng(2).standard_normal((3, 3) if head == "sequence" else (3, 18, 2))
 
     def loss(logits):
         value, dlogits = labels_loss(logits, LABELS[head])
-        return np.asarray(value)[None], dlogits
+        return xp.asarray(value)[None], dlogits
 
     assert_gradients((loss, lambda dloss, dlogits: dloss * dlogits), logits, name=f"labels_loss, {head}")
 
@@ -45,25 +45,25 @@ def test_gradients_of_the_loss(assert_gradients, head):
 def test_loss_and_grads_are_those_of_the_logits(head):
     model = model_of(head, dropout=0.0, attention_dropout=0.0)
     logits, cache = model.forward(tokens, seed=4)
-    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))  # over labels, or over positions
+    log_p = logits - xp.log(xp.exp(logits).sum(axis=1, keepdims=True))  # over labels, or over positions
     if head == "sequence":
-        expected = -log_p[np.arange(3), LABELS[head]].mean()
+        expected = -log_p[xp.arange(3), LABELS[head]].mean()
     else:
-        rows = np.arange(3)
+        rows = xp.arange(3)
         expected = -(log_p[rows, LABELS[head][:, 0], 0] + log_p[rows, LABELS[head][:, 1], 1]).mean() / 2
     loss, grads = model.loss_and_grads(tokens, LABELS[head], seed=4)
     assert abs(loss - float(expected)) < 1e-12  # rounding of a few dozen logits
     assert list(grads) == list(model.params)
     exact = model.backward(labels_loss(logits, LABELS[head])[1], cache)[1]
     for name in grads:
-        np.testing.assert_array_equal(grads[name], exact[name])
+        xp.testing.assert_array_equal(grads[name], exact[name])
 
 
 def test_the_sequence_head_reads_the_first_token_alone():
     head = SequenceHead(4, 3, seed=0, dtype="float64")
-    features = np.random.default_rng(1).standard_normal((2, 5, 8))
+    features = xp.random.default_rng(1).standard_normal((2, 5, 8))
     _, cache = head.forward(features)
-    dfeatures, _ = head.backward(np.ones((2, 3)), cache)
+    dfeatures, _ = head.backward(xp.ones((2, 3)), cache)
     assert (dfeatures[:, 0] != 0).all() and (dfeatures[:, 1:] == 0).all()
 
 
@@ -77,16 +77,16 @@ def test_it_is_saved_and_loaded(tmp_path, head):
     model = model_of(head)
     model.save(tmp_path / "model.safetensors")
     loaded = mr.Reformer.load(tmp_path / "model.safetensors")
-    np.testing.assert_array_equal(loaded(tokens, seed=3), model(tokens, seed=3))
+    xp.testing.assert_array_equal(loaded(tokens, seed=3), model(tokens, seed=3))
 
 
 @pytest.mark.parametrize(
     "head, targets, message",
     [
-        ("sequence", np.array([0, 1]), r"targets: expected shape \(3,\); got \(2,\)"),
-        ("sequence", np.array([0, 1, 3]), "targets: expected"),
-        ("span", np.array([[0, 1]] * 2), r"targets: expected shape \(3, 2\); got \(2, 2\)"),
-        ("span", np.array([[0, 18]] * 3), "targets: expected"),
+        ("sequence", xp.array([0, 1]), r"targets: expected shape \(3,\); got \(2,\)"),
+        ("sequence", xp.array([0, 1, 3]), "targets: expected"),
+        ("span", xp.array([[0, 1]] * 2), r"targets: expected shape \(3, 2\); got \(2, 2\)"),
+        ("span", xp.array([[0, 18]] * 3), "targets: expected"),
     ],
 )
 def test_bad_labels_are_named(head, targets, message):
@@ -97,7 +97,7 @@ def test_bad_labels_are_named(head, targets, message):
 def test_what_belongs_to_a_model_of_tokens_is_refused():
     model = model_of("sequence", causal=True)
     with pytest.raises(ValueError, match="mask: expected None, as the head is 'sequence'"):
-        model.loss_and_grads(tokens, LABELS["sequence"], mask=np.ones((3, 18), bool))
+        model.loss_and_grads(tokens, LABELS["sequence"], mask=xp.ones((3, 18), bool))
     with pytest.raises(ValueError, match="model: expected one that predicts tokens; the head of this one"):
         mr.generate(model, [1, 2], 3)
     with pytest.raises(ValueError, match="head: expected one of tokens, sequence, span; got 'lm'"):

@@ -7,16 +7,16 @@ import json
 import shutil
 from dataclasses import fields, replace
 
-import numpy
+import numpy as np
 import pytest
 import safetensors.numpy
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from cases import FIXTURES, FORWARD, PUBLIC_CONFIGS, differences, load_cases, paper_differences
 from minireformer import backend
-from minireformer.dense import dense_lsh_attention
-from minireformer.huggingface import _our_config, state_dict
+from minireformer.interop.huggingface import _our_config, state_dict
+from minireformer.reference import dense_lsh_attention
 
 CASES = load_cases(FIXTURES / "huggingface.safetensors")
 PAPER = load_cases(FIXTURES / "lucidrains.safetensors")
@@ -38,7 +38,7 @@ def model_of(name, **changes):
 
 
 def tokens_of(model, length, n_batch=2):
-    return np.random.default_rng(0).integers(0, model.config.vocab_size, (n_batch, length))
+    return xp.random.default_rng(0).integers(0, model.config.vocab_size, (n_batch, length))
 
 
 # The same numbers
@@ -77,18 +77,18 @@ def test_public_architectures_load_by_folder(tmp_path, name):
     model = mr.from_huggingface(folder_of(case, tmp_path))
     assert model.dtype == "float32"
     logits = model(backend.asarray(case["tokens"]), rotations=backend.asarray(case["rotations"]))
-    numpy.testing.assert_allclose(backend.to_numpy(logits), case["logits/float64"], rtol=0, atol=FORWARD["float32"])
+    np.testing.assert_allclose(backend.to_numpy(logits), case["logits/float64"], rtol=0, atol=FORWARD["float32"])
 
 
 @pytest.mark.parametrize("name, n_params, length", [("crime and punishment", 2748224, 200), ("enwik8", 149182722, 300)])
 def test_public_architectures_are_built_and_run_at_full_size(name, n_params, length):
-    if backend.active() is not numpy:
+    if backend.active() is not np:
         pytest.skip("seconds of drawing numbers, which are drawn by NumPy anyway")
     config = _our_config(PUBLIC_CONFIGS[name], weights={"lm_head.bias": None})
     model = mr.Reformer(config)
     assert sum(param.size for param in model.params.values()) == n_params
     logits = model(tokens_of(model, length, n_batch=1))
-    assert logits.shape == (1, length, config.vocab_size) and np.isfinite(logits).all()
+    assert logits.shape == (1, length, config.vocab_size) and xp.isfinite(logits).all()
 
 
 # There and back
@@ -127,7 +127,7 @@ def test_a_model_made_here_is_written_for_them(tmp_path):
     assert written["num_buckets"] == [4, 2] and written["hidden_act"] == "gelu_pytorch_tanh"
     assert written["chunk_size_feed_forward"] == written["chunk_size_lm_head"] == 0
     again = mr.from_huggingface(tmp_path)
-    np.testing.assert_array_equal(again(tokens_of(model, 40)), model(tokens_of(model, 40)))
+    xp.testing.assert_array_equal(again(tokens_of(model, 40)), model(tokens_of(model, 40)))
     expected = replace(config, lsh_attention_dropout=0.25, attention_dropout=0.0)
     assert again.config == expected
 
@@ -193,7 +193,7 @@ def test_what_older_files_hold_besides_is_passed_over():
     weights = weights_of(case)
     start = "reformer.encoder.layers.0.attention.self_attention."
     for name in ("self_mask_value_float16", "self_mask_value_float32", "mask_value_float16", "mask_value_float32"):
-        weights[start + name] = numpy.float32(-1e4)
+        weights[start + name] = np.float32(-1e4)
     weights["lm_head.decoder.bias"] = weights["lm_head.bias"]
     expected = mr.from_huggingface(weights_of(case), case["config"]).params
     for gone in ([], ["lm_head.bias"]):
@@ -247,7 +247,7 @@ def test_weights_that_do_not_fit_are_refused():
     bias = weights["lm_head.bias"]
     for change, error, message in [
         ({"lm_head.bias": bias[:-1]}, ValueError, r"lm_head.bias: the config expects shape \(11,\); got \(10,\)"),
-        ({"lm_head.bias": bias * numpy.nan}, ValueError, "lm_head.bias holds NaN or infinity"),
+        ({"lm_head.bias": bias * np.nan}, ValueError, "lm_head.bias holds NaN or infinity"),
         ({"lm_head.bias": bias.astype(int)}, TypeError, "lm_head.bias: expected floats; got dtype int64"),
         (
             {"lm_head.bias": bias.astype("float64") + 1e300},
@@ -320,27 +320,27 @@ def test_the_bias_of_the_head_is_applied():
     tokens = tokens_of(model, 20)
     logits = model(tokens)
     model.params["head.bias"] += 1.0
-    np.testing.assert_allclose(model(tokens), logits + 1, atol=1e-12)
+    xp.testing.assert_allclose(model(tokens), logits + 1, atol=1e-12)
 
 
 def test_in_float32_a_token_that_sees_only_itself_gets_just_its_own_value():
     """Theirs adds up exp(-1e5 - L) over the rounds, of which float32 knows too little: it is off by up to 0.4 %."""
-    heads = np.random.default_rng(0).standard_normal((2, 1, 1, 24, 4)).astype("float32")
-    buckets = np.random.default_rng(1).integers(0, 4, (1, 1, 3, 24))
+    heads = xp.random.default_rng(0).standard_normal((2, 1, 1, 24, 4)).astype("float32")
+    buckets = xp.random.default_rng(1).integers(0, 4, (1, 1, 3, 24))
     out, _ = mr.lsh_attention(*heads, buckets, chunk_len=8)
-    np.testing.assert_array_equal(out[:, :, 0], heads[1][:, :, 0])
+    xp.testing.assert_array_equal(out[:, :, 0], heads[1][:, :, 0])
     case = CASES["lsh, 4 rounds, 12 chunks"]
-    assert numpy.abs(case["logits/float32"] - case["logits/float64"]).max() > 1e-3
+    assert np.abs(case["logits/float32"] - case["logits/float64"]).max() > 1e-3
     ours = mr.from_huggingface(weights_of(case), case["config"])
     logits = ours(backend.asarray(case["tokens"]), rotations=backend.asarray(case["rotations"]))
-    assert numpy.abs(backend.to_numpy(logits) - case["logits/float64"]).max() < FORWARD["float32"]
+    assert np.abs(backend.to_numpy(logits) - case["logits/float64"]).max() < FORWARD["float32"]
 
 
 def test_a_first_length_does_not_fix_the_number_of_buckets():
     used, fresh = model_of("lsh, factors by length"), model_of("lsh, factors by length")
     used(tokens_of(used, 9))
     tokens = tokens_of(used, 96)
-    np.testing.assert_array_equal(used(tokens), fresh(tokens))
+    xp.testing.assert_array_equal(used(tokens), fresh(tokens))
     assert used.config == fresh.config
 
 
@@ -350,30 +350,30 @@ def test_it_trains_on_any_length(length):
     model = model_of("odd length")
     tokens = tokens_of(model, length)
     loss, grads = model.loss_and_grads(tokens, tokens)
-    assert np.isfinite(loss) and all(np.isfinite(grad).all() for grad in grads.values())
+    assert xp.isfinite(loss) and all(xp.isfinite(grad).all() for grad in grads.values())
 
 
 def test_a_seed_decides_on_training_and_no_global_generator_is_touched():
     model = model_of("odd length", hidden_dropout_prob=0.2)
     tokens = tokens_of(model, 24)
-    before = str(numpy.random.get_state())  # noqa: NPY002
+    before = str(np.random.get_state())  # noqa: NPY002
     loss, _ = model.loss_and_grads(tokens, tokens, seed=5)
     assert model.loss_and_grads(tokens, tokens, seed=5)[0] == loss
     assert model.loss_and_grads(tokens, tokens, seed=6)[0] != loss
-    assert str(numpy.random.get_state()) == before  # noqa: NPY002
+    assert str(np.random.get_state()) == before  # noqa: NPY002
 
 
 def test_buckets_belong_to_a_call_and_not_to_a_layer():
     """Kept by depth alone, those of the second call would be used for the gradients of the first."""
     model = model_of("lsh, 2 factors, 2 rounds")
-    (one, two), dlogits = np.random.default_rng(0).integers(0, 11, (2, 2, 64)), np.ones((2, 64, 11))
+    (one, two), dlogits = xp.random.default_rng(0).integers(0, 11, (2, 2, 64)), xp.ones((2, 64, 11))
     _, cache = model.forward(one, seed=1)
     _, alone = model.backward(dlogits, cache)
     _, cache = model.forward(one, seed=1)
     model.forward(two, seed=2)
     _, grads = model.backward(dlogits, cache)
     for name, grad in grads.items():
-        np.testing.assert_array_equal(grad, alone[name])
+        xp.testing.assert_array_equal(grad, alone[name])
 
 
 def test_a_key_of_another_round_does_not_weigh_a_thousand_million_times():
@@ -383,8 +383,8 @@ def test_a_key_of_another_round_does_not_weigh_a_thousand_million_times():
     qk = qk * qk.shape[-1] ** -0.5
     exact, _ = dense_lsh_attention(qk, v, buckets, chunk_len=8, **case["options"])
     ours, _ = mr.lsh_attention(qk, v, buckets, chunk_len=8, **case["options"])
-    np.testing.assert_allclose(ours, exact, atol=1e-12)
-    apart = numpy.abs(case["out"] - backend.to_numpy(exact))
+    xp.testing.assert_allclose(ours, exact, atol=1e-12)
+    apart = np.abs(case["out"] - backend.to_numpy(exact))
     assert apart[case["border"]].max() > 1 and apart[~case["border"]].max() < 1e-8
 
 

@@ -8,12 +8,14 @@ import pytest
 import minireformer as mr
 from minireformer import backend
 from minireformer.attention_layer import FullAttention, LSHAttention
-from minireformer.basic import Embedding, LayerNorm, Linear
+from minireformer.checks import check_array, check_count, check_path, check_rate, float_dtype
+from minireformer.embedding import Embedding
 from minireformer.feed_forward import FeedForward
-from minireformer.layer import check_array, check_count, check_path, check_rate, float_dtype
+from minireformer.layer_norm import LayerNorm
+from minireformer.linear import Linear
 from minireformer.losses import chunked_cross_entropy, softmax_cross_entropy
-from minireformer.optim import Adam
 from minireformer.positions import LearnedPositions
+from minireformer.training.optimizers import Adam
 
 X = np.ones((1, 2, 8, 4))  # heads, or with one axis less, the input of a layer
 TOKENS = np.zeros((1, 8), int)

@@ -6,14 +6,14 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from arrays import generator, np
-from minireformer import memory
+from arrays import generator, xp
 from minireformer.losses import (
     chunked_cross_entropy,
     chunked_cross_entropy_backward,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
 )
+from minireformer.tools import memory
 
 draw = generator(0, "test_losses")
 CHUNKED = (chunked_cross_entropy, chunked_cross_entropy_backward)
@@ -32,10 +32,10 @@ def problem(n_batch, length, d, n_tokens, dtype="float64"):
 def plain_loss(features, weight, bias, targets, mask=None):
     """The mean of -log p(target), position by position."""
     losses = []
-    for b, t in np.ndindex(targets.shape):
+    for b, t in xp.ndindex(targets.shape):
         if mask is None or mask[b, t]:
             logits = features[b, t] @ weight.T + bias
-            losses.append(-np.log(np.exp(logits[targets[b, t]]) / np.exp(logits).sum()))
+            losses.append(-xp.log(xp.exp(logits[targets[b, t]]) / xp.exp(logits).sum()))
     return sum(map(float, losses)) / len(losses)
 
 
@@ -90,17 +90,17 @@ def test_without_knowledge_the_loss_is_log_v():
 
 def test_targets_outside_the_mask_may_be_anything():
     features, weight, bias, targets = problem(1, 4, 3, 5)
-    mask = np.array([[True, True, False, True]])
+    mask = xp.array([[True, True, False, True]])
     expected, _ = chunked_cross_entropy(features, weight, bias, targets, mask)
     targets[0, 2] = -100
     assert chunked_cross_entropy(features, weight, bias, targets, mask)[0] == expected
 
 
 def test_large_logits_neither_overflow_nor_lose_the_loss():
-    features, weight = np.full((1, 2, 1), 1e4, "float32"), np.array([[1], [-1]], "float32")
-    loss, cache = chunked_cross_entropy(features, weight, None, np.array([[0, 1]]))
+    features, weight = xp.full((1, 2, 1), 1e4, "float32"), xp.array([[1], [-1]], "float32")
+    loss, cache = chunked_cross_entropy(features, weight, None, xp.array([[0, 1]]))
     assert float(loss) == 1e4  # right and sure: 0; wrong and sure: 20000
-    assert all(np.isfinite(gradient).all() for gradient in cache[:2])
+    assert all(xp.isfinite(gradient).all() for gradient in cache[:2])
 
 
 def test_loss_of_many_float32_positions_is_summed_in_float64():
@@ -108,7 +108,7 @@ def test_loss_of_many_float32_positions_is_summed_in_float64():
 
     def loss_of(n_chunks):  # whole chunks only: BLAS may round a shorter one in another way
         n = 64 * n_chunks
-        return chunked_cross_entropy(features.repeat(n, axis=1), weight, bias, np.full((1, n), 2), chunk_len=64)[0]
+        return chunked_cross_entropy(features.repeat(n, axis=1), weight, bias, xp.full((1, n), 2), chunk_len=64)[0]
 
     few, many = loss_of(1), loss_of(1600)
     assert many.dtype == "float64" and float(many) == pytest.approx(float(few), rel=1e-9)
@@ -119,23 +119,23 @@ def test_gradients_have_the_dtype_of_their_arrays_and_nothing_given_is_changed(d
     features, weight, bias, targets = given = problem(2, 5, 3, 7, dtype=dtype)
     before = [array.copy() for array in given]
     loss, cache = chunked_cross_entropy(features, weight, bias, targets, chunk_len=3)
-    for dloss in (1.0, 0.5, np.float64(0.5), np.array(0.5)):
+    for dloss in (1.0, 0.5, xp.float64(0.5), xp.array(0.5)):
         gradients = chunked_cross_entropy_backward(dloss, cache)
         assert [g.dtype.name for g in gradients] == [dtype] * 3
         assert [g.shape for g in gradients] == [a.shape for a in given[:3]]
         for gradient, kept in zip(gradients, cache):
-            np.testing.assert_array_equal(gradient, kept * kept.dtype.type(float(dloss)))
+            xp.testing.assert_array_equal(gradient, kept * kept.dtype.type(float(dloss)))
     for now, then in zip(given, before):
-        np.testing.assert_array_equal(now, then)
+        xp.testing.assert_array_equal(now, then)
 
 
 def test_softmax_cross_entropy_leaves_the_logits_alone_unless_told_to_overwrite_them():
-    logits, targets = normal(3, 4), np.array([0, 3, 3])
+    logits, targets = normal(3, 4), xp.array([0, 3, 3])
     before = logits.copy()
     loss, dlogits = softmax_cross_entropy(logits, targets)
-    np.testing.assert_array_equal(logits, before)
+    xp.testing.assert_array_equal(logits, before)
     assert softmax_cross_entropy(logits, targets, out=logits)[0] == loss
-    np.testing.assert_array_equal(logits, dlogits)
+    xp.testing.assert_array_equal(logits, dlogits)
 
 
 def test_peak_memory_is_bounded_by_the_chunk():
@@ -155,21 +155,21 @@ def test_peak_memory_is_bounded_by_the_chunk():
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"mask": np.zeros((2, 3), bool)}, ValueError, "mask: no position is true"),
-        ({"mask": np.ones((2, 4), bool)}, ValueError, r"mask: expected shape \(2, 3\); got \(2, 4\)"),
-        ({"mask": np.ones((2, 3))}, TypeError, "mask: expected booleans"),
-        ({"targets": np.full((2, 3), 5)}, ValueError, "targets: expected ids from 0 to 4; got 5..5"),
-        ({"targets": np.full((2, 3), -1)}, ValueError, "targets: expected ids from 0 to 4; got -1"),
-        ({"targets": np.zeros((3, 2), int)}, ValueError, r"targets: expected shape \(2, 3\)"),
-        ({"targets": np.zeros((2, 3))}, TypeError, "targets: expected integers"),
+        ({"mask": xp.zeros((2, 3), bool)}, ValueError, "mask: no position is true"),
+        ({"mask": xp.ones((2, 4), bool)}, ValueError, r"mask: expected shape \(2, 3\); got \(2, 4\)"),
+        ({"mask": xp.ones((2, 3))}, TypeError, "mask: expected booleans"),
+        ({"targets": xp.full((2, 3), 5)}, ValueError, "targets: expected ids from 0 to 4; got 5..5"),
+        ({"targets": xp.full((2, 3), -1)}, ValueError, "targets: expected ids from 0 to 4; got -1"),
+        ({"targets": xp.zeros((3, 2), int)}, ValueError, r"targets: expected shape \(2, 3\)"),
+        ({"targets": xp.zeros((2, 3))}, TypeError, "targets: expected integers"),
         (
-            {"weight": np.zeros((5, 3))},
+            {"weight": xp.zeros((5, 3))},
             ValueError,
             r"features: expected shape \(any, any, 3\); got \(2, 3, 4\)",
         ),
-        ({"bias": np.zeros(4)}, ValueError, r"bias: expected shape \(5,\)"),
+        ({"bias": xp.zeros(4)}, ValueError, r"bias: expected shape \(5,\)"),
         (
-            {"features": np.zeros((2, 0, 4)), "targets": np.zeros((2, 0), int)},
+            {"features": xp.zeros((2, 0, 4)), "targets": xp.zeros((2, 0), int)},
             ValueError,
             "nothing to take the mean",
         ),
@@ -185,6 +185,6 @@ def test_bad_input_is_named(change, error, message):
 
 def test_bad_logits_and_targets_are_named():
     with pytest.raises(ValueError, match="targets: expected ids from 0 to 3; got 0..4"):
-        softmax_cross_entropy(normal(2, 4), np.array([0, 4]))
+        softmax_cross_entropy(normal(2, 4), xp.array([0, 4]))
     with pytest.raises(ValueError, match="logits: expected shape"):
-        softmax_cross_entropy(normal(4), np.array([0]))
+        softmax_cross_entropy(normal(4), xp.array([0]))

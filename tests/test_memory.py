@@ -3,10 +3,10 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy
+import numpy as np
 import pytest
 
-from arrays import generator, np
+from arrays import generator, xp
 from minireformer import Reformer, ReformerConfig, backend, memory
 from minireformer.attention import full_attention, full_attention_backward
 
@@ -14,7 +14,7 @@ MB = 1 << 20
 
 
 def megabytes(n):
-    return np.zeros(n * MB, dtype="uint8")
+    return xp.zeros(n * MB, dtype="uint8")
 
 
 def about(n):
@@ -34,37 +34,37 @@ class Box:
 
 
 def test_nbytes_finds_arrays_in_every_kind_of_container():
-    a, b, c, d = (numpy.zeros(n, dtype="float32") for n in (1, 10, 100, 1000))
+    a, b, c, d = (np.zeros(n, dtype="float32") for n in (1, 10, 100, 1000))
     cache = Pair([a, None, 3], {"deep": (Box(b), Box({"x": [c]})), "name": "text", "rate": 0.1, "d": d})
     assert memory.nbytes(cache) == 4 * 1111
 
 
-@pytest.mark.parametrize("nothing", [None, 3, 0.5, True, "text", numpy.float32(2), (), {}, [None, [()]]])
+@pytest.mark.parametrize("nothing", [None, 3, 0.5, True, "text", np.float32(2), (), {}, [None, [()]]])
 def test_nbytes_of_what_holds_no_array_is_zero(nothing):
     assert memory.nbytes(nothing) == 0
 
 
 def test_an_array_reached_twice_counts_once():
-    a = numpy.zeros(100)
+    a = np.zeros(100)
     assert memory.nbytes([a, {"again": a}, Pair(a, a)]) == 800
 
 
 def test_views_count_the_array_that_they_keep_alive_once():
-    a = numpy.zeros((8, 100))
+    a = np.zeros((8, 100))
     assert memory.nbytes(a[:1, :1]) == 6400
     assert memory.nbytes([a.T, a.reshape(-1)[::2][::3], a[1], a.view("int64")]) == 6400
-    assert memory.nbytes(numpy.broadcast_to(a[0], (1000, 100))) == 6400
-    assert memory.nbytes(numpy.lib.stride_tricks.sliding_window_view(a, (4, 4))) == 6400
+    assert memory.nbytes(np.broadcast_to(a[0], (1000, 100))) == 6400
+    assert memory.nbytes(np.lib.stride_tricks.sliding_window_view(a, (4, 4))) == 6400
     assert memory.nbytes([a[0], a[0].copy()]) == 6400 + 800
 
 
 def test_an_array_over_foreign_memory_counts_itself():
-    assert memory.nbytes(numpy.frombuffer(bytes(80), dtype="float64")[:2]) == 80
+    assert memory.nbytes(np.frombuffer(bytes(80), dtype="float64")[:2]) == 80
 
 
 def test_nbytes_refuses_what_it_cannot_see_into():
     with pytest.raises(TypeError, match="got function"):
-        memory.nbytes([numpy.zeros(3), lambda: None])
+        memory.nbytes([np.zeros(3), lambda: None])
 
 
 def test_peak_is_the_most_that_was_alive_not_the_sum():
@@ -206,7 +206,7 @@ CONFIG = ReformerConfig(
 def test_prediction_is_what_a_forward_pass_keeps(layers, length, reversible):
     config = dataclasses.replace(CONFIG, attn_layers=layers, reversible=reversible, local_chunk_len=96)
     model = Reformer(config)
-    _, cache = model.features(np.zeros((2, length), int))
+    _, cache = model.features(xp.zeros((2, length), int))
     kept = memory.nbytes((cache, model.params)) - memory.nbytes(model.params)
     assert memory.predict(config, 2, length).stored == pytest.approx(kept, rel=0.01)
 

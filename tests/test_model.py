@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import numpy
+import numpy as np
 import pytest
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from minireformer import attention_layer
 
 SMALL = mr.ReformerConfig(
@@ -32,14 +32,14 @@ SMALL = mr.ReformerConfig(
 
 def model_of(dtype="float64", seed=0, **changes):
     model = mr.Reformer(replace(SMALL, **changes), seed=seed, dtype=dtype)
-    rng = np.random.default_rng(seed)
+    rng = xp.random.default_rng(seed)
     for param in model.params.values():
         param += 0.1 * rng.standard_normal(param.shape)  # no zeros that hide errors
     return model
 
 
 def tokens_and_targets(length=22, seed=0):
-    return np.random.default_rng(seed).integers(0, 11, (2, 2, length))
+    return xp.random.default_rng(seed).integers(0, 11, (2, 2, length))
 
 
 def slopes(model, names, directions, tokens, targets, mask, seed, step=1e-6):
@@ -51,8 +51,8 @@ def slopes(model, names, directions, tokens, targets, mask, seed, step=1e-6):
         for name in names:
             model.params[name][...] = before[name] + sign * step * directions[name]
         logits = model.forward(tokens, seed=seed)[0][mask]
-        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        losses.append(-np.take_along_axis(log_p, targets[mask][:, None], -1).mean())
+        log_p = logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
+        losses.append(-xp.take_along_axis(log_p, targets[mask][:, None], -1).mean())
     for name in names:
         model.params[name][...] = before[name]
     exact = sum((grads[name] * directions[name]).sum() for name in names)
@@ -65,7 +65,7 @@ def test_gradient_is_that_of_finite_differences(positions, seed, length):
     """Of all parameters together and, once, of each alone. The steps are too small to change a bucket."""
     model = model_of(seed=seed, positions=positions, activation="gelu")  # relu would put kinks in the way
     tokens, targets = tokens_and_targets(length, seed)
-    rng = np.random.default_rng(seed)
+    rng = xp.random.default_rng(seed)
     mask = rng.random(tokens.shape) > 0.3
     mask[:, 0] = True
     assert list(model.loss_and_grads(tokens, targets, mask=mask)[1]) == list(model.params)
@@ -92,7 +92,7 @@ def test_gradients_of_the_whole_model(assert_gradients, monkeypatch, seed, lengt
     assert_gradients(model, tokens, seed=seed)
     n_lsh_layers = model.config.attn_layers.count("lsh") if length > model.config.lsh_chunk_len else 0
     assert len({buckets.tobytes() for buckets in hashed}) == n_lsh_layers
-    assert_gradients(model, tokens, seed=seed, key_mask=np.arange(length)[None] != 1)
+    assert_gradients(model, tokens, seed=seed, key_mask=xp.arange(length)[None] != 1)
 
 
 def test_reversible_equals_stored():
@@ -101,16 +101,16 @@ def test_reversible_equals_stored():
     (loss, grads), (stored_loss, stored_grads) = (m.loss_and_grads(tokens, targets, seed=3) for m in (one, two))
     assert loss == stored_loss
     for name in grads:
-        np.testing.assert_allclose(grads[name], stored_grads[name], atol=1e-10, err_msg=name)
+        xp.testing.assert_allclose(grads[name], stored_grads[name], atol=1e-10, err_msg=name)
 
 
 def test_loss_is_the_cross_entropy_of_the_logits():
     model = model_of(dropout=0.0, attention_dropout=0.0)
     tokens, targets = tokens_and_targets()
-    mask = np.arange(22)[None] % 3 != np.array([[0], [1]])
+    mask = xp.arange(22)[None] % 3 != xp.array([[0], [1]])
     logits = model(tokens, seed=1)
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    expected = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0][mask].mean()
+    log_p = logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
+    expected = -xp.take_along_axis(log_p, targets[..., None], -1)[..., 0][mask].mean()
     assert abs(model.loss_and_grads(tokens, targets, seed=1, mask=mask)[0] - expected) < 1e-12
 
 
@@ -119,25 +119,25 @@ def test_any_length_up_to_max_len(length):
     model = model_of("float32")
     tokens, targets = tokens_and_targets(length)
     logits = model(tokens)
-    assert logits.shape == (2, length, 11) and logits.dtype == np.float32
+    assert logits.shape == (2, length, 11) and logits.dtype == xp.float32
     loss, grads = model.loss_and_grads(tokens, targets)
-    assert np.isfinite(loss) and all(np.isfinite(g).all() and g.dtype == np.float32 for g in grads.values())
+    assert xp.isfinite(loss) and all(xp.isfinite(g).all() and g.dtype == xp.float32 for g in grads.values())
 
 
 def test_causal_model_without_hashing_does_not_see_the_future():
     model = model_of(attn_layers=("local", "full", "shared_full"))
     tokens, other = tokens_and_targets()
     logits = model(tokens)
-    np.testing.assert_allclose(model(np.where(np.arange(22) < 15, tokens, other))[:, :15], logits[:, :15], atol=1e-12)
+    xp.testing.assert_allclose(model(xp.where(xp.arange(22) < 15, tokens, other))[:, :15], logits[:, :15], atol=1e-12)
 
 
 def test_hidden_tokens_change_nothing():
     model = model_of(causal=False, lsh_n_after=1, local_n_after=1, dropout=0.0)
     tokens, other = tokens_and_targets()
-    key_mask = np.arange(22)[None] < np.array([[22], [13]])
+    key_mask = xp.arange(22)[None] < xp.array([[22], [13]])
     logits = model(tokens, key_mask=key_mask)
-    changed = model(np.where(key_mask, tokens, other), key_mask=key_mask)
-    np.testing.assert_allclose(changed[key_mask], logits[key_mask], atol=1e-12)
+    changed = model(xp.where(key_mask, tokens, other), key_mask=key_mask)
+    xp.testing.assert_allclose(changed[key_mask], logits[key_mask], atol=1e-12)
 
 
 def test_explicit_rotations_replace_the_seeded_ones():
@@ -145,7 +145,7 @@ def test_explicit_rotations_replace_the_seeded_ones():
     tokens, targets = tokens_and_targets()
     rotations = mr.random_rotations(5, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
     one = model(tokens, rotations=rotations, seed=1)
-    np.testing.assert_array_equal(one, model(tokens, rotations=[rotations, rotations], seed=2))
+    xp.testing.assert_array_equal(one, model(tokens, rotations=[rotations, rotations], seed=2))
     assert (one != model(tokens, seed=1)).any()
     losses = [model.loss_and_grads(tokens, targets, rotations=rotations, seed=s)[0] for s in (1, 2)]
     assert losses[0] == losses[1]
@@ -160,7 +160,7 @@ def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch):
         config = replace(SMALL, attn_layers=("local", "lsh") * (depth // 2), axial_shape=(32, 32), max_len=1024)
         config = replace(config, d_model=64, axial_dims=(32, 32), dropout=0.0, attention_dropout=0.0)
         model = mr.Reformer(config)
-        tokens = np.zeros((2, 1024), int)
+        tokens = xp.zeros((2, 1024), int)
         with mr.memory.peak() as m:
             _, grads = model.loss_and_grads(tokens, tokens)
         bucket_bytes = depth // 2 * 2 * 2 * 2 * 1024 * 2
@@ -175,7 +175,7 @@ def test_save_and_load(tmp_path):
     loaded = mr.Reformer.load(tmp_path / "model.safetensors")
     assert loaded.config == model.config and loaded.dtype == model.dtype
     tokens, _ = tokens_and_targets()
-    np.testing.assert_array_equal(loaded(tokens), model(tokens))
+    xp.testing.assert_array_equal(loaded(tokens), model(tokens))
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,8 @@ def test_bad_configurations_are_named(change, message):
 
 
 def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
-    numbers = {"d_ff": np.int64(16), "n_buckets": np.int32(4), "dropout": np.float32(0.5)}
-    numbers["axial_shape"] = list(np.int64([4, 8]))
+    numbers = {"d_ff": xp.int64(16), "n_buckets": xp.int32(4), "dropout": xp.float32(0.5)}
+    numbers["axial_shape"] = list(xp.int64([4, 8]))
     model = model_of("float32", **numbers)
     model.save(tmp_path / "model.safetensors")
     assert mr.Reformer.load(tmp_path / "model.safetensors").config == model.config
@@ -238,7 +238,7 @@ def test_bad_inputs_are_named():
     with pytest.raises(TypeError, match="mask: expected booleans"):
         model.loss_and_grads(tokens, targets, mask=targets)
     with pytest.raises(ValueError, match="key_mask: expected shape"):
-        model(tokens, key_mask=np.ones((2, 5), bool))
+        model(tokens, key_mask=xp.ones((2, 5), bool))
     with pytest.raises(ValueError, match=r"rotations: expected 2 rounds \(n_hashes\); got 3"):
         model(tokens, rotations=mr.random_rotations(0, 2, 5, n_hashes=3, n_buckets=4, dtype="float64"))
     with pytest.raises(TypeError, match="seed: expected an integer"):
@@ -251,7 +251,7 @@ def test_bad_inputs_are_named():
     with pytest.raises(ValueError, match="tokens: expected ids from 0 to 10"):
         model(tokens + 1)
     with pytest.raises(ValueError, match="tokens: expected 1 to 32 a sequence"):
-        model(np.zeros((1, 33), int))
+        model(xp.zeros((1, 33), int))
     with pytest.raises(TypeError, match="tokens: expected integers"):
         model(tokens.astype(float))
     with pytest.raises(ValueError, match="tokens: expected shape"):
@@ -261,7 +261,7 @@ def test_bad_inputs_are_named():
     with pytest.raises(ValueError, match="targets: expected ids"):
         model.loss_and_grads(tokens, targets - 1)
     with pytest.raises(ValueError, match="mask"):
-        model.loss_and_grads(tokens, targets, mask=np.zeros(tokens.shape, bool))
+        model.loss_and_grads(tokens, targets, mask=xp.zeros(tokens.shape, bool))
     with pytest.raises(TypeError, match="config"):
         mr.Reformer({"d_model": 12})
     with pytest.raises(ValueError, match="dtype"):
@@ -299,7 +299,7 @@ def test_targets_mask_and_rotations_are_checked_before_any_layer_runs(monkeypatc
     rotations = mr.random_rotations(0, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
     given = {"targets": targets, "rotations": [rotations, rotations]}
     model.loss_and_grads(tokens, **given)
-    if "ids" in message and np.__name__ == "cupy":
+    if "ids" in message and xp.__name__ == "cupy":
         pytest.skip("on a GPU, ids are looked at when the loss is there: see test_on_double.py")
     monkeypatch.setattr(mr.layer.Layer, "forward", None)
     monkeypatch.setattr(type(model.embedding), "forward", None)
@@ -311,11 +311,11 @@ def test_targets_mask_and_rotations_are_checked_before_any_layer_runs(monkeypatc
 def test_a_model_made_before_a_switch_keeps_its_backend(cupy, positions):
     mr.backend.use("numpy")
     model = mr.Reformer(replace(SMALL, positions=positions, attn_layers=("local", "lsh", "shared_full")))
-    tokens, targets = numpy.random.default_rng(0).integers(0, 11, (2, 2, 22))
+    tokens, targets = np.random.default_rng(0).integers(0, 11, (2, 2, 22))
     loss, grads = model.loss_and_grads(tokens, targets)
     mr.backend.use("cupy")
     assert model.loss_and_grads(tokens, targets)[0] == loss
-    assert {type(grad) for grad in grads.values()} == {type(model(tokens))} == {numpy.ndarray}
+    assert {type(grad) for grad in grads.values()} == {type(model(tokens))} == {np.ndarray}
 
 
 def test_where_nothing_is_hashed_rotations_for_a_longer_text_will_do():
@@ -329,14 +329,14 @@ def test_where_nothing_is_hashed_rotations_for_a_longer_text_will_do():
 
 def test_targets_that_do_not_count_may_be_anything():
     model, (tokens, targets) = model_of(), tokens_and_targets()
-    mask = np.arange(22)[None] % 2 == np.array([[0], [1]])
+    mask = xp.arange(22)[None] % 2 == xp.array([[0], [1]])
     loss, _ = model.loss_and_grads(tokens, targets, mask=mask)
-    assert model.loss_and_grads(tokens, np.where(mask, targets, -100), mask=mask)[0] == loss
+    assert model.loss_and_grads(tokens, xp.where(mask, targets, -100), mask=mask)[0] == loss
 
 
 def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch):
     model = mr.Reformer(replace(SMALL, attn_layers=("lsh", "local"), max_len=1024, axial_shape=(32, 32)))
-    tokens, targets = np.random.default_rng(0).integers(0, 11, (2, 1, 1000))
+    tokens, targets = xp.random.default_rng(0).integers(0, 11, (2, 1, 1000))
     results = []
     for n_threads in (1, 2, 3):
         monkeypatch.setattr(mr.backend, "_n_threads", n_threads)
@@ -345,15 +345,15 @@ def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch):
     for other_loss, other_grads in others:
         assert other_loss == loss
         for name in grads:
-            np.testing.assert_array_equal(other_grads[name], grads[name], err_msg=name)
+            xp.testing.assert_array_equal(other_grads[name], grads[name], err_msg=name)
 
 
 def test_layers_of_different_chunks_are_padded_alike():
     """As if the tokens had been padded, and the padding hidden, before the model saw them."""
     model = model_of(dropout=0.0, attention_dropout=0.0, causal=False)  # chunks of 4 and 6: padded to 24
     tokens, _ = tokens_and_targets(17)
-    padded, hidden = np.pad(tokens, ((0, 0), (0, 7))), np.broadcast_to(np.arange(24)[None] < 17, (2, 24)).copy()
-    np.testing.assert_allclose(model(tokens), model(padded, key_mask=hidden)[:, :17], atol=1e-13)
+    padded, hidden = xp.pad(tokens, ((0, 0), (0, 7))), xp.broadcast_to(xp.arange(24)[None] < 17, (2, 24)).copy()
+    xp.testing.assert_allclose(model(tokens), model(padded, key_mask=hidden)[:, :17], atol=1e-13)
 
 
 def test_attention_of_one_kind_may_have_a_dropout_of_its_own():

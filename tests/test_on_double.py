@@ -9,12 +9,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 
 import minireformer as mr
 from minireformer import backend
-from minireformer.data import duplicate_task
+from minireformer.training.data import duplicate_task
 
 NAMES = json.loads((Path(__file__).parent / "double" / "cupy" / "interface.json").read_text())["modules"][""]
 
@@ -70,7 +70,7 @@ def training(name, config, dtype, make, scale=1):
         if key.endswith("query_key.weight"):
             param *= scale
     opt, results = make(model.params), []
-    draws = numpy.random.default_rng(0)
+    draws = np.random.default_rng(0)
     for seed in range(2):
         tokens = backend.asarray(draws.integers(0, 20, (2, 301)))
         mask, key_mask = (backend.asarray(draws.random((2, 301)) < 0.8) for _ in range(2))
@@ -92,14 +92,14 @@ def test_training_gives_the_bits_that_it_gives_on_numpy(config, make, dtype, cup
         assert expected.keys() == found.keys()
         for key, array in expected.items():
             assert array.dtype == found[key].dtype
-            numpy.testing.assert_array_equal(found[key], array, err_msg=key)
+            np.testing.assert_array_equal(found[key], array, err_msg=key)
 
 
 def test_logits_so_large_that_their_maximum_is_needed_give_the_same_bits(cupy, as_on_a_gpu):
     on_host, on_device = (training(name, CONFIG, "float32", mr.Adam, scale=1000) for name in ("numpy", "cupy"))
     for expected, found in zip(on_host, on_device):
         for key, array in expected.items():
-            numpy.testing.assert_array_equal(found[key], array, err_msg=key)
+            np.testing.assert_array_equal(found[key], array, err_msg=key)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -107,7 +107,7 @@ def test_whether_logits_are_compared_with_their_maximum_or_a_bound_changes_only_
     expected, found = (training(name, CONFIGS[config], "float64", mr.Adam)[0] for name in ("numpy", "cupy"))
     for key, array in expected.items():
         if not key.startswith(("square.", "mean.")) and key != "logits":  # after the step, which magnifies rounding
-            numpy.testing.assert_allclose(found[key], array, rtol=0, atol=1e-13, err_msg=key)
+            np.testing.assert_allclose(found[key], array, rtol=0, atol=1e-13, err_msg=key)
 
 
 @pytest.mark.parametrize("n_blocks", [1, 5])
@@ -153,7 +153,7 @@ def test_an_id_out_of_range_is_named_at_the_one_wait_and_the_next_step_is_as_eve
         mr.training._step(model, lambda step: tuple(wrong.values()), opt, 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 1
     for name, param in model.params.items():
-        numpy.testing.assert_array_equal(param.get(), before[name])
+        np.testing.assert_array_equal(param.get(), before[name])
     with pytest.raises(ValueError, match="^tokens: expected 1 to"):  # raised within the block: nothing stays put off
         mr.training._step(model, lambda step: (tokens_too_long(), tokens_too_long()), opt, 0, None, 1.0, seed=0)
     _, loss, norm = mr.training._step(model, lambda step: tuple(given.values()), opt, 0, None, 1.0, seed=0)
@@ -161,4 +161,4 @@ def test_an_id_out_of_range_is_named_at_the_one_wait_and_the_next_step_is_as_eve
 
 
 def tokens_too_long():
-    return backend.asarray(numpy.zeros((1, CONFIG.max_len + 1), "int64"))
+    return backend.asarray(np.zeros((1, CONFIG.max_len + 1), "int64"))

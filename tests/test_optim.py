@@ -5,13 +5,7 @@ import numpy as np
 import pytest
 
 from minireformer import backend
-from minireformer.optim import (
-    Adafactor,
-    Adam,
-    clip_by_global_norm,
-    warmup_cosine,
-    warmup_inverse_sqrt,
-)
+from minireformer.training.optimizers import Adafactor, Adam, clip_by_global_norm, warmup_cosine, warmup_inverse_sqrt
 
 SHAPES = {"matrix": (5, 7), "wide": (1, 9), "vector": (6,), "axial": (3, 1, 4)}
 

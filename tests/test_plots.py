@@ -1,6 +1,6 @@
 """Figures are functions of plain arrays: what is drawn is what was given, and it can be read on a dark page."""
 
-import numpy
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -9,8 +9,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from minireformer import plots
-from minireformer.memory import Mark
+from minireformer.course import plots
+from minireformer.tools.memory import Mark
 
 
 @pytest.fixture
@@ -25,20 +25,20 @@ def settings_as_before():
 
 
 def test_an_attention_map_stands_in_the_order_that_was_asked_for(ax):
-    weights = numpy.arange(16.0).reshape(4, 4)
+    weights = np.arange(16.0).reshape(4, 4)
     plots.attention_map(ax, weights)
     assert (ax.images[0].get_array() == weights).all()
     assert ax.images[0].norm.vmax == 15
-    order = numpy.array([2, 0, 3, 1])
+    order = np.array([2, 0, 3, 1])
     plots.attention_map(ax, weights, order, vmax=20)
     assert (ax.images[1].get_array() == weights[order][:, order]).all()
     assert ax.images[1].norm.vmax == 20
 
 
 def test_the_strips_of_an_attention_map_are_its_buckets(ax):
-    buckets = numpy.array([3, 0, 3, 0, 0])
+    buckets = np.array([3, 0, 3, 0, 0])
     order = buckets.argsort(kind="stable")
-    plots.attention_map(ax, numpy.ones((5, 5)), order, buckets, n_buckets=4)
+    plots.attention_map(ax, np.ones((5, 5)), order, buckets, n_buckets=4)
     along_the_top = [patch for patch in ax.patches if patch.get_width() in (2, 3)]
     assert [(patch.get_x(), patch.get_width()) for patch in along_the_top] == [(-0.5, 3), (2.5, 2)]
     assert [text.get_text() for text in ax.texts] == ["0", "3"]
@@ -80,7 +80,7 @@ def test_figures_are_black_on_opaque_white_whatever_the_style_was(style):
     ink.append(ax.text(0, 0, "text").get_color())
     assert set(ink) == {"black"}
     figure.canvas.draw()
-    pixels = numpy.asarray(figure.canvas.buffer_rgba())
+    pixels = np.asarray(figure.canvas.buffer_rgba())
     assert (pixels[0, 0] == 255).all() and (pixels[..., 3] == 255).all()
     assert (pixels[..., :3] == 255).all(axis=-1).mean() > 0.5
     plt.close(figure)

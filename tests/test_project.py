@@ -266,7 +266,7 @@ def make_gpu(make, tmp_path):
 def test_make_gpu_installs_the_cupy_that_the_driver_can_run(make_gpu, cuda, extra):
     code, _, calls = make_gpu(cuda)
     assert code == 0 and f".[notebooks,test,{extra}]" in calls and extra in PROJECT["optional-dependencies"]
-    steps = [calls.index(text) for text in ("install", 'backend.use("cupy")', "-m pytest", "benchmarks/gpu.py")]
+    steps = [calls.index(text) for text in ("install", 'backend.use("cupy")', "-m pytest", "benchmarks/cuda.py")]
     assert steps == sorted(steps) and "--nbval" in calls
 
 
@@ -281,7 +281,7 @@ def test_make_gpu_says_what_is_missing_before_it_installs_anything_for_a_gpu(mak
 def test_make_gpu_leaves_a_cupy_that_is_there_and_needs_no_network(make_gpu):
     make_gpu(None, True)
     code, _, calls = make_gpu(None, True)
-    assert code == 0 and "pip" not in calls and "benchmarks/gpu.py" in calls
+    assert code == 0 and "pip" not in calls and "benchmarks/cuda.py" in calls
 
 
 @needs_make
@@ -292,6 +292,6 @@ def test_make_gpu_can_use_a_python_as_it_is(make_gpu, tmp_path):
 
 
 @needs_make
-@pytest.mark.parametrize("failing", ["backend.use", "-m pytest", "benchmarks/gpu.py"])
+@pytest.mark.parametrize("failing", ["backend.use", "-m pytest", "benchmarks/cuda.py"])
 def test_make_gpu_fails_where_a_step_fails(make, failing):
     assert make("gpu", fails_on=failing)[0] != 0

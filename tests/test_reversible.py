@@ -3,7 +3,7 @@
 import pytest
 
 import minireformer as mr
-from arrays import np
+from arrays import xp
 from minireformer.attention_layer import LocalAttention, LSHAttention
 from minireformer.feed_forward import FeedForward
 from minireformer.reversible import PreNorm, ReversibleStack
@@ -26,7 +26,7 @@ def stack(depth=3, reversible=True, seed=0, dtype="float64", dropout=0.1, d_mode
         parts = (attention, FeedForward(d_model, d_ff, **shared))
         blocks.append(tuple(PreNorm(part, d_model, dtype=dtype) for part in parts))
     made = ReversibleStack(blocks, reversible)
-    rng = np.random.default_rng(seed)
+    rng = xp.random.default_rng(seed)
     for name, param in made.params.items():
         if "bias" in name or "norm" in name:  # zeros and ones would hide errors
             param += 0.3 * rng.standard_normal(param.shape)
@@ -34,25 +34,25 @@ def stack(depth=3, reversible=True, seed=0, dtype="float64", dropout=0.1, d_mode
 
 
 def inputs(length=22, d_model=12, dtype="float64", seed=0):
-    return np.random.default_rng(seed).standard_normal((2, length, d_model)).astype(dtype)
+    return xp.random.default_rng(seed).standard_normal((2, length, d_model)).astype(dtype)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_equal_those_with_stored_activations(seed, masked):
-    x, key_mask = inputs(seed=seed), (np.arange(22)[None] < np.array([[22], [13]])) if masked else None
-    dy = np.random.default_rng(seed).standard_normal((2, 22, 24))
+    x, key_mask = inputs(seed=seed), (xp.arange(22)[None] < xp.array([[22], [13]])) if masked else None
+    dy = xp.random.default_rng(seed).standard_normal((2, 22, 24))
     results = []
     for reversible in (True, False):
         layer = stack(4, reversible, seed)
         y, cache = layer.forward(x, seed=7, key_mask=key_mask)
         results.append((y, *layer.backward(dy, cache)))
     (y, dx, grads), (y_stored, dx_stored, grads_stored) = results
-    np.testing.assert_array_equal(y, y_stored)
-    np.testing.assert_allclose(dx, dx_stored, rtol=0, atol=1e-10)
+    xp.testing.assert_array_equal(y, y_stored)
+    xp.testing.assert_allclose(dx, dx_stored, rtol=0, atol=1e-10)
     assert grads.keys() == grads_stored.keys() == stack(4).params.keys()
     for name in grads:
-        np.testing.assert_allclose(grads[name], grads_stored[name], rtol=0, atol=1e-10, err_msg=name)
+        xp.testing.assert_allclose(grads[name], grads_stored[name], rtol=0, atol=1e-10, err_msg=name)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -66,15 +66,15 @@ def test_inference_stores_nothing():
     one, two = (stack(2, reversible).forward(inputs(), training=False) for reversible in (True, False))
     assert two[1].stored == []
     assert mr.memory.nbytes(one[1]) == mr.memory.nbytes(two[1])
-    dy = np.ones((2, 22, 24))
-    np.testing.assert_array_equal(stack(2).backward(dy, one[1])[0], stack(2, False).backward(dy, two[1])[0])
+    dy = xp.ones((2, 22, 24))
+    xp.testing.assert_array_equal(stack(2).backward(dy, one[1])[0], stack(2, False).backward(dy, two[1])[0])
 
 
 def test_backward_leaves_its_cache_as_it_was():
     layer, x = stack(2), inputs()
     y, cache = layer.forward(x, seed=1)
     first, second = layer.backward(y, cache), layer.backward(y, cache)
-    np.testing.assert_array_equal(first[0], second[0])
+    xp.testing.assert_array_equal(first[0], second[0])
 
 
 def test_backward_uses_the_buckets_and_the_seed_of_the_forward_pass():

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 import safetensors.numpy
 
-from arrays import np
+from arrays import xp
 from minireformer import backend, checkpoint, rng
-from minireformer.data import duplicate_task
 from minireformer.model import Reformer, ReformerConfig
-from minireformer.optim import Adafactor, Adam, Optimizer, warmup_inverse_sqrt
-from minireformer.training import accuracy, bits_per_token, train
+from minireformer.training.data import duplicate_task
+from minireformer.training.loop import accuracy, bits_per_token, train
+from minireformer.training.optimizers import Adafactor, Adam, Optimizer, warmup_inverse_sqrt
 
 CONFIG = ReformerConfig(
     vocab_size=12,
@@ -56,7 +56,7 @@ def host_copy(arrays):
 
 def assert_same_bits(model, other):
     for name, param in model.params.items():
-        np.testing.assert_array_equal(backend.to_numpy(param), backend.to_numpy(other.params[name]), err_msg=name)
+        xp.testing.assert_array_equal(backend.to_numpy(param), backend.to_numpy(other.params[name]), err_msg=name)
 
 
 def without_clock(log):
@@ -126,7 +126,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path):
     killed = safetensors.numpy.load_file(path)
     assert unbroken.keys() == killed.keys()
     for name, array in unbroken.items():
-        np.testing.assert_array_equal(array, killed[name], err_msg=name)
+        xp.testing.assert_array_equal(array, killed[name], err_msg=name)
     assert without_clock(json_lines(path)) == without_clock(log)
 
 
@@ -229,7 +229,7 @@ def test_a_step_that_is_not_finite_is_named_and_changes_nothing(tmp_path, monkey
         run(10, path, checkpoint_every=2)
     assert len(set(calls)) == 6
     for name, param in models[0].params.items():
-        np.testing.assert_array_equal(backend.to_numpy(param), before[name])
+        xp.testing.assert_array_equal(backend.to_numpy(param), before[name])
     monkeypatch.undo()
     assert_same_bits(Reformer.load(path), run(4)[0])  # the checkpoint of step 4 is kept
 
@@ -305,7 +305,7 @@ def test_a_schedule_that_gives_no_learning_rate_is_named_with_the_step(tmp_path,
 
 
 def test_a_schedule_may_give_zero_and_an_array_without_axes(tmp_path):
-    still, log = run(2, schedule=lambda step: np.zeros(()))
+    still, log = run(2, schedule=lambda step: xp.zeros(()))
     assert_same_bits(still, Reformer(CONFIG, seed=3))
     assert log[0]["learning_rate"] == 0.0
 
@@ -347,7 +347,7 @@ def test_tokens_per_second_count_tokens_and_neither_evaluation_nor_the_first_ste
 
     def evaluate(model):
         clock.now += 1000.0
-        return {"score": np.float32(7)}
+        return {"score": xp.float32(7)}
 
     path = tmp_path / "run.safetensors"
     rows = run(5, path, log_every=2, batches=slow_batches, evaluate=evaluate)[1]
@@ -362,7 +362,7 @@ def test_tokens_per_second_count_tokens_and_neither_evaluation_nor_the_first_ste
         (lambda model: 0.5, TypeError, "evaluate: expected it to return a dict of numbers; got float"),
         (lambda model: None, TypeError, "evaluate: .*; got NoneType"),
         (lambda model: {"score": "7"}, TypeError, "evaluate: .*; got 'score': '7'"),
-        (lambda model: {"score": np.ones(2)}, TypeError, "evaluate: .*; got 'score': "),
+        (lambda model: {"score": xp.ones(2)}, TypeError, "evaluate: .*; got 'score': "),
         (lambda model: {7: 7.0}, TypeError, "evaluate: .*; got 7: 7.0"),
         (
             lambda model: {"score": 1, "step": 1, "loss": 1},
@@ -385,7 +385,7 @@ def test_what_evaluate_returns_is_checked_at_the_first_row(tmp_path, evaluate, e
 
 def test_a_number_that_json_does_not_know_is_null(tmp_path):
     def evaluate(model):
-        return {"none": math.nan, "high": math.inf, "low": -np.ones(()) / 0.25, "count": 3}
+        return {"none": math.nan, "high": math.inf, "low": -xp.ones(()) / 0.25, "count": 3}
 
     def refuse(name):
         raise ValueError(name)
@@ -406,7 +406,7 @@ def test_peak_memory_is_that_of_one_step_and_nothing_is_traced_after_it():
         return batches(step)
 
     model, log = run(4, batches=watched)
-    if backend.active() is np:
+    if backend.active() is xp:
         assert tracing == [True, False, False, False]
     size = sum(param.nbytes for param in model.params.values())
     assert size < log[0]["peak_memory"] < 200 * size  # gradients at least
@@ -420,7 +420,7 @@ def test_a_mask_is_optional_and_used_where_it_is_given():
 
 
 def test_a_small_model_learns_to_count():
-    tokens = backend.asarray(np.arange(16)[None] % 6)
+    tokens = backend.asarray(xp.arange(16)[None] % 6)
     targets = (tokens + 1) % 6
     model, log = run(60, batches=lambda step: (tokens, targets), log_every=20)
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
@@ -429,12 +429,12 @@ def test_a_small_model_learns_to_count():
 
 
 def test_accuracy_and_bits_count_where_the_mask_is_true():
-    p = np.array([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.25, 0.5, 0.25]]])
-    tokens, targets = np.zeros((1, 3), int), np.array([[0, 0, 1]])
-    mask = np.array([[True, True, False]])
+    p = xp.array([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.25, 0.5, 0.25]]])
+    tokens, targets = xp.zeros((1, 3), int), xp.array([[0, 0, 1]])
+    mask = xp.array([[True, True, False]])
 
     def model(tokens, seed=0):
-        return np.log(p)
+        return xp.log(p)
 
     assert accuracy(model, tokens, targets) == pytest.approx(2 / 3)
     assert accuracy(model, tokens, targets, mask) == 0.5
@@ -504,12 +504,12 @@ def test_a_model_without_a_training_run_is_not_resumed(tmp_path):
     [
         ({"model": None}, TypeError, "model: expected a Reformer; got NoneType"),
         ({"tokens": [[0]]}, TypeError, "tokens: expected a NumPy or CuPy array; got list"),
-        ({"targets": np.zeros((1, 2), int)}, ValueError, "targets: expected shape"),
-        ({"mask": np.ones((1, 3))}, TypeError, "mask: expected booleans"),
-        ({"mask": np.zeros((1, 3), bool)}, ValueError, "mask: no position is true"),
+        ({"targets": xp.zeros((1, 2), int)}, ValueError, "targets: expected shape"),
+        ({"mask": xp.ones((1, 3))}, TypeError, "mask: expected booleans"),
+        ({"mask": xp.zeros((1, 3), bool)}, ValueError, "mask: no position is true"),
     ],
 )
 def test_bad_arguments_of_a_score_are_named(score, change, error, message):
-    given = {"model": lambda tokens, seed: np.zeros((1, 3, 2)), "tokens": np.zeros((1, 3), int)}
+    given = {"model": lambda tokens, seed: xp.zeros((1, 3, 2)), "tokens": xp.zeros((1, 3), int)}
     with pytest.raises(error, match=message):
         score(**(given | {"targets": given["tokens"]} | change))

@@ -9,15 +9,14 @@ exercise reads no further.
 import math
 from types import SimpleNamespace
 
-import numpy
+import numpy as np
 
 from minireformer.attention import lsh_attention, lsh_attention_backward
 from minireformer.backend import asarray, get_xp, to_numpy
-from minireformer.chunked import LONELY
-from minireformer.dense import unit_length
-from minireformer.gradcheck import gradcheck
 from minireformer.hashing import hash_vectors, random_rotations, sort_by_bucket
 from minireformer.rng import generator
+from minireformer.tools.gradcheck import gradcheck
+from minireformer.unit_length import unit_length
 
 FORBIDDEN, SELF = -1e9, -1e3  # as in the notebook: e^(SELF - L) is 0 beside any other key, and costs no digits
 PIECES = {  # in the order in which they are checked: what each one is
@@ -58,7 +57,8 @@ def _attend(q, v, buckets, chunk_len):
     """LSH attention of one head: q, v (T, D) -> out (T, D), (q, v, out, L, order, chunk_len, the library's cache)."""
     out, cache = lsh_attention(q[None, None], v[None, None], buckets, chunk_len=chunk_len)
     alone = SELF + math.log(buckets.shape[2])  # a token that sees itself in every round, and nobody else
-    L = get_xp(q).where(cache.lse == LONELY, alone, cache.lse)[0, 0]
+    sees_nothing = cache.l == 0
+    L = get_xp(q).where(sees_nothing, alone, cache.m + get_xp(q).log(cache.l + sees_nothing))[0, 0]
     return out[0, 0], (q, v, out[0, 0], L, sort_by_bucket(buckets)[0, 0], chunk_len, cache)
 
 
@@ -262,7 +262,7 @@ def _across(dk, k):
 def _equal(a, b):
     """To nine digits; what overflows is as large as can be."""
     a, b = (to_numpy(x).clip(-1e300, 1e300) for x in (a, b))
-    return numpy.allclose(a, b, rtol=1e-9, atol=1e-9)
+    return np.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 def _where(found, right):

@@ -7,7 +7,7 @@ their dashes and dots in their shapes. Nothing in the package imports this modul
 import math
 
 import matplotlib.pyplot as plt
-import numpy
+import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle, Wedge
 
@@ -77,13 +77,13 @@ def bucket_map(ax, longitudes, latitudes, buckets, n_buckets):
     """
     ax.grid(False)
     ax.pcolormesh(longitudes, latitudes, buckets, vmin=0, vmax=n_buckets - 1, cmap="viridis", rasterized=True)
-    lon, lat = numpy.meshgrid(longitudes, latitudes)
-    points = numpy.stack([numpy.cos(lat) * numpy.cos(lon), numpy.cos(lat) * numpy.sin(lon), numpy.sin(lat)])
+    lon, lat = np.meshgrid(longitudes, latitudes)
+    points = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
-    for bucket in numpy.unique(buckets):
+    for bucket in np.unique(buckets):
         inside = buckets == bucket
         ax.contour(longitudes, latitudes, inside, levels=[0.5], colors="white", linewidths=1.5, linestyles="-")
-        x, y, z = (points * (inside * numpy.cos(lat))).sum(axis=(1, 2))  # regions are convex: inside its own
+        x, y, z = (points * (inside * np.cos(lat))).sum(axis=(1, 2))  # regions are convex: inside its own
         longitude = min(max(math.atan2(y, x), -2.8), 2.8)  # not across the map's edge
         at = (longitude, math.atan2(z, math.hypot(x, y)))
         ax.text(*at, str(bucket), ha="center", va="center", bbox=box)
@@ -103,15 +103,15 @@ def attention_map(ax, weights, order=None, buckets=None, n_buckets=None, vmax=No
     number, and dotted lines go along its borders. `vmax` is the weight that gets the brightest colour (None: the
     largest); colours go by the root of the weight, so that small ones show.
     """
-    order = numpy.arange(len(weights)) if order is None else order
-    shown = weights[numpy.ix_(order, order)]
+    order = np.arange(len(weights)) if order is None else order
+    shown = weights[np.ix_(order, order)]
     ax.imshow(shown, norm=PowerNorm(0.5, 0, weights.max() if vmax is None else vmax), cmap="viridis")
     ax.grid(False)
     ax.set_ylabel("query", labelpad=14 if buckets is not None else None)
     ax.set(xlabel="key", xticks=[], yticks=[], xlim=(-0.5, len(order) - 0.5), ylim=(len(order) - 0.5, -0.5))
     if buckets is None:
         return
-    ends = [0, *(numpy.flatnonzero(numpy.diff(buckets[order])) + 1), len(order)]
+    ends = [0, *(np.flatnonzero(np.diff(buckets[order])) + 1), len(order)]
     width = len(order) / 64  # of a quarter of a strip
     for start, stop in zip(ends, ends[1:]):
         bucket = buckets[order[start]]
@@ -185,7 +185,7 @@ def number_grid(ax, values, rows, columns, vmax=None):
         raise ValueError(f"values: expected shape {(len(rows), len(columns))}, as the labels; got {values.shape}")
     vmax = values.max() if vmax is None else vmax
     ax.imshow(values, cmap="viridis", vmin=0, vmax=vmax, aspect="auto")
-    for i, j in numpy.ndindex(values.shape):
+    for i, j in np.ndindex(values.shape):
         colour = "black" if values[i, j] > 0.6 * vmax else "white"
         ax.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", color=colour)
     ax.set_xticks(range(len(columns)), columns)

@@ -8,10 +8,10 @@ Read next: `gradcheck.py`.
 
 import math
 
-import numpy
+import numpy as np
 
-from minireformer.generation import decode, joined, prepare, shifted
-from minireformer.layer import check_count, is_number
+from minireformer.checks import check_count, is_number
+from minireformer.generation.sampling import decode, joined, prepare, shifted
 
 
 def beam_search(
@@ -40,43 +40,43 @@ def beam_search(
     decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     best = _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop)
     n = max(len(found) for found in best)
-    new = numpy.stack([found[numpy.minimum(numpy.arange(n), len(found) - 1)] for found in best])  # B, n
+    new = np.stack([found[np.minimum(np.arange(n), len(found) - 1)] for found in best])  # B, n
     return decode(joined(tokens, given["lengths"], new), prompt)
 
 
 def _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop):
     """The best continuation of every row, as a list of arrays (n,)."""
     n_rows = len(tokens)
-    best = [(-math.inf, numpy.empty(0, tokens.dtype)) for _ in range(n_rows)]
+    best = [(-math.inf, np.empty(0, tokens.dtype)) for _ in range(n_rows)]
     for n in range(1, n_tokens + 1):
         if n == 1:  # one beam a row, which holds the prompt
             logits = decoder.start(decoder.xp.asarray(tokens), **given)
-            beams = numpy.empty((n_rows, 1, 0), tokens.dtype)  # B, K, n: what was added to the prompt
-            score = numpy.zeros((n_rows, 1))  # B, K: its log-probability
+            beams = np.empty((n_rows, 1, 0), tokens.dtype)  # B, K, n: what was added to the prompt
+            score = np.zeros((n_rows, 1))  # B, K: its log-probability
         else:
             logits = decoder.step(decoder.xp.asarray(beams[..., -1].reshape(-1)))
         logits = shifted(logits)
-        log_p = logits - numpy.log(numpy.exp(logits).sum(axis=1, keepdims=True))
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         total = score[..., None] + log_p.reshape(*score.shape, -1)  # B, K, V
         vocab_size = total.shape[-1]
-        ends = numpy.flatnonzero(numpy.isin(numpy.arange(vocab_size), stop) | (n == n_tokens))
+        ends = np.flatnonzero(np.isin(np.arange(vocab_size), stop) | (n == n_tokens))
         for row in range(n_rows):
             ended = total[row][:, ends]
             if ended.size and (value := ended.max() / n**length_penalty) > best[row][0]:
-                beam, token = numpy.unravel_index(ended.argmax(), ended.shape)
-                best[row] = value, numpy.append(beams[row, beam], ends[token])
+                beam, token = np.unravel_index(ended.argmax(), ended.shape)
+                best[row] = value, np.append(beams[row, beam], ends[token])
         if n == n_tokens:
             break
         total[..., ends] = -math.inf
         flat = total.reshape(n_rows, -1)
-        chosen = numpy.argsort(-flat, axis=1, kind="stable")[:, :n_beams]  # B, K'
-        score = numpy.take_along_axis(flat, chosen, axis=1)
+        chosen = np.argsort(-flat, axis=1, kind="stable")[:, :n_beams]  # B, K'
+        score = np.take_along_axis(flat, chosen, axis=1)
         # Log-probabilities only fall, so no beam can end above this.
         if all(value >= bound for (value, _), bound in zip(best, score.max(axis=1) / n_tokens**length_penalty)):
             break
         parents = chosen // vocab_size
-        beams = numpy.take_along_axis(beams, parents[..., None], axis=1)
-        beams = numpy.concatenate([beams, (chosen % vocab_size)[..., None]], axis=-1)
+        beams = np.take_along_axis(beams, parents[..., None], axis=1)
+        beams = np.concatenate([beams, (chosen % vocab_size)[..., None]], axis=-1)
         n_before = len(logits) // n_rows
-        decoder.select((parents + numpy.arange(n_rows)[:, None] * n_before).reshape(-1))
+        decoder.select((parents + np.arange(n_rows)[:, None] * n_before).reshape(-1))
     return [found for _, found in best]

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minireformer import backend, memory, rng
+from minireformer import backend, rng
 from minireformer import checkpoint as checkpoints
-from minireformer.layer import check_array, check_count, check_path, is_number
+from minireformer.checks import check_array, check_count, check_path, is_number
 from minireformer.losses import softmax_cross_entropy
-from minireformer.optim import Optimizer, check_learning_rate, clip_by_global_norm
+from minireformer.tools import memory
+from minireformer.training.optimizers import Optimizer, check_learning_rate, clip_by_global_norm
 
 
 def train(
@@ -171,7 +172,7 @@ def _check_scored(model, tokens, targets, mask):
 def _step(model, batches, opt, step, learning_rate, clip, seed):
     """One step of training, in place; -> (number of tokens, loss, gradient norm before clipping)."""
     tokens, targets, mask = (*batches(step), None)[:3]
-    with backend.one_wait() as fetch:  # for loss and norm, and whether all ids are in the vocabulary
+    with backend.deferred_sync() as fetch:  # for loss and norm, and whether all ids are in the vocabulary
         loss, grads = model.loss_and_grads(tokens, targets, seed=rng.fold(seed, "step", step), mask=mask)
         norm = clip_by_global_norm(grads, math.inf if clip is None else clip)
         loss, norm = fetch(loss, norm)

@@ -13,10 +13,10 @@ Read next: `checkpoint.py`, which writes `state` to a file.
 
 import math
 
-import numpy
+import numpy as np
 
 from minireformer import backend
-from minireformer.layer import check_array, is_number
+from minireformer.checks import check_array, is_number
 
 
 class Optimizer:
@@ -35,7 +35,7 @@ class Optimizer:
             check_array(f"params[{name!r}]", param, ...)
         self.params = params
         self.lr = lr
-        self.state = {"n_steps": numpy.zeros((), dtype="int64")}
+        self.state = {"n_steps": np.zeros((), dtype="int64")}
 
     def step(self, grads, lr=None):
         """Move every parameter against its gradient in `grads`; `lr` replaces the optimiser's own this once.
@@ -194,10 +194,10 @@ def clip_by_global_norm(grads, max_norm):
     for name, grad in grads.items():
         check_array(f"grads[{name!r}]", grad, ...)
     xp = backend.get_xp(next(iter(grads.values())))
-    with backend.one_wait() as fetch:
+    with backend.deferred_sync() as fetch:
         norm = xp.sqrt(sum(xp.vdot(grad, grad) for grad in grads.values()).astype(xp.float64))
         too_large = (norm > max_norm) & (norm < math.inf)
-        if max_norm < math.inf and (xp is not numpy or too_large):  # a GPU is not asked, but scales by 1
+        if max_norm < math.inf and (xp is not np or too_large):  # a GPU is not asked, but scales by 1
             scale = max_norm / xp.where(too_large, norm, max_norm)
             for grad in grads.values():
                 grad *= scale.astype(grad.dtype)

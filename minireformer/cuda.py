@@ -10,7 +10,7 @@ C++ but for its index variables, so that tests can run it where there is no GPU.
 import functools
 import os
 
-import numpy
+import numpy as np
 
 _C_TYPES = {"float32": "float", "float64": "double"}
 _THREADS, _LANES = 128, 32
@@ -143,7 +143,7 @@ def launch(xp, name, n_rows, arrays, numbers):
         return
     kernel = _module(xp, arrays[0].dtype.name).get_function(name)
     n_blocks = -(-n_rows * _LANES // _THREADS)
-    kernel((n_blocks,), (_THREADS,), (*arrays, *map(numpy.int64, (n_rows, *numbers))))
+    kernel((n_blocks,), (_THREADS,), (*arrays, *map(np.int64, (n_rows, *numbers))))
 
 
 def row_dot(xp, a, b):
@@ -153,15 +153,15 @@ def row_dot(xp, a, b):
     return out
 
 
-def products(xp, a, b, out):
-    """`backend.products` by cuBLAS: one batch of products where strides allow, else one for each g.
+def batched_matmul(xp, a, b, out):
+    """`threads.batched_matmul` by cuBLAS: one batch of products where strides allow, else one for each g.
 
     cuBLAS stores columns one after the other, so what it is asked for is out' = b' a'. It works in full float32; the
     environment variable CUPY_TF32=1, which is CuPy's own, lets it round float32 factors to TF32.
     """
     cublas, handle = xp.cuda.cublas, xp.cuda.get_cublas_handle()
     gemm = {"float32": cublas.sgemmStridedBatched, "float64": cublas.dgemmStridedBatched}[out.dtype.name]
-    one, zero = numpy.ones((), out.dtype), numpy.zeros((), out.dtype)
+    one, zero = np.ones((), out.dtype), np.zeros((), out.dtype)
     (transpose_a, row_a), (transpose_b, row_b) = _lie(a), _lie(b)
     n_groups, n_matrices, n_rows, n_columns = out.shape
     tf32 = out.dtype.name == "float32" and os.environ.get("CUPY_TF32", "0") not in ("", "0")

@@ -12,14 +12,14 @@ import math
 from array import array
 from bisect import bisect_left
 
-import numpy
+import numpy as np
 
 from minireformer import backend, rng
 from minireformer.attention import padded_length
 from minireformer.attention_layer import LocalAttention, LSHAttention, SelfAttention
-from minireformer.chunked import unit_length
-from minireformer.cross_attention import CrossAttention
 from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
+from minireformer.translation.cross_attention import CrossAttention
+from minireformer.unit_length import unit_length
 
 
 def seen_by(layer, n_rows, max_len, seed, memory=None, memory_mask=None):
@@ -87,7 +87,7 @@ class SeenTokens:
     def meet(self, query, lengths):
         """-> the table's rows (B, H, K, 2 D) that the newest token may see; booleans (B, 1 or H, K): not after all."""
         length = int(lengths.max()) + 1
-        positions = numpy.arange(length)
+        positions = np.arange(length)
         own = lengths[:, None, None]
         return self.table[:, :, :length], positions >= own if self.shared else positions > own
 
@@ -100,13 +100,13 @@ class SeenTokens:
     def _first_rows(self):
         """Where the first token of each sequence and head lies in the flattened table: (B, H)."""
         n_rows, n_heads = self.table.shape[:2]
-        return (numpy.arange(n_rows * n_heads) * self.max_len).reshape(n_rows, n_heads)
+        return (np.arange(n_rows * n_heads) * self.max_len).reshape(n_rows, n_heads)
 
     def _take(self, positions):
         """Rows (B, H, K, 2 D) of the tokens at positions (B, 1 or H, K)."""
         places = self.xp.asarray(self._first_rows()[..., None] + positions)
         out = self.xp.empty((*places.shape, self.table.shape[-1]), self.table.dtype)
-        backend.take_rows(self.table.reshape(-1, self.table.shape[-1]), places, out)
+        backend.gather(self.table.reshape(-1, self.table.shape[-1]), places, out)
         return out
 
 
@@ -116,13 +116,13 @@ class SeenWindow(SeenTokens):
     def meet(self, query, lengths):
         chunk_len, n_before, n_after = self.layer.window.values()
         width = (n_before + 1 + n_after) * chunk_len
-        padded = numpy.array([padded_length(n + 1, self.layer.chunk_lens) for n in lengths.tolist()])
+        padded = np.array([padded_length(n + 1, self.layer.chunk_lens) for n in lengths.tolist()])
         one_chunk = padded <= chunk_len  # nothing before it or after it
-        first = numpy.where(one_chunk, 0, (lengths // chunk_len - n_before) * chunk_len)
-        circle = numpy.where(one_chunk, width, padded)
-        positions = (first[:, None] + numpy.arange(width)) % circle[:, None]  # B, K
+        first = np.where(one_chunk, 0, (lengths // chunk_len - n_before) * chunk_len)
+        circle = np.where(one_chunk, width, padded)
+        positions = (first[:, None] + np.arange(width)) % circle[:, None]  # B, K
         hidden = positions > lengths[:, None]
-        return self._take(numpy.minimum(positions, lengths[:, None])[:, None]), hidden[:, None]
+        return self._take(np.minimum(positions, lengths[:, None])[:, None]), hidden[:, None]
 
 
 class SeenBuckets(SeenTokens):
@@ -148,7 +148,7 @@ class SeenBuckets(SeenTokens):
 
     def sort(self, rows, buckets):
         buckets = backend.to_numpy(buckets).astype("int64")
-        entries = numpy.sort(buckets * self.max_len + numpy.arange(buckets.shape[-1]), axis=-1)  # b, H, R, T
+        entries = np.sort(buckets * self.max_len + np.arange(buckets.shape[-1]), axis=-1)  # b, H, R, T
         for row, of_heads in zip(rows.tolist(), entries.astype(self.code)):
             self.orders[row] = [[array(self.code, order.tobytes()) for order in of_rounds] for of_rounds in of_heads]
 
@@ -161,15 +161,15 @@ class SeenBuckets(SeenTokens):
             for position, of_heads, row in zip(lengths.tolist(), buckets.tolist(), self.orders)
             for orders, of_rounds in zip(row, of_heads)
         ]
-        own = numpy.repeat(lengths, n_heads)[:, None]  # B H, 1
-        positions = numpy.repeat(own, max(len(entries) for entries in found), axis=1)  # the token itself fills up
+        own = np.repeat(lengths, n_heads)[:, None]  # B H, 1
+        positions = np.repeat(own, max(len(entries) for entries in found), axis=1)  # the token itself fills up
         for row, entries in zip(positions, found):
             row[: len(entries)] = entries
         positions %= self.max_len  # from bucket * max_len + position
         if self.layer.paper["count_once"]:
             positions.sort(axis=1)
             positions[:, 1:][positions[:, 1:] == positions[:, :-1]] = -1
-            positions = numpy.where(positions < 0, own, positions)
+            positions = np.where(positions < 0, own, positions)
         positions = positions.reshape(n_rows, n_heads, -1)
         return self._take(positions), positions == own.reshape(n_rows, n_heads, 1)
 

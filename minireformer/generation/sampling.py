@@ -11,11 +11,11 @@ grow with the text, or by a run of the model on everything before each token.
 import codecs
 import math
 
-import numpy
+import numpy as np
 
 from minireformer import backend, rng
-from minireformer.decoding import CachedDecoder, PlainDecoder, check_lengths, is_exact
-from minireformer.layer import check_array, check_count, check_not_empty, is_number
+from minireformer.checks import check_array, check_count, check_not_empty, is_number
+from minireformer.generation.decoding import CachedDecoder, PlainDecoder, check_lengths, is_exact
 
 
 def generate(
@@ -54,7 +54,7 @@ def generate(
     _check_dials(temperature, top_k, top_p)
     decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     new = list(_draws(decoder, tokens, given, n_tokens, (temperature, top_k, top_p), seed, stop))
-    new = numpy.stack(new, axis=1) if new else numpy.empty((len(tokens), 0), tokens.dtype)  # B, n
+    new = np.stack(new, axis=1) if new else np.empty((len(tokens), 0), tokens.dtype)  # B, n
     return decode(joined(tokens, given["lengths"], new), prompt)
 
 
@@ -129,7 +129,7 @@ def prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
 def _draws(decoder, tokens, given, n_tokens, dials, seed, stop):
     """Yield up to `n_tokens` arrays (B,): the next token of every row."""
     random, logits = rng.generator(seed, "generate"), None
-    ended, new = numpy.zeros(len(tokens), bool), None
+    ended, new = np.zeros(len(tokens), bool), None
     for _ in range(n_tokens):
         if ended.all():
             return
@@ -138,8 +138,8 @@ def _draws(decoder, tokens, given, n_tokens, dials, seed, stop):
         else:
             logits = decoder.step(decoder.xp.asarray(new))
         drawn = _draw(token_probabilities(logits, *dials), random)[:, 0]
-        new = drawn if new is None else numpy.where(ended, new, drawn)
-        ended |= numpy.isin(new, stop)
+        new = drawn if new is None else np.where(ended, new, drawn)
+        ended |= np.isin(new, stop)
         yield new
 
 
@@ -158,7 +158,7 @@ def joined(tokens, lengths, new):
 
     The rest of a row repeats its last token.
     """
-    out = numpy.pad(tokens, ((0, 0), (0, new.shape[1])))
+    out = np.pad(tokens, ((0, 0), (0, new.shape[1])))
     for row, length, of_row in zip(out, lengths, new):
         row[length : length + len(of_row)] = of_row
         row[length + len(of_row) :] = row[length + len(of_row) - 1]
@@ -175,19 +175,19 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     logits = shifted(logits)
     if temperature == 0:
         top_k, temperature = 1, 1.0
-    with numpy.errstate(over="ignore"):  # -inf, at temperatures next to 0: p is 0
-        p = numpy.exp(logits / temperature)
-    order = numpy.argsort(-logits, axis=1, kind="stable")  # B, V: likeliest first
-    p = numpy.take_along_axis(p, order, axis=1)
+    with np.errstate(over="ignore"):  # -inf, at temperatures next to 0: p is 0
+        p = np.exp(logits / temperature)
+    order = np.argsort(-logits, axis=1, kind="stable")  # B, V: likeliest first
+    p = np.take_along_axis(p, order, axis=1)
     if top_k is not None:
         p[:, top_k:] = 0
     p /= p.sum(axis=1, keepdims=True)
     if top_p is not None:
-        likelier = numpy.pad(numpy.cumsum(p, axis=1)[:, :-1], ((0, 0), (1, 0)))  # the mass before each token
+        likelier = np.pad(np.cumsum(p, axis=1)[:, :-1], ((0, 0), (1, 0)))  # the mass before each token
         p[likelier >= top_p] = 0  # was already enough
         p /= p.sum(axis=1, keepdims=True)
-    probabilities = numpy.empty_like(p)
-    numpy.put_along_axis(probabilities, order, p, axis=1)
+    probabilities = np.empty_like(p)
+    np.put_along_axis(probabilities, order, p, axis=1)
     return probabilities
 
 
@@ -196,14 +196,14 @@ def shifted(logits):
     check_array("logits", logits, None, None)
     check_not_empty("logits", logits)
     logits = backend.to_numpy(logits).astype("float64")
-    if not numpy.isfinite(logits).all():
+    if not np.isfinite(logits).all():
         raise ValueError("logits: expected finite numbers; the model gave NaN or infinity")
     return logits - logits.max(axis=1, keepdims=True)
 
 
 def _draw(p, random):
     """A token of each row's distribution `p` (B, V): where a uniform number falls among the running sums."""
-    sums = numpy.cumsum(p, axis=1)
+    sums = np.cumsum(p, axis=1)
     u = random.random((len(p), 1)) * sums[:, -1:]  # sums may end at 1 - 1e-16
     return (sums > u).argmax(axis=1)[:, None]  # B, 1
 
@@ -222,7 +222,7 @@ def _encode(prompt, vocab_size, name="prompt"):
             prompt = prompt.encode() if isinstance(prompt, str) else prompt
         except UnicodeEncodeError as error:
             raise ValueError(f"{name}: expected text that UTF-8 can write; {error}") from None
-        prompt = numpy.frombuffer(prompt, dtype="uint8")
+        prompt = np.frombuffer(prompt, dtype="uint8")
     try:
         tokens = backend.to_numpy(prompt)
     except ValueError as error:  # lists of several lengths
@@ -233,7 +233,7 @@ def _encode(prompt, vocab_size, name="prompt"):
         raise TypeError(f"{name}: expected text or integers; got dtype {tokens.dtype}")
     if tokens.min() < 0 or tokens.max() >= vocab_size:
         raise ValueError(f"{name}: expected tokens in 0..{vocab_size - 1}; got {tokens.min()}..{tokens.max()}")
-    return numpy.atleast_2d(tokens).astype("int64")
+    return np.atleast_2d(tokens).astype("int64")
 
 
 def decode(tokens, prompt):
@@ -249,9 +249,9 @@ def _check_stop(stop, vocab_size):
     """`stop` as (n,) ints in host memory; an error unless None, a token, or a list of tokens."""
     given = [] if stop is None else stop
     try:
-        stop = numpy.atleast_1d(backend.to_numpy(given))
+        stop = np.atleast_1d(backend.to_numpy(given))
     except (TypeError, ValueError):  # lists of several lengths, or what is no array
-        stop = numpy.empty((0, 0))
+        stop = np.empty((0, 0))
     if stop.shape == (0,):
         return stop.astype("int64")
     if stop.dtype.kind not in "iu" or stop.ndim != 1:

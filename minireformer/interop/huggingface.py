@@ -23,15 +23,15 @@ import math
 import os
 import re
 
-import numpy
+import numpy as np
 import safetensors
 import safetensors.numpy
 
 from minireformer import backend
 from minireformer.checkpoint import check_finite, write_arrays
+from minireformer.checks import check_count, check_path, float_dtype
 from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets
-from minireformer.layer import check_count, check_path, float_dtype
 from minireformer.model import Reformer
 from minireformer.positions import check_sizes
 
@@ -203,7 +203,7 @@ def _as_array(name, value, dtype):
         raise ValueError(f"{name}: expected an array; {error}") from None
     if array.dtype.kind != "f":
         raise TypeError(f"{name}: expected floats; got dtype {array.dtype}")
-    with numpy.errstate(over="ignore"):
+    with np.errstate(over="ignore"):
         return array.astype(dtype, copy=False)
 
 

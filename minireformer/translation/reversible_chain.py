@@ -14,7 +14,8 @@ added up as backward goes along, and no block keeps anything of it. Read next: `
 from typing import Any, NamedTuple
 
 from minireformer import backend, rng
-from minireformer.layer import Layer, check_array, prefixed
+from minireformer.checks import check_array
+from minireformer.layer import Layer, prefixed
 
 NAMES = ("attention", "cross_attention", "feed_forward")
 

@@ -19,15 +19,15 @@ Hash buckets need a fixed number: `config.n_buckets`, or, where that is None, th
 Read next: `generation.py`.
 """
 
-import numpy
+import numpy as np
 
 from minireformer import backend, rng
-from minireformer.attention_cache import seen_by
 from minireformer.attention_layer import LocalAttention, LSHAttention
-from minireformer.basic import check_tokens
-from minireformer.encoder_decoder import EncoderDecoder
-from minireformer.layer import check_array, check_count, check_not_empty
+from minireformer.checks import check_array, check_count, check_not_empty
+from minireformer.embedding import check_tokens
+from minireformer.generation.caches import seen_by
 from minireformer.model import Reformer
+from minireformer.translation.encoder_decoder import EncoderDecoder
 
 
 def is_exact(model):
@@ -124,17 +124,17 @@ class Decoding:
         """
         if self.lengths is None:
             raise ValueError("rows: expected a prompt, given to `start`, before any choice of rows")
-        rows = numpy.asarray(rows)
+        rows = np.asarray(rows)
         check_tokens("rows", rows, len(self.lengths))
-        if len(rows) != len(self.lengths) or (rows != numpy.arange(len(rows))).any():
+        if len(rows) != len(self.lengths) or (rows != np.arange(len(rows))).any():
             self._select(rows)
             self.lengths = self.lengths[rows]
 
     def _by_length(self, tokens, lengths):
         """Logits (B, V) after the first `lengths` (B,) tokens of each row: rows of one length together, none padded."""
         logits = self.xp.empty((len(tokens), self.config.vocab_size), next(iter(self.model.params.values())).dtype)
-        for length in numpy.unique(lengths).tolist():
-            rows = numpy.flatnonzero(lengths == length)
+        for length in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == length)
             places = self.xp.asarray(rows)
             logits[places] = self._start(tokens[places, :length], rows)
         return logits
@@ -211,7 +211,7 @@ class PlainDecoder(Decoding):
 def check_lengths(lengths, n_rows, length):
     """`lengths` as (B,) int64 in host memory; an error unless None (all T) or B integers from 1 to T."""
     if lengths is None:
-        return numpy.full(n_rows, length)
+        return np.full(n_rows, length)
     try:
         lengths = backend.to_numpy(lengths)
     except ValueError as error:  # lists of several lengths

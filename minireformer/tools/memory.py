@@ -17,13 +17,13 @@ import dataclasses
 import tracemalloc
 from typing import NamedTuple
 
-import numpy
+import numpy as np
 
 from minireformer import backend
-from minireformer.attention import FULL_CHUNK, padded_length
+from minireformer.attention import padded_length
+from minireformer.checks import check_count, check_module, float_dtype
 from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets, smallest_int
-from minireformer.layer import check_count, check_module, float_dtype
 
 
 def nbytes(values):
@@ -39,7 +39,7 @@ def nbytes(values):
 
 def _collect_owners(values, owners):
     """Put every array that owns memory reached from `values` into the dict `owners`, under its id."""
-    if values is None or isinstance(values, (bool, int, float, complex, str, bytes, numpy.generic, numpy.dtype)):
+    if values is None or isinstance(values, (bool, int, float, complex, str, bytes, np.generic, np.dtype)):
         return
     if isinstance(values, dict):
         parts = values.values()
@@ -99,7 +99,7 @@ def peak():
     seen by neither. Blocks may be nested.
     """
     measured = Peak()
-    follow = _follow_host if backend.active() is numpy else _follow_device
+    follow = _follow_host if backend.active() is np else _follow_device
     with follow(measured):
         yield measured
 
@@ -188,8 +188,7 @@ def predict(config, batch, length, dtype="float32"):
     """
     if not isinstance(config, ReformerConfig):
         raise TypeError(f"config: expected a ReformerConfig; got {type(config).__name__}")
-    check_count("batch", batch)
-    check_count("length", length)
+    batch, length = check_count("batch", batch), check_count("length", length)
     if length > config.max_len:
         raise ValueError(f"length: expected at most {config.max_len} (max_len); got {length}")
     size = float_dtype(dtype).itemsize
@@ -199,25 +198,23 @@ def predict(config, batch, length, dtype="float32"):
     statistics = 2 * tokens * size  # mean and scale of a LayerNorm
     blocks = buckets = 0
     for kind in config.attn_layers:
-        chunk_len = {"lsh": config.lsh_chunk_len, "local": config.local_chunk_len}.get(kind, min(FULL_CHUNK, length))
-        padded = padded_length(length, config.chunk_lens if kind in ("lsh", "local") else [chunk_len])
-        if padded <= chunk_len:
-            padded = length
+        chunk_len = {"lsh": config.lsh_chunk_len, "local": config.local_chunk_len}.get(kind, length)
+        padded = padded_length(length, config.chunk_lens) if kind in ("lsh", "local") else length
+        chunked = padded > chunk_len
+        padded = padded if chunked else length
         slots = batch * config.n_heads * padded
         n_projections = 2 if kind in ("lsh", "shared_full") else 3
-        # the streams and their LayerNorms' outputs; the projections; the heads' output; log-sum-exps
+        # the streams and their LayerNorms' outputs; the projections; the heads' output; m and l of every query
         output = slots * config.d_head * size
-        blocks += 4 * activation + 2 * statistics + n_projections * heads + output + slots * size
+        blocks += 4 * activation + 2 * statistics + n_projections * heads + output + 2 * slots * size
         if padded > length:
-            blocks += slots  # the mask of the padding
+            blocks += batch * padded  # the mask of the padding
         if kind == "lsh":
-            hashed = padded > chunk_len
-            n_rounds = config.n_hashes if hashed else 1
+            n_rounds = config.n_hashes if chunked else 1
             n_buckets = config.n_buckets or default_n_buckets(padded, chunk_len, config.max_len)
-            bucket_size = numpy.dtype(smallest_int(numpy.prod(n_buckets) if hashed else 1)).itemsize
+            bucket_size = np.dtype(smallest_int(np.prod(n_buckets) if chunked else 1)).itemsize
             buckets += batch * config.n_heads * n_rounds * length * bucket_size
-            blocks += slots * n_rounds * 4 if hashed else 8 * length  # the order of the slots
-        else:
-            blocks += 8 * padded
+        if chunked:  # the order of the slots
+            blocks += slots * n_rounds * 4 if kind == "lsh" else 8 * padded
     stored = tokens * 8 + 2 * activation + statistics + buckets + (0 if config.reversible else blocks)
     return Prediction(activation, tokens * config.d_ff * size, length**2 * size, blocks, buckets, stored)

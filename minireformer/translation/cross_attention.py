@@ -11,29 +11,14 @@ Read next: `reversible_chain.py`.
 import math
 from typing import Any, NamedTuple
 
-import numpy
-
 from minireformer import backend, rng
-from minireformer.basic import Dropout, Linear, row_dot
-from minireformer.chunked import LONELY
-from minireformer.layer import Layer, check_array, check_count, check_not_empty, check_rate, prefixed
+from minireformer.attention import AttentionOptions, attention, full_attention_backward
+from minireformer.checks import check_array, check_count, check_not_empty, check_rate
+from minireformer.dropout import Dropout
+from minireformer.layer import Layer, prefixed
+from minireformer.linear import Linear
 from minireformer.reversible import PreNorm
-
-_TILE_LOGITS = 1 << 17  # half a megabyte in float32: stays in a core's own cache
-_LEAST_QUERIES = 16  # in a tile: enough for a matrix product
-
-
-class CrossAttentionCache(NamedTuple):
-    """What backward needs: the inputs, the output and its log-sum-exp; no logits, no probabilities."""
-
-    q: Any  # (B, H, T, D)
-    k: Any  # (B, H, S, D)
-    v: Any
-    out: Any
-    lse: Any  # (B, H, T)
-    key_mask: Any
-    dropout: float
-    seed: int
+from minireformer.schedule import Plan
 
 
 def cross_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0):
@@ -53,108 +38,29 @@ def cross_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0):
     if key_mask is not None:
         check_array("key_mask", key_mask, q.shape[0], k.shape[2], kind="b", like=q, whose="the queries")
     check_rate("dropout", dropout)
-    xp = backend.get_xp(q)
-    out, lse = xp.empty_like(q), xp.empty(q.shape[:3], q.dtype)
-    cache = CrossAttentionCache(q, k, v, out, lse, key_mask, dropout, seed)
-
-    def work(groups):
-        for group in _blocks(groups, q):
-            for rows in _tiles(q, k):
-                scores = _scores(cache, group, rows)
-                top = scores.max(axis=-1, keepdims=True)
-                top = xp.where(xp.isinf(top), 0, top)  # nothing is seen
-                scores -= top
-                weights = xp.exp(scores, out=scores)
-                total = weights.sum(axis=-1, keepdims=True)
-                lonely = total == 0
-                total += lonely
-                lse[group][..., rows] = xp.where(lonely, LONELY, top + xp.log(total))[..., 0]
-                if dropout:
-                    weights *= _keep(cache, group, rows)
-                out[group][..., rows, :] = xp.matmul(weights, v[group]) / total
-
-    backend.share_out(work, math.prod(q.shape[:2]), xp)
-    return out, cache
+    plan = Plan(AttentionOptions(causal=False), key_mask=key_mask, dropout=dropout, seeds=(rng.fold(seed, "cross"),))
+    return attention(q, k, v, plan)
 
 
 def cross_attention_backward(dout, cache):
-    """Gradients of `cross_attention` from dout (B, H, T, D): dq (B, H, T, D), dk and dv (B, H, S, D).
-
-    P = exp(Q K' - L)     dV = P' dO     dS = P * (dO V' - Δ)  with  Δ_i = do_i . o_i     dQ = dS K     dK = dS' Q
-    """
-    q, k, v, out, lse = cache[:5]
-    check_array("dout", dout, *out.shape, like=out, whose="the queries")
-    xp, scale = backend.get_xp(q), 1 / math.sqrt(q.shape[-1])
-    dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
-
-    def work(groups):
-        for group in _blocks(groups, q):
-            for rows in _tiles(q, k):
-                tile_do = dout[group][..., rows, :]
-                p = _scores(cache, group, rows)
-                p -= lse[group][..., rows, None]
-                xp.exp(p, out=p)
-                ds = xp.matmul(tile_do, v[group].swapaxes(-1, -2))
-                if cache.dropout:
-                    keep = _keep(cache, group, rows)
-                    ds *= keep
-                ds -= row_dot(tile_do, out[group][..., rows, :])[..., None]
-                ds *= p
-                ds *= scale
-                if cache.dropout:
-                    p *= keep
-                dv[group] += xp.matmul(p.swapaxes(-1, -2), tile_do)
-                dk[group] += xp.matmul(ds.swapaxes(-1, -2), q[group][..., rows, :])
-                dq[group][..., rows, :] = xp.matmul(ds, k[group])
-
-    backend.share_out(work, math.prod(q.shape[:2]), xp)
-    return dq, dk, dv
+    """Gradients of `cross_attention` from dout (B, H, T, D): dq (B, H, T, D), dk and dv (B, H, S, D)."""
+    return full_attention_backward(dout, cache)
 
 
 def attention_weights(cache):
     """All weights of a `cross_attention`, (B, H, T, S), without dropout: to look at, for they take T * S numbers."""
-    xp = backend.get_xp(cache.q)
-    return xp.exp(_scores(cache, (slice(None), slice(None)), slice(None)) - cache.lse[..., None])
-
-
-def _blocks(groups, q):
-    """Heads as indices (b, h): one by one on the CPU, all at once on a GPU."""
-    if backend.get_xp(q) is not numpy:
-        return [(slice(None), slice(None))]
-    return [divmod(group, q.shape[1]) for group in groups]
-
-
-def _tiles(q, k):
-    size = max(_LEAST_QUERIES, _TILE_LOGITS // k.shape[2])
-    return backend.slices(q.shape[2], size)
-
-
-def _scores(cache, group, rows):
-    """The logits (..., n, S) of a tile of queries; hidden keys have -inf."""
-    xp, scale = backend.get_xp(cache.q), 1 / math.sqrt(cache.q.shape[-1])
-    scores = xp.matmul(cache.q[group][..., rows, :] * scale, cache.k[group].swapaxes(-1, -2))
-    if cache.key_mask is None:
-        return scores
-    seen = xp.broadcast_to(cache.key_mask[:, None, None], (*cache.q.shape[:2], 1, cache.k.shape[2]))
-    return xp.where(seen[group], scores, -xp.inf)
-
-
-def _keep(cache, group, rows):
-    """The dropout mask of a tile, scaled by 1 / (1 - rate): a function of (seed, head, query, key)."""
-    xp, (n_batch, n_heads, n_queries, _) = backend.get_xp(cache.q), cache.q.shape
-    of_head = xp.arange(n_batch * n_heads, dtype=xp.uint32).reshape(n_batch, n_heads)[group][..., None, None]
-    of_head = rng.scramble(of_head ^ of_head.dtype.type(rng.fold(cache.seed, "cross") & 0xFFFFFFFF))
-    of_query = xp.arange(n_queries, dtype=xp.uint32)[rows, None]
-    of_key = rng.scramble(xp.arange(cache.k.shape[2], dtype=xp.uint32))
-    words = rng.scramble(rng.scramble(of_head + of_query) + of_key)
-    return (words >= rng.keep_threshold(cache.dropout)).astype(cache.q.dtype) * (1 / (1 - cache.dropout))
+    xp, key_mask = backend.get_xp(cache.q), cache.plan.key_mask
+    logits = xp.matmul(cache.q / math.sqrt(cache.q.shape[-1]), cache.k.swapaxes(-1, -2))
+    if key_mask is not None:
+        logits = xp.where(key_mask[:, None, None], logits, -xp.inf)
+    return xp.exp(logits - cache.m[..., None]) / xp.maximum(cache.l, xp.finfo(cache.l.dtype).tiny)[..., None]
 
 
 class CrossAttentionLayerCache(NamedTuple):
     """The caches of a layer's parts, in the order of `forward`."""
 
     projections: list  # of query, key and value
-    attention: CrossAttentionCache
+    attention: Any
     output: Any
     dropout: Any
 

@@ -21,10 +21,11 @@ import inspect
 import math
 from typing import NamedTuple
 
-import numpy
+import numpy as np
 
 from minireformer import backend, rng
-from minireformer.layer import Layer, check_count, check_module, is_number
+from minireformer.checks import check_count, check_module, is_number
+from minireformer.layer import Layer
 
 TOLERANCE = 1e-6  # a right gradient comes out near 1e-9, a wrong one seldom below 1e-3
 N_ENTRIES = 256  # how many single entries are looked at when a gradient is wrong
@@ -128,7 +129,7 @@ class _Loss:
         # floor is where this noise alone would be an error of TOLERANCE: without it, a gradient that is
         # exactly zero would be compared with noise and found 100 % wrong.
         size = math.sqrt(float(((self.out * self.dout) ** 2).sum()))
-        self.floor = max(10 * numpy.finfo("float64").eps * size / step / TOLERANCE, 1e-300)
+        self.floor = max(10 * np.finfo("float64").eps * size / step / TOLERANCE, 1e-300)
 
     def change(self, array, move):
         """loss(array + move) - loss(array)."""
@@ -140,7 +141,7 @@ class _Loss:
 
     def slopes(self, array, gradient, entries=slice(None)):
         """(exact, approximate) slope along a random direction that moves the flat `entries` of `array`."""
-        direction = numpy.zeros(array.size)
+        direction = np.zeros(array.size)
         direction[entries] = self.draw.standard_normal(direction[entries].size)
         direction = self.xp.asarray(direction.reshape(array.shape))
         rise = self.change(array, self.step * direction) - self.change(array, -self.step * direction)
@@ -157,10 +158,10 @@ def _worst_entry(loss, array, gradient):
     """The entry of `gradient` that is furthest off, as a `WorstEntry`."""
     entries = loss.draw.permutation(array.size)
     while entries.size > N_ENTRIES:  # too many to look at: go on in the half with the larger error
-        entries = max(numpy.array_split(entries, 2), key=lambda half: _distance(*loss.slopes(array, gradient, half)))
+        entries = max(np.array_split(entries, 2), key=lambda half: _distance(*loss.slopes(array, gradient, half)))
     worst, n_wrong = None, 0
     for entry in sorted(entries):
-        index = tuple(int(i) for i in numpy.unravel_index(entry, array.shape))
+        index = tuple(int(i) for i in np.unravel_index(entry, array.shape))
         left, right = loss.slopes_of_entry(array, index)
         exact, approximate = float(gradient[index]), (left + right) / 2
         n_wrong += _relative_error([exact], [approximate], loss.floor) >= TOLERANCE

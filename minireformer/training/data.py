@@ -14,10 +14,10 @@ import sysconfig
 import zlib
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from minireformer import backend, rng
-from minireformer.layer import check_count, check_path, is_number
+from minireformer.checks import check_count, check_path, is_number
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
@@ -35,10 +35,10 @@ def duplicate_task(seed, batch, length, n_symbols=127):
     if length % 2:
         raise ValueError(f"length: expected an even number, for the two halves 0w; got {length}")
     word = rng.generator(seed, "duplicate").integers(1, n_symbols + 1, (batch, length // 2 - 1))  # B, |w|
-    half = numpy.pad(word, ((0, 0), (1, 0)))  # B, T/2: 0w
-    tokens = numpy.concatenate([half, half], axis=1)
-    targets = numpy.pad(tokens[:, 1:], ((0, 0), (0, 1)))
-    mask = numpy.zeros(tokens.shape, dtype=bool)
+    half = np.pad(word, ((0, 0), (1, 0)))  # B, T/2: 0w
+    tokens = np.concatenate([half, half], axis=1)
+    targets = np.pad(tokens[:, 1:], ((0, 0), (0, 1)))
+    mask = np.zeros(tokens.shape, dtype=bool)
     mask[:, length // 2 : -1] = True  # the second 0 predicts the word's first symbol
     return backend.asarray(tokens), backend.asarray(targets), backend.asarray(mask)
 
@@ -83,7 +83,7 @@ class ByteCorpus:
             train_names, held_out_names = sorted(ranked[n_held_out:]), sorted(ranked[:n_held_out])
         self.names = {"train": train_names, "held_out": held_out_names}
         self.train, self.held_out = (
-            numpy.frombuffer(b"".join(files[name] + b"\0" for name in names), dtype="uint8")
+            np.frombuffer(b"".join(files[name] + b"\0" for name in names), dtype="uint8")
             for names in (train_names, held_out_names)
         )
 
@@ -102,7 +102,7 @@ class ByteCorpus:
                 f"length: expected at most {len(data) - 1}, as the corpus's {split} split "
                 f"holds {len(data)} bytes; got {length}"
             )
-        pieces = numpy.lib.stride_tricks.sliding_window_view(data, length + 1)  # a view: starts, T + 1
+        pieces = np.lib.stride_tricks.sliding_window_view(data, length + 1)  # a view: starts, T + 1
         starts = rng.generator(seed, split).integers(0, len(pieces), batch)
         chosen = pieces[starts].astype("int64")  # B, T + 1
         return backend.asarray(chosen[:, :-1]), backend.asarray(chosen[:, 1:])
@@ -168,7 +168,7 @@ class ImageCorpus:
             if not pictures:
                 raise ValueError(f"{name}: expected at least one picture; got none")
             for i, picture in enumerate(pictures):
-                is_bytes = isinstance(picture, numpy.ndarray) and picture.dtype == "uint8"
+                is_bytes = isinstance(picture, np.ndarray) and picture.dtype == "uint8"
                 if not is_bytes or picture.ndim != 3 or picture.shape[2] != 3:
                     got = f"{getattr(picture, 'dtype', type(picture).__name__)} {getattr(picture, 'shape', '')}"
                     raise TypeError(f"{name}[{i}]: expected uint8 of shape (height, width, 3); got {got.strip()}")
@@ -192,7 +192,7 @@ class ImageCorpus:
             row, column = (random.integers(size - side + 1) for size in picture.shape[:2])
             square = picture[row : row + side, column : column + side]
             chosen.append(square[:, ::-1] if random.integers(2) else square)
-        return numpy.stack(chosen)
+        return np.stack(chosen)
 
     def batch(self, split, seed, batch, side):
         """`squares` as sequences: -> tokens (B, T), targets (B, T), ints 0..255, the targets one byte further on.
@@ -222,7 +222,7 @@ def photograph():
         raise ImportError("photograph: needs matplotlib, which brings the picture, and Pillow: pip install matplotlib")
     path = Path(spec.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
     with Image.open(path) as file:
-        pixels = numpy.asarray(file.convert("RGB"))  # 600, 512, 3
+        pixels = np.asarray(file.convert("RGB"))  # 600, 512, 3
     half = pixels.reshape(300, 2, 256, 2, 3).mean(axis=(1, 3)).round().astype("uint8")
     train, held_out = [], []
     for picture, scale in ((pixels, 1), (half, 2)):

@@ -7,10 +7,9 @@ because it is short and obviously right: tests hold the fast kernel against it, 
 Read next: `fused.py`.
 """
 
-import math
-
 from minireformer import backend
-from minireformer.layer import check_array, check_count
+from minireformer.checks import check_array, check_count
+from minireformer.unit_length import unit_length
 
 FORBIDDEN = -1e9  # the logit of a key that a query may not see
 SELF = -1e5  # the logit of a token's own key: chosen only when everything else is forbidden
@@ -104,14 +103,6 @@ def lsh_meetings(buckets, chunk_len, n_before=1, n_after=0, same_bucket=False, o
 def causal_mask(length, xp):
     """Booleans (T, T): a query sees its own position and those before it."""
     return xp.arange(length)[None, :] <= xp.arange(length)[:, None]
-
-
-def unit_length(x):
-    """Vectors `x` (..., D) scaled to length 1, as the shared-QK keys are."""
-    check_array("x", x, ..., None)
-    xp = backend.get_xp(x)
-    d_head = x.shape[-1]
-    return x / xp.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) / math.sqrt(d_head)
 
 
 def _softmax_over(logits, v, allowed=None, exclude_self=False):

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minireformer import backend, checkpoint, rng
-from minireformer.basic import Dropout, Embedding, LayerNorm, Linear, check_tokens
+from minireformer.checks import check_array, check_count, check_not_empty
 from minireformer.config import ReformerConfig
-from minireformer.cross_attention import CrossAttention, PreNormCross, attention_weights
-from minireformer.layer import Layer, check_array, check_count, check_not_empty, prefixed
+from minireformer.dropout import Dropout
+from minireformer.embedding import Embedding, check_tokens
+from minireformer.layer import Layer, prefixed
+from minireformer.layer_norm import LayerNorm
+from minireformer.linear import Linear
 from minireformer.losses import chunked_cross_entropy, chunked_cross_entropy_backward
 from minireformer.model import FeaturesCache, Reformer, make_attention, make_feed_forward, make_positions
 from minireformer.reversible import PreNorm
-from minireformer.reversible_chain import ReversibleChain
+from minireformer.translation.cross_attention import CrossAttention, PreNormCross, attention_weights
+from minireformer.translation.reversible_chain import ReversibleChain
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class EncoderDecoder(Layer):
         mean is over the positions where it is true (None: all). Training mode: another seed each step. `mr.train`
         takes such models too, with batches (pair, targets) or (pair, targets, mask).
         """
-        with backend.one_wait() as fetch:
+        with backend.deferred_sync() as fetch:
             loss, grads = self._loss_and_grads(pair, targets, seed, mask, source_mask, target_mask)
             return fetch(loss)[0], {name: grads[name] for name in self.params}
 
