@@ -1,7 +1,8 @@
 """What a GPU is given in place of many small steps: a few kernels in CUDA, and cuBLAS's batched product.
 
-`fused.py` says in NumPy what each kernel computes. CuPy compiles them when they are first asked for. No function here
-waits for the device, and none copies a matrix because it is transposed.
+A GPU computes faster than it reads, so a kernel takes all steps between two matrix products in one pass over memory.
+`kernel.py` has the same steps in NumPy, in functions of the same names. CuPy compiles the kernels when they are first
+used. No function here waits for the device, and none copies a matrix because it is transposed.
 
 A kernel works row by row: the lanes of a warp share a row's entries and put their sums together. The text is plain
 C++ but for its index variables, so that tests can run it where there is no GPU.
@@ -20,15 +21,15 @@ _SOURCE = r"""
 #ifndef LANES
 #define LANES 32
 #endif
-typedef int place;  // a token's position; that of a key that nobody may see is -1
-typedef long long whole;  // every number that is passed
+typedef int int32;  // a token's position; that of a key that nobody may see is -1
+typedef long long int64;  // every number that is passed
 
-__device__ real of_all_lanes(real x) {  // the sum
+__device__ real sum_of_lanes(real x) {
     for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xffffffff, x, step);
     return x;
 }
 
-__device__ real largest_of_all_lanes(real x) {
+__device__ real max_of_lanes(real x) {
     for (int step = LANES / 2; step; step /= 2) {
         const real other = __shfl_xor_sync(0xffffffff, x, step);
         x = other > x ? other : x;
@@ -36,87 +37,87 @@ __device__ real largest_of_all_lanes(real x) {
     return x;
 }
 
-__device__ whole row_of_warp() { return (whole)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES; }
+__device__ int64 row_of_warp() { return (int64)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES; }
 
 // A tile has a row for each slot of its chunks: (g, n, C, W C). Where in (g, (n + W - 1) C) a row's window begins.
-__device__ whole window_of(whole row, whole n, whole chunk_len, whole width) {
-    const whole group = row / (n * chunk_len), chunk = row / chunk_len % n;
+__device__ int64 window_of(int64 row, int64 n, int64 chunk_len, int64 width) {
+    const int64 group = row / (n * chunk_len), chunk = row / chunk_len % n;
     return group * ((n - 1) * chunk_len + width) + chunk * chunk_len;
 }
 
-__device__ bool seen(place query, place key, whole causal, whole exclude_self) {
+__device__ bool seen(int32 query, int32 key, int64 causal, int64 exclude_self) {
     return key >= 0 && (!causal || key <= query) && (!exclude_self || key != query);
 }
 
 __device__ real exp_up_to_one(real x) { return exp(x > 0 ? (real)0 : x); }  // what is not seen may be large; NaN stays
 
-extern "C" __global__ void weigh(
-    real* scores, const place* queries, const place* keys, const real* weights, const whole* tokens, real* reference,
-    real* total, real* shrink, whole n_rows, whole n, whole chunk_len, whole width, whole causal, whole exclude_self,
-    whole is_weighted) {
-    const whole row = row_of_warp();
+extern "C" __global__ void running_softmax(
+    real* S, const int32* queries, const int32* keys, const real* weights, const int64* rows, real* m, real* l,
+    real* rescale, int64 n_rows, int64 n, int64 chunk_len, int64 width, int64 causal, int64 exclude_self,
+    int64 is_weighted) {
+    const int64 row = row_of_warp();
     if (row >= n_rows) return;
     const int lane = threadIdx.x % LANES;
-    const place* key = keys + window_of(row, n, chunk_len, width);
-    real* score = scores + row * width;
+    const int32* key = keys + window_of(row, n, chunk_len, width);
+    real* logit = S + row * width;
     const real* weight = weights + row * width;
-    const real before = reference[tokens[row]];
-    real now = before;
-    for (whole j = lane; j < width; j += LANES)
+    const real m_old = m[rows[row]];
+    real m_new = m_old;
+    for (int64 j = lane; j < width; j += LANES)
         if (seen(queries[row], key[j], causal, exclude_self) && !(is_weighted && weight[j] == 0))
-            now = score[j] > now ? score[j] : now;
-    now = largest_of_all_lanes(now);
+            m_new = logit[j] > m_new ? logit[j] : m_new;
+    m_new = max_of_lanes(m_new);
     real sum = 0;
-    for (whole j = lane; j < width; j += LANES) {
-        real w = 0;
-        if (seen(queries[row], key[j], causal, exclude_self)) w = exp_up_to_one(score[j] - now);
-        if (is_weighted) w *= weight[j];
-        score[j] = w;
-        sum += w;
+    for (int64 j = lane; j < width; j += LANES) {
+        real p = 0;
+        if (seen(queries[row], key[j], causal, exclude_self)) p = exp_up_to_one(logit[j] - m_new);
+        if (is_weighted) p *= weight[j];
+        logit[j] = p;
+        sum += p;
     }
-    sum = of_all_lanes(sum);
+    sum = sum_of_lanes(sum);
     if (lane == 0) {
-        shrink[row] = exp(before - now);
-        reference[tokens[row]] = now;
-        total[tokens[row]] = total[tokens[row]] * shrink[row] + sum;
+        rescale[row] = exp(m_old - m_new);
+        m[rows[row]] = m_new;
+        l[rows[row]] = l[rows[row]] * rescale[row] + sum;
     }
 }
 
-extern "C" __global__ void gradient(
-    real* p, real* ds, const place* keys, const place* queries, const real* lse, const real* delta,
-    const real* weights, const real* keep, whole n_rows, whole n, whole chunk_len, whole width, whole causal,
-    whole exclude_self, whole is_weighted, whole drops) {
-    const whole row = row_of_warp();
+extern "C" __global__ void softmax_gradient(
+    real* S, real* dP, const int32* keys, const int32* queries, const real* m, const real* delta,
+    const real* weights, const real* keep, int64 n_rows, int64 n, int64 chunk_len, int64 width, int64 causal,
+    int64 exclude_self, int64 is_weighted, int64 drops) {
+    const int64 row = row_of_warp();
     if (row >= n_rows) return;
-    const whole window = window_of(row, n, chunk_len, width);
-    for (whole j = threadIdx.x % LANES; j < width; j += LANES) {
-        const whole i = row * width + j, slot = window + j;
-        real w = 0;
-        if (seen(queries[slot], keys[row], causal, exclude_self)) w = exp_up_to_one(p[i] - lse[slot]);
-        if (is_weighted) w *= weights[i];
+    const int64 window = window_of(row, n, chunk_len, width);
+    for (int64 j = threadIdx.x % LANES; j < width; j += LANES) {
+        const int64 i = row * width + j, slot = window + j;
+        real p = 0;
+        if (seen(queries[slot], keys[row], causal, exclude_self)) p = exp_up_to_one(S[i] - m[slot]);
+        if (is_weighted) p *= weights[i];
         const real kept = drops ? keep[i] : (real)1;
-        ds[i] = (ds[i] * kept - delta[slot]) * w;
-        p[i] = w * kept;
+        dP[i] = (dP[i] * kept - delta[slot]) * p;
+        S[i] = p * kept;
     }
 }
 
-extern "C" __global__ void add(
-    real* totals, const whole* tokens, const real* values, const real* shrink, whole n_rows, whole n_slots,
-    whole row_len, whole group_len, whole shrinks) {
-    const whole row = row_of_warp();
+extern "C" __global__ void scatter_add(
+    real* table, const int64* rows, const real* values, const real* rescale, int64 n_rows, int64 n_slots,
+    int64 row_len, int64 group_len, int64 rescales) {
+    const int64 row = row_of_warp();
     if (row >= n_rows) return;
-    real* total = totals + tokens[row] * row_len;
+    real* sum = table + rows[row] * row_len;
     const real* value = values + row / n_slots * group_len + row % n_slots * row_len;
-    const real factor = shrinks ? shrink[row] : (real)1;
-    for (whole i = threadIdx.x % LANES; i < row_len; i += LANES) total[i] = total[i] * factor + value[i];
+    const real factor = rescales ? rescale[row] : (real)1;
+    for (int64 i = threadIdx.x % LANES; i < row_len; i += LANES) sum[i] = sum[i] * factor + value[i];
 }
 
-extern "C" __global__ void row_dot(const real* a, const real* b, real* out, whole n_rows, whole row_len) {
-    const whole row = row_of_warp();
+extern "C" __global__ void row_dot(const real* a, const real* b, real* out, int64 n_rows, int64 row_len) {
+    const int64 row = row_of_warp();
     if (row >= n_rows) return;
     real sum = 0;
-    for (whole i = threadIdx.x % LANES; i < row_len; i += LANES) sum += a[row * row_len + i] * b[row * row_len + i];
-    sum = of_all_lanes(sum);
+    for (int64 i = threadIdx.x % LANES; i < row_len; i += LANES) sum += a[row * row_len + i] * b[row * row_len + i];
+    sum = sum_of_lanes(sum);
     if (threadIdx.x % LANES == 0) out[row] = sum;
 }
 """
@@ -146,8 +147,49 @@ def launch(xp, name, n_rows, arrays, numbers):
     kernel((n_blocks,), (_THREADS,), (*arrays, *map(np.int64, (n_rows, *numbers))))
 
 
+def running_softmax(s, S, m, l, chunk, window, weights):
+    """`kernel.running_softmax`, for a schedule `s` by queries."""
+    queries, keys = _positions(s, chunk, window)
+    rows = s.xp.ascontiguousarray(s.query_rows[:, chunk])
+    rescale = s.xp.empty(rows.shape, S.dtype)
+    arrays = S, queries, keys, S if weights is None else weights, rows, m, l, rescale
+    launch(s.xp, "running_softmax", rows.size, arrays, (*_sizes(s, S), weights is not None))
+    return S, rescale
+
+
+def softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep):
+    """`kernel.softmax_gradient`, for a schedule `s` by keys; m and delta are those of the window's slots."""
+    queries, keys = _positions(s, window, chunk)
+    weights_given, keep_given = weights is not None, keep is not None
+    arrays = S, dP, keys, queries, m, delta, weights if weights_given else S, keep if keep_given else S
+    launch(s.xp, "softmax_gradient", S.size // S.shape[3], arrays, (*_sizes(s, S), weights_given, keep_given))
+    return S, dP
+
+
+def scatter_add(xp, table, rows, values, rescale=None):
+    """`Schedule.scatter_add`: values (g, slots, d), of which a group's slots lie one after another."""
+    row_len = table[0].size
+    arrays = table, xp.ascontiguousarray(rows), values, values if rescale is None else rescale
+    numbers = rows.shape[1], row_len, values.strides[0] // values.itemsize, rescale is not None
+    launch(xp, "scatter_add", rows.size, arrays, numbers)
+
+
+def _positions(s, queries, keys):
+    """Positions (g, slots) of a tile's queries and keys as int32, hidden keys at -1."""
+    n_groups, xp = len(s.heads), s.xp
+    query, key = s.query[:, queries].astype("int32"), s.key[:, keys].astype("int32")
+    if s.hidden is not None:
+        key = xp.where(s.hidden[:, keys], xp.int32(-1), key)
+    return tuple(xp.ascontiguousarray(xp.broadcast_to(x, (n_groups, x.shape[1]))) for x in (query, key))
+
+
+def _sizes(s, S):
+    """Of logits S (g, n, C, W C): chunks, their length, that of a window; whether keys are hidden by position."""
+    return S.shape[1], S.shape[2], S.shape[3], s.options.causal, s.plan.exclude_self
+
+
 def row_dot(xp, a, b):
-    """`basic.row_dot`: CuPy's einsum would make a matrix product of every row."""
+    """`backend.row_dot`: CuPy's einsum would make a matrix product of every row."""
     out = xp.empty(a.shape[:-1], a.dtype)
     launch(xp, "row_dot", out.size, (*map(xp.ascontiguousarray, (a, b)), out), (a.shape[-1],))
     return out
@@ -162,7 +204,7 @@ def batched_matmul(xp, a, b, out):
     cublas, handle = xp.cuda.cublas, xp.cuda.get_cublas_handle()
     gemm = {"float32": cublas.sgemmStridedBatched, "float64": cublas.dgemmStridedBatched}[out.dtype.name]
     one, zero = np.ones((), out.dtype), np.zeros((), out.dtype)
-    (transpose_a, row_a), (transpose_b, row_b) = _lie(a), _lie(b)
+    (transpose_a, row_a), (transpose_b, row_b) = _blas_layout(a), _blas_layout(b)
     n_groups, n_matrices, n_rows, n_columns = out.shape
     tf32 = out.dtype.name == "float32" and os.environ.get("CUPY_TF32", "0") not in ("", "0")
     if tf32:
@@ -182,7 +224,7 @@ def batched_matmul(xp, a, b, out):
     return out
 
 
-def _lie(matrices):
+def _blas_layout(matrices):
     """How matrices (..., i, j) lie in memory: whether transposed (0 or 1), and the entries from row to row."""
     row, column = (stride // matrices.itemsize for stride in matrices.strides[-2:])
     n_rows, n_columns = matrices.shape[-2:]

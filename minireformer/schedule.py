@@ -84,7 +84,8 @@ class Schedule:
         # A query's position is half a place early where it does not see itself, and else half a place late. So
         # FAR * (query - key) is far above every logit where the key may be seen, and far below where it comes too late.
         half, exact = -0.5 if plan.exclude_self else 0.5, scratch.dtype if self.n_keys < 1 << 22 else "float64"
-        self.query_position, self.key_position = (FAR * (self.query + half)).astype(exact), (FAR * self.key).astype(exact)
+        self.query_position = (FAR * (self.query + half)).astype(exact)
+        self.key_position = (FAR * self.key).astype(exact)
         self.hidden = None
         if plan.key_mask is not None:
             batch = self.xp.arange(heads.start, heads.stop)[:, None] // queries.shape[1]
@@ -159,7 +160,7 @@ class Schedule:
         """table[rows] = table[rows] * rescale + values, for rows (g, slots) that are all different."""
         values = values.reshape(*rows.shape, -1)
         if cuda.compiles(self.xp):
-            cuda.scatter_add(table, rows, values, rescale)
+            cuda.scatter_add(self.xp, table, rows, values, rescale)
             return
         sums = self.gather("sums", table, rows)
         if rescale is not None:
