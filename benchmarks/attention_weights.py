@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 import recording
+from minireformer.chunked import unit_length
 
 from minireformer import backend
 from minireformer.backend import to_numpy
-from minireformer.chunked import unit_length
 
 
 def last_attention(model, tokens):

@@ -7,12 +7,12 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minireformer.chunked import LONELY
 
 import minireformer as mr
 from arrays import xp
 from minireformer import backend, chunked, reference, threads, tiles
 from minireformer.attention import padded_length
-from minireformer.chunked import LONELY
 
 FULL = (mr.full_attention, mr.full_attention_backward)
 LOCAL = (mr.local_attention, mr.local_attention_backward)
