@@ -171,8 +171,7 @@ def attention(q, k, v, plan):
     def work(heads):
         scratch = threads.Scratch(xp, q.dtype)
         for group in plan.groups(heads, queries, keys.shape[2]):
-            s = Schedule(plan, group, "queries", queries, keys, scratch)
-            attend(s, q_rows, k_rows, v_rows, scale, out, m, l)
+            attend(Schedule(plan, group, "queries", queries, keys, scratch), q_rows, k_rows, v_rows, scale, out, m, l)
 
     threads.parallel_for(work, math.prod(q.shape[:2]), xp)
     out = queries.heads(out)[:, :, :length]
@@ -186,8 +185,7 @@ def attention_backward(dout, cache):
     queries, keys = HeadTable(q), HeadTable(v)
     q_rows, k_rows, v_rows, scale = _tables(queries, keys, q, k, v)
     dout, out, m, l = (queries.table(x) for x in (dout, out, cache.m, cache.l))
-    l = 1 / (l + (l == 0))
-    delta = row_dot(dout, out) * l
+    delta = row_dot(dout, out)
     dq, dv, dk = xp.zeros_like(q_rows), xp.zeros_like(v_rows), None if k is None else xp.empty_like(k_rows)
 
     def work(heads):
@@ -201,6 +199,7 @@ def attention_backward(dout, cache):
                 add_unit_length_backward(dq[s.all_queries], dkeys, q_rows[s.all_queries], scale[s.all_keys])
             else:
                 xp.multiply(dkeys, scale[s.all_keys, None], out=dk[s.all_keys])
+            del s  # before the next one is made: its slots take memory
 
     threads.parallel_for(work, math.prod(q.shape[:2]), xp)
     gradients = queries.heads(dq)[:, :, : lengths[0]], keys.heads(dv)[:, :, : lengths[1]]

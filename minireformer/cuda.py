@@ -125,7 +125,7 @@ extern "C" __global__ void row_dot(const real* a, const real* b, real* out, int6
 
 def compiles(xp):
     """Whether module `xp` compiles kernels: CuPy does. NumPy, and a stand-in for CuPy, take the steps one by one."""
-    return hasattr(xp, "RawModule")
+    return xp is not np and hasattr(xp, "RawModule")
 
 
 def source(dtype):
@@ -161,6 +161,7 @@ def softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep):
     """`kernel.softmax_gradient`, for a schedule `s` by keys; m and delta are those of the window's slots."""
     queries, keys = _positions(s, window, chunk)
     weights_given, keep_given = weights is not None, keep is not None
+    m, delta = map(s.xp.ascontiguousarray, (m, delta))
     arrays = S, dP, keys, queries, m, delta, weights if weights_given else S, keep if keep_given else S
     launch(s.xp, "softmax_gradient", S.size // S.shape[3], arrays, (*_sizes(s, S), weights_given, keep_given))
     return S, dP

@@ -27,10 +27,11 @@ def attend(s, q, k, v, scale, out, m, l):
     q, k, v are tables of rows (see `head_table.py`); a key is a row of k times its entry of scale. l is 0 for a query
     that sees nothing: its output is 0 or, where tokens do not see themselves, its own value.
     """
+    scale = scale[s.key_rows]  # from here on slot by slot
     for chunk, window in s.tiles():
         queries, keys = s.query_rows[:, chunk], s.key_rows[:, window]
-        Q = s.chunks(s.gather("Q", q, queries))  # g, n, C, D
-        K = s.windows(s.gather("K", k, keys, scale))  # g, n, W C, D
+        Q, K = s.gather_queries_and_keys(q, k, scale, chunk, window)
+        Q, K = s.chunks(Q), s.windows(K)  # g, n, C, D and g, n, W C, D
         V = s.windows(s.gather("V", v, keys))
         S = s.matmul("S", Q, transpose(K))  # g, n, C, W C                                              (paper, eq. 2)
         P, rescale = running_softmax(s, S, m, l, chunk, window)
@@ -65,21 +66,24 @@ def running_softmax(s, S, m, l, chunk, window):
 def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
     """Gradients of `attend`, for a schedule `s` by keys: adds to the rows of dq, dv (N, D) and to dk (g S, D).
 
-    `l` is 1 / l here, and `delta` is Δ / l: so P can go without its 1 / l. dk is the gradient of the scaled keys.
+    dk is the gradient of the keys that were scaled, and `delta` (N,) is Δ. The 1 / l of P goes into dO and Δ.
     """
+    sees_nothing = l[s.all_queries] == 0
+    scale, m, l, delta = scale[s.key_rows], *(x[s.query_rows] for x in (m, l, delta))  # from here on slot by slot
+    l = 1 / (l + (l == 0))
+    delta *= l
     for chunk, window in s.tiles():  # keys go down, queries across: dV and dK come whole
         keys, queries = s.key_rows[:, chunk], s.query_rows[:, window]
-        K = s.chunks(s.gather("K", k, keys, scale))  # g, n, C, D
+        Q, K = s.gather_queries_and_keys(q, k, scale, chunk, window)
+        Q, K = s.windows(Q), s.chunks(K)  # g, n, W C, D and g, n, C, D
         V = s.chunks(s.gather("V", v, keys))
-        Q = s.windows(s.gather("Q", q, queries))  # g, n, W C, D
-        dO = s.windows(s.gather("dO", dout, queries, l))
+        dO = s.windows(s.gather("dO", dout, queries, l[:, window]))
         S, dP = s.matmul("S", K, transpose(Q)), s.matmul("dP", V, transpose(dO))  # g, n, C, W C
-        P, dS = softmax_gradient(s, S, dP, m, delta, chunk, window)
+        P, dS = softmax_gradient(s, S, dP, m[:, window], delta[:, window], chunk, window)
         s.scatter_add(dv, keys, s.matmul("product", P, dO))
         s.scatter_add(dk, s.own_key_rows[:, chunk], s.matmul("product", dS, Q))
         add_windows(s, dq, window, s.matmul("product", transpose(dS), K))
     if s.plan.exclude_self:
-        sees_nothing = m[s.all_queries] == m.dtype.type(LOWEST)
         some = backend.nonzero(sees_nothing)
         dv[s.all_queries][some] += dout[s.all_queries][some] * sees_nothing[some, None]
 
@@ -87,17 +91,16 @@ def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
 def softmax_gradient(s, S, dP, m, delta, chunk, window):
     """S -> P = exp(S - m) and dP = dO V' -> dS = P * (dP - Δ), in place. Dropout multiplies P on its way to V alone."""
     weights, keep = s.weights(chunk, window), s.keep(chunk, window) if s.plan.dropout else None
-    rows = s.query_rows[:, window]
     if cuda.compiles(s.xp):
-        return cuda.softmax_gradient(s, S, dP, m[rows], delta[rows], chunk, window, weights, keep)
+        return cuda.softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep)
     s.forbid(S, chunk, window, weights)
-    S -= s.windows(m[rows])[:, :, None]
+    S -= s.windows(m)[:, :, None]
     P = s.xp.exp(S, out=S)
     if weights is not None:
         P *= weights
     if keep is not None:
         dP *= keep
-    dP -= s.windows(delta[rows])[:, :, None]
+    dP -= s.windows(delta)[:, :, None]
     dS = s.xp.multiply(P, dP, out=dP)
     if keep is not None:
         P *= keep

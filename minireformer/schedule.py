@@ -75,17 +75,20 @@ class Schedule:
             self.before, self.after = around if by == "queries" else around[::-1]  # slots of a window beside its chunk
             self.pad = max(around)
             slot = self.xp.arange(-self.pad, self.n_rounds * self.n_keys + self.pad)  # the circle, cut open
-            self.round = slot // self.n_keys
             circle = plan.order[heads.start : heads.stop].reshape(len(heads), -1)
             self.query = self.key = circle[:, slot % circle.shape[1]]  # (g, slots): the token in each slot
-        self.query_rows, self.key_rows = queries.rows(heads, self.query), keys.rows(heads, self.key)
+        self.query_rows = queries.rows(heads, self.query)
+        same_rows = self.key is self.query and keys.by_token == queries.by_token
+        self.key_rows = self.query_rows if same_rows else keys.rows(heads, self.key)
         self.all_queries, self.all_keys = queries.all_rows(heads), keys.all_rows(heads)
         self.own_key_rows = self.key if len(heads) == 1 else self.key_rows  # in a table of these heads alone
         # A query's position is half a place early where it does not see itself, and else half a place late. So
         # FAR * (query - key) is far above every logit where the key may be seen, and far below where it comes too late.
         half, exact = -0.5 if plan.exclude_self else 0.5, scratch.dtype if self.n_keys < 1 << 22 else "float64"
-        self.query_position = (FAR * (self.query + half)).astype(exact)
-        self.key_position = (FAR * self.key).astype(exact)
+        self.query_position, self.key_position = self.query.astype(exact), self.key.astype(exact)
+        self.query_position += half
+        self.query_position *= FAR
+        self.key_position *= FAR
         self.hidden = None
         if plan.key_mask is not None:
             batch = self.xp.arange(heads.start, heads.stop)[:, None] // queries.shape[1]
@@ -95,6 +98,8 @@ class Schedule:
         if self.options.count_once and not self.all_pairs:
             inverse = self.xp.argsort(plan.order[heads.start : heads.stop], axis=-1)
             self.chunk_of_token = inverse // self.chunk_len  # (g, R, T)
+        if plan.dropout or plan.options.same_bucket or plan.options.count_once:
+            self.round = None if self.all_pairs else slot // self.n_keys
         if plan.dropout:
             head = self.xp.arange(heads.start, heads.stop, dtype=self.xp.uint32)[:, None]
             seeds = self.xp.asarray([seed & 0xFFFFFFFF for seed in plan.seeds], self.xp.uint32)
@@ -139,9 +144,10 @@ class Schedule:
         return x[:, None] if self.all_pairs else x.reshape(len(x), -1, self.chunk_len, *x.shape[2:])
 
     def windows(self, x):
-        """x (g, (n + W - 1) C, ...), contiguous -> (g, n, W C, ...): windows that overlap, a view."""
+        """x (g, (n + W - 1) C, ...) -> (g, n, W C, ...): windows that overlap, a view."""
         if self.all_pairs:
             return x[:, None]
+        x = self.xp.ascontiguousarray(x)
         (group, slot, *rest), window_len = x.strides, self.plan.window_len(self.n_keys)
         shape = len(x), (x.shape[1] - window_len) // self.chunk_len + 1, window_len, *x.shape[2:]
         return backend.strided(x, shape, (group, self.chunk_len * slot, slot, *rest))
@@ -149,12 +155,26 @@ class Schedule:
     # Rows of tables: what a gather picks, and what the gradient of a gather adds up
 
     def gather(self, name, table, rows, factor=None):
-        """table[rows] in scratch memory, for rows (g, slots); times factor[rows], where there is one for each row."""
+        """table[rows] in scratch memory, for rows (g, slots); times factor (g, slots), where there is one."""
         out = self.scratch(name, *rows.shape, *table.shape[1:])
         backend.gather(table, rows, out)
         if factor is not None:
-            out *= factor[rows][..., None]
+            out *= factor[..., None]
         return out
+
+    def gather_queries_and_keys(self, q, k, scale, chunk, window):
+        """The rows of a tile's queries, and those of its keys times scale (g, slots): (g, slots, D) each.
+
+        Where tokens are query and key at once, those of a chunk are in its window: one gather has both.
+        """
+        queries, keys = (chunk, window) if self.by == "queries" else (window, chunk)
+        if q is not k or self.key_rows is not self.query_rows:
+            K = self.gather("K", k, self.key_rows[:, keys], scale[:, keys])
+            return self.gather("Q", q, self.query_rows[:, queries]), K
+        both = self.gather("Q", q, self.query_rows[:, window])
+        own = both[:, chunk.start - window.start : chunk.stop - window.start]
+        Q, K = (own, both) if self.by == "queries" else (both, own)
+        return Q, self.xp.multiply(K, scale[:, keys, None], out=self.scratch("K", *K.shape))
 
     def scatter_add(self, table, rows, values, rescale=None):
         """table[rows] = table[rows] * rescale + values, for rows (g, slots) that are all different."""
@@ -230,7 +250,7 @@ class Schedule:
         return x if self.by == "queries" else x[::-1]
 
     def _fitted(self, of_chunks, of_windows):
-        return self.chunks(of_chunks)[..., None], self.windows(of_windows.copy())[:, :, None]
+        return self.chunks(of_chunks)[..., None], self.windows(of_windows)[:, :, None]
 
     def _same_bucket(self, r, chunk, window):
         of_heads = self.plan.buckets[self.heads.start : self.heads.stop, r]
