@@ -193,7 +193,8 @@ def attention_backward(dout, cache):
         for group in plan.groups(heads, queries, keys.shape[2]):
             s = Schedule(plan, group, "keys", queries, keys, scratch)
             dkeys = scratch("dk", len(group) * keys.shape[2], q.shape[3])  # of the scaled keys
-            dkeys[...] = 0
+            if plan.order is None:
+                dkeys[...] = 0
             attend_backward(s, dout, q_rows, k_rows, v_rows, scale, m, l, delta, dq, dkeys, dv)
             if k is None:
                 add_unit_length_backward(dq[s.all_queries], dkeys, q_rows[s.all_queries], scale[s.all_keys])

@@ -29,15 +29,14 @@ def attend(s, q, k, v, scale, out, m, l):
     """
     scale = scale[s.key_rows]  # from here on slot by slot
     for chunk, window in s.tiles():
-        queries, keys = s.query_rows[:, chunk], s.key_rows[:, window]
         Q, K = s.gather_queries_and_keys(q, k, scale, chunk, window)
         Q, K = s.chunks(Q), s.windows(K)  # g, n, C, D and g, n, W C, D
-        V = s.windows(s.gather("V", v, keys))
+        V = s.windows(s.gather("V", v, s.key_rows[:, window]))
         S = s.matmul("S", Q, transpose(K))  # g, n, C, W C                                              (paper, eq. 2)
         P, rescale = running_softmax(s, S, m, l, chunk, window)
         if s.plan.dropout:
             P *= s.keep(chunk, window)
-        s.scatter_add(out, queries, s.matmul("product", P, V), rescale)
+        s.add_chunk(out, s.query_rows, chunk, s.matmul("product", P, V), rescale)
     sees_nothing = l[s.all_queries] == 0
     out[s.all_queries] /= (l[s.all_queries] + sees_nothing)[:, None]
     if s.plan.exclude_self:
@@ -73,15 +72,14 @@ def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
     l = 1 / (l + (l == 0))
     delta *= l
     for chunk, window in s.tiles():  # keys go down, queries across: dV and dK come whole
-        keys, queries = s.key_rows[:, chunk], s.query_rows[:, window]
         Q, K = s.gather_queries_and_keys(q, k, scale, chunk, window)
         Q, K = s.windows(Q), s.chunks(K)  # g, n, W C, D and g, n, C, D
-        V = s.chunks(s.gather("V", v, keys))
-        dO = s.windows(s.gather("dO", dout, queries, l[:, window]))
+        V = s.chunks(s.gather("V", v, s.key_rows[:, chunk]))
+        dO = s.windows(s.gather("dO", dout, s.query_rows[:, window], l[:, window]))
         S, dP = s.matmul("S", K, transpose(Q)), s.matmul("dP", V, transpose(dO))  # g, n, C, W C
         P, dS = softmax_gradient(s, S, dP, m[:, window], delta[:, window], chunk, window)
-        s.scatter_add(dv, keys, s.matmul("product", P, dO))
-        s.scatter_add(dk, s.own_key_rows[:, chunk], s.matmul("product", dS, Q))
+        s.add_chunk(dv, s.key_rows, chunk, s.matmul("product", P, dO))
+        s.add_chunk(dk, s.own_key_rows, chunk, s.matmul("product", dS, Q))
         add_windows(s, dq, window, s.matmul("product", transpose(dS), K))
     if s.plan.exclude_self:
         some = backend.nonzero(sees_nothing)

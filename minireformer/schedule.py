@@ -188,6 +188,13 @@ class Schedule:
         sums += values
         table[rows] = sums
 
+    def add_chunk(self, table, rows, chunk, values, rescale=None):
+        """`scatter_add` of a tile's own chunks to the rows of a table that is 0 before. The first round only writes."""
+        if self.all_pairs or chunk.stop > self.pad + self.n_keys:
+            self.scatter_add(table, rows[:, chunk], values, rescale)
+        else:
+            table[rows[:, chunk]] = values.reshape(len(values), chunk.stop - chunk.start, -1)
+
     def matmul(self, name, a, b):
         """a @ b for matrices a (g, n, i, k) and b (g, n, k, j), in scratch memory."""
         return threads.batched_matmul(a, b, self.scratch(name, *a.shape[:3], b.shape[3]))
