@@ -150,9 +150,9 @@ def launch(xp, name, n_rows, arrays, numbers):
 def running_softmax(s, S, m, l, chunk, window, weights):
     """`kernel.running_softmax`, for a schedule `s` by queries."""
     queries, keys = _positions(s, chunk, window)
-    rows = s.xp.ascontiguousarray(s.query_rows[:, chunk])
+    rows = s.xp.ascontiguousarray(s.query_rows[:, chunk], dtype=s.xp.int64)
     rescale = s.xp.empty(rows.shape, S.dtype)
-    arrays = S, queries, keys, S if weights is None else weights, rows, m, l, rescale
+    arrays = S, queries, keys, S if weights is None else s.xp.ascontiguousarray(weights), rows, m, l, rescale
     launch(s.xp, "running_softmax", rows.size, arrays, (*_sizes(s, S), weights is not None))
     return S, rescale
 
@@ -160,17 +160,17 @@ def running_softmax(s, S, m, l, chunk, window, weights):
 def softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep):
     """`kernel.softmax_gradient`, for a schedule `s` by keys; m and delta are those of the window's slots."""
     queries, keys = _positions(s, window, chunk)
-    weights_given, keep_given = weights is not None, keep is not None
-    m, delta = map(s.xp.ascontiguousarray, (m, delta))
-    arrays = S, dP, keys, queries, m, delta, weights if weights_given else S, keep if keep_given else S
-    launch(s.xp, "softmax_gradient", S.size // S.shape[3], arrays, (*_sizes(s, S), weights_given, keep_given))
+    given = weights is not None, keep is not None
+    arrays = m, delta, *(S if array is None else array for array in (weights, keep))  # S: a pointer, not looked at
+    arrays = S, dP, keys, queries, *map(s.xp.ascontiguousarray, arrays)
+    launch(s.xp, "softmax_gradient", S.size // S.shape[3], arrays, (*_sizes(s, S), *given))
     return S, dP
 
 
 def scatter_add(xp, table, rows, values, rescale=None):
     """`Schedule.scatter_add`: values (g, slots, d), of which a group's slots lie one after another."""
     row_len = table[0].size
-    arrays = table, xp.ascontiguousarray(rows), values, values if rescale is None else rescale
+    arrays = table, xp.ascontiguousarray(rows, dtype=xp.int64), values, values if rescale is None else rescale
     numbers = rows.shape[1], row_len, values.strides[0] // values.itemsize, rescale is not None
     launch(xp, "scatter_add", rows.size, arrays, numbers)
 

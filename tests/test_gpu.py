@@ -1,4 +1,4 @@
-"""What a GPU is given: kernels that compile, and give what `fused.py` says in NumPy; products that copy no operand."""
+"""What a GPU is given: kernels that compile, and give what `kernel.py` says in NumPy; products that copy no operand."""
 
 import re
 import sys
@@ -8,8 +8,11 @@ import pytest
 
 import host_cuda
 import minireformer as mr
-from minireformer import backend, cuda, fused, threads
+from minireformer import backend, cuda, schedule, threads
+from minireformer.attention import AttentionOptions
 from minireformer.backend import row_dot
+from minireformer.head_table import HeadTable
+from minireformer.schedule import Plan, Schedule
 from test_on_double import CONFIGS, training
 
 KERNELS = re.findall(r"__global__ void (\w+)\(", cuda.source("float32"))
@@ -29,7 +32,7 @@ def test_a_kernel_that_does_not_compile_is_noticed():
     if host_cuda.find_nvrtc() is None:
         pytest.skip("the nvidia-cuda-nvrtc-cu12 wheel is not installed")
     with pytest.raises(RuntimeError, match="undefined"):
-        host_cuda.ptx(cuda.source("float32").replace("sum += w;", "sum += missing;"), "compute_75")
+        host_cuda.ptx(cuda.source("float32").replace("sum += p;", "sum += missing;"), "compute_75")
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def attention(name, dtype, scale, **options):
         mr.local_attention(q, k, v, chunk_len=8, n_before=2, **options),
         mr.full_attention(q, k, v, **options),
     ):
-        results += [out, cache.lse, *mr.full_attention_backward(dout, cache)]
+        results += [out, cache.m, cache.l, *mr.full_attention_backward(dout, cache)]
     backend.use("numpy")
     return [backend.to_numpy(array) for array in results]
 
@@ -73,7 +76,7 @@ def attention(name, dtype, scale, **options):
 def test_attention_by_kernels_is_attention_step_by_step(dtype, scale, paper, causal, kernels):
     options = dict.fromkeys(paper, True) | {"causal": causal}
     expected, found = (attention(name, dtype, scale, **options) for name in ("numpy", "cupy"))
-    assert {"weigh", "gradient", "add", "row_dot"} == set(kernels)
+    assert {"running_softmax", "softmax_gradient", "scatter_add", "row_dot"} == set(kernels)
     for a, b in zip(expected, found):
         # A logit of 400 |k| carries an error of 400 units in the last place into its exponential.
         error = abs(a - b).max() / abs(a).max()
@@ -82,7 +85,7 @@ def test_attention_by_kernels_is_attention_step_by_step(dtype, scale, paper, cau
 
 @pytest.mark.parametrize("length", [75, 40000, 70000])
 def test_token_positions_of_any_size_reach_the_kernels(length, kernels):
-    """The walk keeps them in 16 bits up to 64K tokens."""
+    """They are 32-bit integers there."""
     results = []
     for name in ("numpy", "cupy"):
         backend.use(name)
@@ -163,7 +166,7 @@ def test_tf32_is_off_unless_cupys_own_variable_asks_for_it(cupy, monkeypatch):
 
 def test_tf32_costs_three_digits_and_not_more(cupy, monkeypatch):
     """The double rounds factors as a card does, to 10 bits."""
-    exact = attention("cupy", "float64", 1)[:4]  # LSH attention: output, log-sum-exp, gradients
+    exact = attention("cupy", "float64", 1)[:5]  # LSH attention: output, m and l, gradients
     errors = []
     for value in ("0", "1"):
         monkeypatch.setenv("CUPY_TF32", value)
@@ -176,12 +179,12 @@ def test_tf32_costs_three_digits_and_not_more(cupy, monkeypatch):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("by", ["kernels", "cupy"])
 def test_whatever_a_tile_holds_the_numbers_are_the_same(by, causal, monkeypatch, request):
-    """From one chunk of one head at a time, where causal windows are cut short, to everything at once."""
+    """From one chunk of one head at a time, to everything at once."""
     request.getfixturevalue(by)
-    monkeypatch.setattr(mr.tiles, "_LEAST_BYTES", 0)
     results = []
-    for times in (0, 1, 4, 1 << 20):
-        monkeypatch.setattr(mr.tiles, "_TIMES_QUERIES", times)
+    for size in (0, 1 << 12, 1 << 16, 1 << 40):
+        monkeypatch.setattr(schedule, "GPU_SHARE", 0)
+        monkeypatch.setattr(schedule, "GPU_LEAST", size)
         results.append(attention("cupy", "float64", 1, causal=causal))
     for other in results[1:]:
         for a, b in zip(results[0], other):
@@ -192,23 +195,18 @@ def test_a_tile_takes_a_sixteenth_of_a_small_card_at_most(cupy, monkeypatch):
     backend.use("cupy")
     peaks = []
     q, v = (backend.asarray(x) for x in np.random.default_rng(0).standard_normal((2, 1, 4, 4096, 16), "float32"))
-    order = cupy.broadcast_to(cupy.arange(4096), (4, 1, 4096))
+    plan, queries = Plan(AttentionOptions(64), order=cupy.broadcast_to(cupy.arange(4096), (4, 1, 4096))), HeadTable(q)
     for card in (1 << 34, 1 << 22):
         monkeypatch.setattr(backend, "device_bytes", lambda card=card: card)
-        walk = mr.tiles.Walk(mr.tiles.Layout(q), q.dtype, mr.tiles.Tokens(order), mr.tiles.Pattern(64))
-        for block in walk.blocks(range(4)):
-            walk.enter(block)
-            sizes = [tile.queries.stop - tile.queries.start for r in walk.rounds() for tile in walk.tiles(r)]
+        for group in plan.groups(range(4), queries, 4096):
+            s = Schedule(plan, group, "queries", queries, queries, threads.Scratch(cupy, q.dtype))
+            sizes = [chunk.stop - chunk.start for chunk, _ in s.tiles()]
             assert sum(sizes) == 4096
         with mr.memory.peak() as m:
             mr.local_attention(q, q, v, chunk_len=64)
         peaks.append((max(sizes), m.bytes))
     (most, large), (fewest, small) = peaks
     assert most > fewest >= 64 and large > small + (1 << 20)
-
-
-def test_a_reference_of_nothing_is_below_every_logit():
-    assert np.float32(fused.NOTHING_SEEN) < -1e29 and np.isfinite(np.float32(fused.NOTHING_SEEN))
 
 
 # Asked for what is not there

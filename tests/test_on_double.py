@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 import minireformer as mr
-from minireformer import backend
+from minireformer import backend, schedule
+from minireformer.training import loop
 from minireformer.training.data import duplicate_task
 
 NAMES = json.loads((Path(__file__).parent / "double" / "cupy" / "interface.json").read_text())["modules"][""]
 
 
-@pytest.mark.parametrize("path", sorted(Path(mr.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path(mr.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
 def test_the_package_asks_for_nothing_that_cupy_lacks(path):
     """Also where no test comes by: every `xp.name`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -52,14 +53,11 @@ CONFIGS = {
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """NumPy, too, looks for the largest logit of every query, and a round is one tile on both.
-
-    A GPU is not asked whether logits are large; where a tile ends, sums are added up in another order.
-    """
-    monkeypatch.setattr(mr.chunked, "_SAFE_BOUND", {"float32": -1, "float64": -1})
-    monkeypatch.setattr(mr.tiles, "_TILE_LOGITS", 1 << 30)
-    monkeypatch.setattr(mr.tiles, "_TIMES_QUERIES", 1 << 20)
+def one_tile(monkeypatch):
+    """A round is one tile on both backends: where a tile ends, sums are added up in another order."""
+    for name in ("TILE_LOGITS", "GPU_LEAST"):
+        monkeypatch.setattr(schedule, name, 1 << 40)
+    monkeypatch.setattr(backend, "device_bytes", lambda: 1 << 50)
 
 
 def training(name, config, dtype, make, scale=1):
@@ -85,7 +83,7 @@ def training(name, config, dtype, make, scale=1):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("make", [mr.Adam, mr.Adafactor])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_training_gives_the_bits_that_it_gives_on_numpy(config, make, dtype, cupy, as_on_a_gpu):
+def test_training_gives_the_bits_that_it_gives_on_numpy(config, make, dtype, cupy, one_tile):
     """All heads at once, as on a GPU, or one after another: the same sums, so the same bits."""
     on_host, on_device = (training(name, CONFIGS[config], dtype, make) for name in ("numpy", "cupy"))
     for expected, found in zip(on_host, on_device):
@@ -95,7 +93,7 @@ def test_training_gives_the_bits_that_it_gives_on_numpy(config, make, dtype, cup
             np.testing.assert_array_equal(found[key], array, err_msg=key)
 
 
-def test_logits_so_large_that_their_maximum_is_needed_give_the_same_bits(cupy, as_on_a_gpu):
+def test_large_logits_give_the_same_bits(cupy, one_tile):
     on_host, on_device = (training(name, CONFIG, "float32", mr.Adam, scale=1000) for name in ("numpy", "cupy"))
     for expected, found in zip(on_host, on_device):
         for key, array in expected.items():
@@ -103,7 +101,7 @@ def test_logits_so_large_that_their_maximum_is_needed_give_the_same_bits(cupy, a
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_whether_logits_are_compared_with_their_maximum_or_a_bound_changes_only_the_last_bits(config, cupy):
+def test_tiles_of_another_size_change_only_the_last_bits(config, cupy):
     expected, found = (training(name, CONFIGS[config], "float64", mr.Adam)[0] for name in ("numpy", "cupy"))
     for key, array in expected.items():
         if not key.startswith(("square.", "mean.")) and key != "logits":  # after the step, which magnifies rounding
@@ -121,10 +119,10 @@ def test_a_training_step_waits_for_the_device_once_however_deep_the_model(n_bloc
     opt.step(grads)
     assert counts["synchronize"] == 1
     counts.clear()
-    mr.training._step(model, lambda step: (tokens, targets), opt, 0, None, 1.0, seed=0)
+    loop._step(model, lambda step: (tokens, targets), opt, 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 1  # loss, norm of the gradients, whether all ids are in the vocabulary
     counts.clear()
-    mr.training._step(model, lambda step: (tokens, targets, mask), opt, 0, None, 1.0, seed=0)
+    loop._step(model, lambda step: (tokens, targets, mask), opt, 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 2  # and how many positions the mask leaves
     assert counts["to_host"] == 1
 
@@ -135,7 +133,7 @@ def test_a_training_step_of_an_encoder_and_decoder_waits_once(cupy, counts):
     model = mr.EncoderDecoder(mr.EncoderDecoderConfig(**sizes, attn_layers=("lsh",), max_len=32))
     tokens = backend.asarray([[3, 4, 5], [6, 7, 8]])
     counts.clear()
-    mr.training._step(model, lambda step: ((tokens, tokens), tokens), mr.Adam(model.params), 0, None, 1.0, seed=0)
+    loop._step(model, lambda step: ((tokens, tokens), tokens), mr.Adam(model.params), 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 1
 
 
@@ -150,13 +148,13 @@ def test_an_id_out_of_range_is_named_at_the_one_wait_and_the_next_step_is_as_eve
     before = {name: param.get() for name, param in model.params.items()}
     counts.clear()
     with pytest.raises(ValueError, match=rf"^{which}: expected ids from 0 to 19; got .*{bad}"):
-        mr.training._step(model, lambda step: tuple(wrong.values()), opt, 0, None, 1.0, seed=0)
+        loop._step(model, lambda step: tuple(wrong.values()), opt, 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 1
     for name, param in model.params.items():
         np.testing.assert_array_equal(param.get(), before[name])
     with pytest.raises(ValueError, match="^tokens: expected 1 to"):  # raised within the block: nothing stays put off
-        mr.training._step(model, lambda step: (tokens_too_long(), tokens_too_long()), opt, 0, None, 1.0, seed=0)
-    _, loss, norm = mr.training._step(model, lambda step: tuple(given.values()), opt, 0, None, 1.0, seed=0)
+        loop._step(model, lambda step: (tokens_too_long(), tokens_too_long()), opt, 0, None, 1.0, seed=0)
+    _, loss, norm = loop._step(model, lambda step: tuple(given.values()), opt, 0, None, 1.0, seed=0)
     assert math.isfinite(loss) and norm > 0
 
 
