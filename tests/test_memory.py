@@ -205,8 +205,9 @@ CONFIG = ReformerConfig(
 @pytest.mark.parametrize("layers", [("lsh",), ("local",), ("full", "shared_full"), ("full", "lsh", "local") * 2])
 @pytest.mark.parametrize("length", [1, 60, 90, 1000, 1024])
 @pytest.mark.parametrize("reversible", [True, False])
-def test_prediction_is_what_a_forward_pass_keeps(layers, length, reversible):
-    config = dataclasses.replace(CONFIG, attn_layers=layers, reversible=reversible, local_chunk_len=96)
+@pytest.mark.parametrize("changes", [{}, {"same_bucket": True, "n_buckets": (200, 200)}])
+def test_prediction_is_what_a_forward_pass_keeps(layers, length, reversible, changes):
+    config = dataclasses.replace(CONFIG, attn_layers=layers, reversible=reversible, local_chunk_len=96, **changes)
     model = Reformer(config)
     _, cache = model.features(xp.zeros((2, length), int))
     kept = memory.nbytes((cache, model.params)) - memory.nbytes(model.params)

@@ -201,13 +201,16 @@ def predict(config, batch, length, dtype="float32"):
         n_projections = 2 if kind in ("lsh", "shared_full") else 3
         # The streams and their LayerNorms' outputs; the projections; the heads' output, m and l for every query.
         blocks += 4 * activation + 2 * statistics + n_projections * heads + slots * (config.d_head + 2) * size
-        n_rounds = config.n_hashes if kind == "lsh" and chunked else 1
-        if chunked:  # the order of the slots
-            blocks += slots * n_rounds * 4 if kind == "lsh" else padded * 8
-            blocks += batch * padded if padded > length else 0  # the mask that hides the padding
+        if chunked and padded > length:
+            blocks += batch * padded  # the mask that hides the padding
+        if chunked and kind == "local":
+            blocks += padded * 8  # the order of the slots
         if kind == "lsh":
+            n_rounds = config.n_hashes if chunked else 1
             n_buckets = config.n_buckets or default_n_buckets(padded, chunk_len, config.max_len)
             bucket_size = np.dtype(smallest_int(np.prod(n_buckets) if chunked else 1)).itemsize
             buckets += n_rounds * config.n_heads * tokens * bucket_size
+            # The order of each round's slots, and for the mask of `same_bucket` their buckets as well.
+            blocks += chunked * n_rounds * slots * (4 + config.same_bucket * bucket_size)
     stored = tokens * 8 + 2 * activation + statistics + buckets + (0 if config.reversible else blocks)
     return Prediction(activation, tokens * config.d_ff * size, length**2 * size, blocks, buckets, stored)
