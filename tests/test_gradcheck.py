@@ -289,7 +289,7 @@ def test_the_same_seed_gives_the_same_report():
 @pytest.mark.parametrize(
     "target, error, message",
     [
-        ((square, lambda dout, x: ()), ValueError, "1 inputs, but backward returned 0"),
+        ((square, lambda dout, x: ()), ValueError, "backward returned no gradient of x"),
         ((square, lambda dout, x: None), ValueError, "no gradient of x"),
         ((square, lambda dout, x: dout.sum(0)), ValueError, r"the gradient of x: expected shape \(3, 4\); got \(4,\)"),
         ((lambda x: (x.astype("float32"), x), square_backward), ValueError, "float64 into float32"),

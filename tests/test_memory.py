@@ -134,7 +134,7 @@ def test_an_array_that_an_inner_block_keeps_counts_in_the_outer_peak():
     del kept
 
 
-def test_marks_tell_what_is_alive_and_the_most_since_the_last_mark():
+def test_marks_show_what_is_alive_and_the_most_since_the_last_mark():
     with memory.peak() as m:
         kept = megabytes(1)
         megabytes(6)

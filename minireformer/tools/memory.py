@@ -32,13 +32,11 @@ def nbytes(values):
     Memory that is reached twice counts once. A view counts as the whole array that it looks into, because it keeps
     all of that alive. None, numbers and strings count 0. Raises TypeError for anything else.
     """
-    owners = {}
-    _collect_owners(values, owners)
-    return sum(owner.nbytes for owner in owners.values())
+    return sum(owner.nbytes for owner in {id(owner): owner for owner in _owners(values)}.values())
 
 
-def _collect_owners(values, owners):
-    """Put every array that owns memory reached from `values` into the dict `owners`, with its id as the key."""
+def _owners(values):
+    """Yield the array that owns the memory, for every array that is reached from `values`."""
     if values is None or isinstance(values, (bool, int, float, complex, str, bytes, np.generic, np.dtype)):
         return
     if isinstance(values, dict):
@@ -49,11 +47,10 @@ def _collect_owners(values, owners):
         parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
     else:
         check_module("values", values)  # a TypeError unless it is an array
-        owner = _owner(values)
-        owners[id(owner)] = owner
+        yield _owner(values)
         return
     for part in parts:
-        _collect_owners(part, owners)
+        yield from _owners(part)
 
 
 def _owner(array):
