@@ -1,35 +1,41 @@
-"""The theory of the hash: how likely two vectors share a bucket, as a function of their angle alone.
+"""The theory of the hash: how likely two vectors are to share a bucket, as a function of their angle alone.
 
-Read next: `reference.py`.
+Hashing by random rotations (`hashing.py`) is useful because this chance falls steeply with the angle. Notebook 03
+draws the curve through measured dots.
 """
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 
 from minireformer import backend
 from minireformer.checks import check_count
 from minireformer.hashing import bucket_factors
-from minireformer.normal import normal_cdf
 
-_SMALL_ANGLE = 0.005  # radians: nearer to 0 or pi, 96 nodes see too little of the quadrature's narrow peak
+_SMALL_ANGLE = 0.005  # radians: nearer to 0 or pi, the quadrature's nodes see too little of a narrow peak
+_LARGEST = 2**63  # no 64-bit integer counts further
+_FAR = 8.3  # standard deviations: a normal number lies beyond with probability 1e-16
 
 
 def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
-    """Chance that two vectors at `angle` (radians, scalar or array) share a bucket in one of the rounds.
+    """The chance that two vectors at `angle` (radians, a number or an array) share a bucket in at least one round.
 
-    Exact for 2 buckets, `1 - angle / pi`, and for 4, its square; otherwise by quadrature of
+    It is exact for 2 buckets, `1 - angle / pi`, and for 4, the square of that. For more, quadrature computes
 
         p = 2m * integral over u, v > 0 of  phi(u, v) * P(|U| < u and |V| < v)^(m - 1),      m = n_buckets / 2
 
-    where (U, V) are the projections of the two vectors on one random direction: standard normal with
-    correlation cos(angle). The winning direction has projections u and v; the other m - 1 must stay below.
-    Closer to 0 and pi than 0.005, where it would be too coarse, p goes on as a straight line to 1 and to 0.
-    Factors multiply; R rounds give `1 - (1 - p)^R`. The result does not depend on `d_head`, because only
-    the plane through the two vectors matters: the argument is there so that nobody has to remember that.
+    to about 1e-7. Here (U, V) are the projections of the two vectors on one random direction: standard normal numbers
+    with correlation cos(angle) and density phi. In words: one direction wins with the projections u and v, for one of
+    m directions and two signs, and each of the other m - 1 stays below. Closer to 0 and pi than 0.005 radians, where
+    the quadrature would be too coarse, p goes on as a straight line to 1 and to 0.
+
+    The chances of several factors multiply, and R rounds give `1 - (1 - p)^R`. The result is a NumPy array, or a
+    number for a number. It does not depend on `d_head`, because only the plane through the two vectors matters; the
+    argument saves you from having to remember that. ValueError or TypeError names an argument that is out of range.
     """
     check_count("n_hashes", n_hashes)
-    check_count("d_head", d_head, at_least=2)  # with less there is no angle
+    check_count("d_head", d_head, at_least=2)  # a single dimension has no angles
     angles = backend.to_numpy(angle)  # the result, too, is in host memory
     if angles.dtype.kind not in "iuf":
         raise TypeError(f"angle: expected a number or an array of them; got {angle!r}")
@@ -37,32 +43,63 @@ def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
     if not ((angles >= 0) & (angles <= math.pi)).all():
         raise ValueError(f"angle: expected radians between 0 and pi; got {angle!r}")
     factors = bucket_factors(n_buckets)
-    p = np.array([math.prod(_one_hash(a, f) for f in factors) for a in angles.ravel()])
-    return (1 - (1 - p) ** n_hashes).reshape(angles.shape)[()]
+    for name, value in (("n_buckets", max(factors)), ("n_hashes", n_hashes)):
+        if value > _LARGEST:
+            raise ValueError(f"{name}: expected at most 2**63; got {value}")
+    p = np.array([math.prod(_one_hash(a, int(f)) for f in factors) for a in angles.ravel()])
+    with np.errstate(divide="ignore"):  # log(0) where p is 1
+        some_round = -np.expm1(float(n_hashes) * np.log1p(-p))  # 1 - (1 - p)^R, also where p is tiny
+    return some_round.reshape(angles.shape)[()]
 
 
 def _one_hash(angle, n_buckets):
+    """p of a single hash, for a single angle."""
     if n_buckets <= 4:
         return (1 - angle / math.pi) ** (n_buckets // 2)
     inside = min(max(angle, _SMALL_ANGLE), math.pi - _SMALL_ANGLE)
-    p = _quadrature(math.cos(inside), math.sin(inside), n_buckets // 2)
+    p = _quadrature(inside, n_buckets // 2)
     if angle < inside:
         return 1 - (1 - p) * angle / _SMALL_ANGLE
     return p * (math.pi - angle) / _SMALL_ANGLE if angle > inside else p
 
 
-def _quadrature(rho, sigma, m, n_nodes=96):
-    nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
-    u = 4 * (nodes + 1)[:, None]  # (n, 1): the first projection, 0..8 standard deviations
-    low = np.maximum(-8, -rho * u / sigma)  # v = rho u + sigma t must stay positive
-    t = low + (8 - low) * (nodes + 1) / 2  # (n, n)
-    v = np.maximum(rho * u + sigma * t, 0)
-    s = u[..., None] * nodes  # (n, 1, n): another direction's first projection, between -u and u
-    between = normal_cdf((v[..., None] - rho * s) / sigma) - normal_cdf((-v[..., None] - rho * s) / sigma)
-    below = (between * _normal_density(s) * weights).sum(-1) * u  # (n, n): P(|U| < u and |V| < v)
-    inner = (_normal_density(t) * below ** (m - 1) * weights).sum(-1) * ((8 - low) / 2)[:, 0]
-    return float(2 * m * (_normal_density(u[:, 0]) * inner * weights).sum() * 4)
+def _quadrature(angle, m):
+    """The integral for p, for m >= 2 directions: over the winner's u, and over v = rho u + sigma t.
+
+    The largest of m numbers |U| is almost surely between `low` and `high`: below, with a probability of e^-40; above,
+    of 1e-16.
+    """
+    rho, sigma, normal = math.cos(angle), math.sin(angle), NormalDist()
+    low = -normal.inv_cdf(20 / m) if m > 40 else 0.0
+    high = -normal.inv_cdf(1e-16 / m)
+    nodes, weights = _nodes(64)
+    u = low + (high - low) * nodes[:, None]  # (n, 1)
+    t_low = np.maximum(-_FAR, (low - rho * u) / sigma)  # v must be above `low`, too
+    t_range = np.maximum(_FAR - t_low, 0)
+    t = t_low + t_range * nodes  # (n, n)
+    v = np.maximum(rho * u + sigma * t, 1e-300)
+    outside = np.minimum(_beyond(u, v, rho, sigma) + _beyond(v, u, rho, sigma), 1 - 1e-16)
+    others = np.exp((m - 1) * np.log1p(-outside))  # P(|U| < u and |V| < v)^(m - 1), exact for large m as well
+    density = np.exp(-(u**2 + t**2) / 2) / (2 * math.pi)
+    return float(2 * m * (high - low) * weights @ (density * others * t_range) @ weights)
 
 
-def _normal_density(x):
-    return np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+def _beyond(u, v, rho, sigma):
+    """The chance that (U, V) leaves the parallelogram |U| < u and |V| < v through one of the two sides |U| = u.
+
+    Think of U as the first coordinate of a random point in the plane, and of the angles under which the origin sees
+    such a side. In direction a, the side is at the distance u / cos(a), and a normal point lies further out than r
+    with probability exp(-r^2 / 2).
+    """
+    first = np.arctan2(-v - rho * u, sigma * u)
+    span = np.arctan2(v - rho * u, sigma * u) - first
+    total = 0
+    for node, weight in zip(*_nodes(24)):
+        total = total + weight * np.exp((u / np.cos(first + node * span)) ** 2 / -2)
+    return total * span / math.pi
+
+
+def _nodes(n):
+    """Nodes and weights of Gauss and Legendre's quadrature between 0 and 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return (nodes + 1) / 2, weights / 2

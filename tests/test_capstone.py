@@ -1,4 +1,4 @@
-"""The check of the capstone in notebook 05: the solution passes, and every typical mistake gets its hint."""
+"""The check of the capstone in notebook 05: the solution passes, and every typical mistake gets its own hint."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from minireformer.backend import get_xp
 from minireformer.course.capstone import FORBIDDEN, PIECES, SELF, check_backward
-from minireformer.reference import unit_length
+from minireformer.unit_length import unit_length
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "solutions" / "05_gradient_of_lsh_attention.ipynb"
 CELLS = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]]
@@ -15,7 +15,7 @@ CELLS = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encod
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # wrong weights overflow
 
-MISTAKES = {  # what stands there instead of a part of the solution: the piece that is wrong, and words of the hint
+MISTAKES = {  # a part of the solution, what replaces it, the piece that is then wrong, and words of its hint
     "raw keys": ("xp, k = get_xp(q), unit_length(q)", "xp, k = get_xp(q), q", "P", "as long as the queries"),
     "no look at the ends": ("xp.roll(token, 1, axis=0), token]", "token, token]", "P", "chunks are wrong"),
     "halves exchanged": (
@@ -32,7 +32,7 @@ MISTAKES = {  # what stands there instead of a part of the solution: the piece t
         "goes by slots",
     ),
     "no self mask": ("xp.where(i == j, SELF,", "xp.where(i < 0, SELF,", "P", "see themselves"),
-    "never itself": ("xp.where(i == j, SELF,", "xp.where(i == j, FORBIDDEN,", "P", "nobody else"),
+    "never itself": ("xp.where(i == j, SELF,", "xp.where(i == j, FORBIDDEN,", "P", "nothing else"),
     "L unsorted": (
         "P = xp.exp(S - L[token]",
         "P = xp.exp(S - L[xp.arange(order.size).reshape(token.shape) % len(q)]",
@@ -43,13 +43,13 @@ MISTAKES = {  # what stands there instead of a part of the solution: the piece t
         "    dvw = P.swapaxes",
         "    P = P / xp.maximum(P.sum(axis=-1, keepdims=True), 1e-99)\n    dvw = P.swapaxes",
         "P",
-        "whose L",
+        "Whose L",
     ),
     "a softmax as one writes it": (
         "P = xp.exp(S - L[token][:, :, None])",
         "P = xp.exp(S - S.max(axis=-1, keepdims=True))\n    P = P / P.sum(axis=-1, keepdims=True)",
         "P",
-        "whose L",
+        "Whose L",
     ),
     "a look ahead": ("xp.roll(token, 1, axis=0)", "xp.roll(token, -1, axis=0)", "P", "the chunk after"),
     "divided by the root of D": (
@@ -77,7 +77,7 @@ MISTAKES = {  # what stands there instead of a part of the solution: the piece t
         "xp.roll(dw[:, :chunk_len], -1, axis=0)",
         "xp.concatenate([dw[1:, :chunk_len], 0 * dw[:1, :chunk_len]])",
         "dv",
-        "stand in a circle",
+        "form a circle",
     ),
     "a circle for each round": (
         "xp.roll(dw[:, :chunk_len], -1, axis=0)",
@@ -114,7 +114,7 @@ MISTAKES = {  # what stands there instead of a part of the solution: the piece t
         "dq_query + s * (dk - (dk * k).sum(axis=-1, keepdims=True) * k)",
         "dq_query + dk",
         "dq",
-        "comes in as it is",
+        "dk as it is",
     ),
     "the query's part alone": ("dq = dq_query + s *", "dq = dq_query + 0 *", "dq", "key's is missing"),
     "the key's part alone": ("dq = dq_query + s *", "dq = s *", "dq", "query's is missing"),
@@ -147,7 +147,7 @@ def test_a_mistake_gets_its_own_hint(mistake):
     old, new, piece, words = MISTAKES[mistake]
     assert SOLUTION.count(old) == 1
     said = hint(SOLUTION.replace(old, new))
-    assert f"{piece} is not: " in said and words in said
+    assert f"{piece} is wrong. " in said and words in said
 
 
 def test_it_says_how_far_a_reader_has_come():
@@ -168,9 +168,9 @@ def test_it_says_what_a_piece_should_look_like():
 def test_pieces_of_an_earlier_call_are_not_believed():
     kept = []
 
-    def remembered(dout, q, *given):
-        kept.append(written(SOLUTION)(dout, q, *given))
+    def remembered(dout, q, *others):
+        kept.append(written(SOLUTION)(dout, q, *others))
         return kept[0] if len(kept[0]["dq"]) == len(q) else kept[-1]
 
-    with pytest.raises(AssertionError, match="kept from an earlier call"):
+    with pytest.raises(AssertionError, match="keep anything from an earlier call"):
         check_backward(remembered)

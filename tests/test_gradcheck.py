@@ -65,6 +65,24 @@ class Outer(Layer):
         return dx, {f"part.{name}": grad for name, grad in grads.items()}
 
 
+class Bilinear(Layer):
+    """y = x weight memory': a layer with two inputs."""
+
+    def __init__(self, weight, slips=(1.0, 1.0)):
+        super().__init__()
+        self.slips = slips  # what the gradients of x and memory are wrongly multiplied by
+        self.params["weight"] = weight
+
+    def forward(self, x, memory, seed=0, training=True, scale=1.0):
+        weight = scale * self.params["weight"]
+        return x @ weight @ memory.T, (x, memory, weight, scale)
+
+    def backward(self, dy, cache):
+        x, memory, weight, scale = cache
+        dx, dmemory = dy @ memory @ weight.T, dy.T @ x @ weight
+        return self.slips[0] * dx, self.slips[1] * dmemory, {"weight": scale * (x.T @ dy @ memory)}
+
+
 def normal(*shape, dtype="float32"):
     return draw.standard_normal(shape).astype(dtype)
 
@@ -161,6 +179,52 @@ def test_a_wrong_parameter_gradient_inside_a_layer_is_found():
     assert [gradient.error < TOLERANCE for gradient in report.gradients] == [True, False]
 
 
+def test_a_layer_may_have_two_inputs_which_are_named_after_the_parameters_of_forward():
+    layer, x, memory = Bilinear(normal(4, 5)), normal(3, 4), normal(6, 5)
+    report = gradcheck(layer, x, memory, scale=0.5)
+    assert report.worst < 1e-8 and [gradient.name for gradient in report.gradients] == ["x", "memory", "weight"]
+    assert x.dtype == memory.dtype == layer.params["weight"].dtype == "float32"
+    for slips in ((2.0, 1.0), (1.0, 2.0)):
+        x_gradient, memory_gradient, weight = gradcheck(Bilinear(normal(4, 5), slips), x, memory).gradients
+        assert [x_gradient.error < TOLERANCE, memory_gradient.error < TOLERANCE] == [slip == 1 for slip in slips]
+        assert weight.error < TOLERANCE
+
+
+def test_a_layer_with_two_inputs_may_have_one_without_a_gradient():
+    class Rows(Bilinear):
+        """Takes the rows of x that `memory` numbers."""
+
+        def forward(self, x, memory, seed=0, training=True):
+            return x[memory], (x.shape, memory)
+
+        def backward(self, dy, cache):
+            dx = xp.zeros(cache[0])
+            for row, index in enumerate(cache[1].tolist()):
+                dx[index] += dy[row]
+            return dx, None, {"weight": xp.zeros(self.params["weight"].shape)}
+
+    report = gradcheck(Rows(normal(2)), normal(3, 4), xp.array([2, 0, 2]))
+    assert report.ok and [gradient.name for gradient in report.gradients] == ["x", "weight"]
+
+
+def test_a_layer_with_two_inputs_that_breaks_the_contract_gets_a_message():
+    class Careless(Bilinear):
+        def backward(self, dy, cache):
+            dx, dmemory, grads = super().backward(dy, cache)
+            return (dx, dmemory), grads
+
+    inputs = normal(3, 4), normal(6, 5)
+    with pytest.raises(TypeError, match=r"to return the tuple \(dx, dmemory, grads\); got 2 of them"):
+        gradcheck(Careless(normal(4, 5)), *inputs)
+    for wrong in (inputs[:1], inputs * 2):
+        with pytest.raises(TypeError, match=rf"inputs: Bilinear.forward takes \(x, memory\); got {len(wrong)}"):
+            gradcheck(Bilinear(normal(4, 5)), *wrong)
+    with pytest.raises(TypeError, match="memory: expected a NumPy or CuPy array; got list"):
+        gradcheck(Bilinear(normal(4, 5)), inputs[0], [1.0])
+    with pytest.raises(ValueError, match=r"memory: expected at least one entry to move; got shape \(0, 5\)"):
+        gradcheck(Bilinear(normal(4, 5)), inputs[0], normal(0, 5))
+
+
 def test_an_integer_input_of_a_layer_needs_no_gradient():
     class Pick(Scale):
         def forward(self, x, seed=0, training=True):
@@ -225,14 +289,22 @@ def test_the_same_seed_gives_the_same_report():
 @pytest.mark.parametrize(
     "target, error, message",
     [
-        ((square, lambda dout, x: ()), ValueError, "1 inputs, but backward returned 0"),
+        ((square, lambda dout, x: ()), ValueError, "backward returned no gradient of x"),
         ((square, lambda dout, x: None), ValueError, "no gradient of x"),
-        ((square, lambda dout, x: dout.sum(0)), ValueError, r"x has shape \(3, 4\), its gradient \(4,\)"),
+        ((square, lambda dout, x: dout.sum(0)), ValueError, r"the gradient of x: expected shape \(3, 4\); got \(4,\)"),
         ((lambda x: (x.astype("float32"), x), square_backward), ValueError, "float64 into float32"),
         ((lambda x: (x / 0.0, x), square_backward), ValueError, "NaN or infinity"),
         ((lambda x: (x * draw.random(), x), square_backward), ValueError, "two results for one input"),
-        ((square, lambda dout, x: [2 * x * dout]), TypeError, "an array, or a tuple of them; got list"),
-        ((square, lambda dout, x: {"x": 2 * x * dout}), TypeError, "an array, or a tuple of them; got dict"),
+        (
+            (square, lambda dout, x: [2 * x * dout]),
+            TypeError,
+            "the gradient of x: expected a NumPy or CuPy array; got list",
+        ),
+        (
+            (square, lambda dout, x: {"x": 2 * x * dout}),
+            TypeError,
+            "the gradient of x: expected a NumPy or CuPy array; got dict",
+        ),
         (
             (square, lambda dout, x: "dx"),
             TypeError,
@@ -246,9 +318,9 @@ def test_the_same_seed_gives_the_same_report():
         (
             (lambda x: x * x, square_backward),
             TypeError,
-            r"expected forward to return the pair \(out, cache\); got ndarray",
+            r"expected forward to return the tuple \(out, cache\); got ndarray",
         ),
-        ((lambda x: (x, x, x), square_backward), TypeError, r"the pair \(out, cache\); got 3 of them"),
+        ((lambda x: (x, x, x), square_backward), TypeError, r"the tuple \(out, cache\); got 3 of them"),
         ((lambda x: (x[:0], x), square_backward), ValueError, r"forward gave an empty array, of shape \(0, 4\)"),
         (square, TypeError, "target: expected a Layer or a pair"),
         ((square,), TypeError, "target: expected a Layer or a pair"),
@@ -267,7 +339,7 @@ def test_inputs_that_have_no_gradient_get_a_message():
         gradcheck((product, product_backward), normal(3, 4), normal(4, 0))
     with pytest.raises(TypeError, match="at least one array"):
         gradcheck((square, square_backward))
-    with pytest.raises(TypeError, match="one input x; got 2"):
+    with pytest.raises(TypeError, match=r"inputs: Scale.forward takes \(x\); got 2"):
         gradcheck(Scale(normal(4)), normal(4), normal(4))
     with pytest.raises(TypeError, match="Layer has no parameters"):
         gradcheck(Layer(), xp.arange(3))
@@ -285,9 +357,9 @@ def test_a_layer_that_forgets_a_gradient_gets_a_message():
 @pytest.mark.parametrize(
     "returned, message",
     [
-        (lambda dx, grads: dx, r"Careless: expected backward to return the pair \(dx, grads\); got ndarray"),
-        (lambda dx, grads: [dx, grads], r"the pair \(dx, grads\); got list"),
-        (lambda dx, grads: (dx, *grads.values(), 0), r"the pair \(dx, grads\); got 3 of them"),
+        (lambda dx, grads: dx, r"Careless: expected backward to return the tuple \(dx, grads\); got ndarray"),
+        (lambda dx, grads: [dx, grads], r"the tuple \(dx, grads\); got list"),
+        (lambda dx, grads: (dx, *grads.values(), 0), r"the tuple \(dx, grads\); got 3 of them"),
         (lambda dx, grads: (dx, *grads.values()), "Careless: expected backward to return grads as a dict; got ndarray"),
     ],
 )

@@ -212,7 +212,9 @@ def test_a_grid_smaller_than_their_max_len_is_what_counts():
     assert model_of("lsh", max_position_embeddings=4096).config.max_len == 96
     assert model_of("lsh", max_position_embeddings=80).config.max_len == 80
     small = {"num_buckets": None, "lsh_attn_chunk_length": 2}
-    with pytest.raises(ValueError, match="config: expected num_buckets, as their default for max_position_emb.* 4096"):
+    with pytest.raises(
+        ValueError, match="config: expected num_buckets, because their default for max_position_emb.* 4096"
+    ):
         model_of("lsh", max_position_embeddings=4096, **small)
 
 
@@ -255,7 +257,7 @@ def test_weights_that_do_not_fit_are_refused():
             "as float32, lm_head.bias holds NaN or infinity",
         ),
         ({"lm_head.bias": [[1.0], [1.0, 2.0]]}, ValueError, "lm_head.bias: expected an array"),
-        ({3: bias}, TypeError, "folder_or_state_dict: expected names of weights, which are texts; got 3"),
+        ({3: bias}, TypeError, "folder_or_state_dict: expected the names of weights as text; got 3"),
         ({"lm_head.scale": bias}, ValueError, "the config has no place for lm_head.scale"),
     ]:
         with pytest.raises(error, match=message):
@@ -265,7 +267,7 @@ def test_weights_that_do_not_fit_are_refused():
         mr.from_huggingface(body, config)
     with pytest.raises(ValueError, match="config: expected a dict beside the weights; got None"):
         mr.from_huggingface(weights)
-    with pytest.raises(TypeError, match="config: expected a dict, such as config.json holds; got str"):
+    with pytest.raises(TypeError, match="config: expected a dict such as that in config.json; got str"):
         mr.from_huggingface(weights, "config.json")
     with pytest.raises(TypeError, match="folder_or_state_dict: expected a folder or a dict of arrays; got int"):
         mr.from_huggingface(3)
@@ -274,15 +276,18 @@ def test_weights_that_do_not_fit_are_refused():
 
 
 def test_folders_that_are_not_whole_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+    with pytest.raises(FileNotFoundError, match="config.json: no such file; expected a folder that holds"):
         mr.from_huggingface(tmp_path)
+    hint = "expected a folder that holds config.json and model.safetensors; nothing is downloaded"
+    with pytest.raises(FileNotFoundError, match=f"google/reformer-enwik8/config.json: no such file; {hint}"):
+        mr.from_huggingface("google/reformer-enwik8")
     folder = folder_of(CASES["lsh"], tmp_path)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="model.safetensors: not a safetensors file, or only a part of one"):
         mr.from_huggingface(folder)
     shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="model.safetensors: no such file; minireformer.huggingface says how"):
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors: no such file; help\(minireformer.huggingface"):
         mr.from_huggingface(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json: not a JSON text"):
@@ -295,7 +300,7 @@ def test_folders_that_are_not_whole_are_refused(tmp_path):
 def test_what_is_no_folder_or_has_no_head_is_not_written(tmp_path):
     (tmp_path / "file").write_text("kept")
     for path in (tmp_path / "file", tmp_path / "file" / "folder"):
-        with pytest.raises(ValueError, match="folder: expected a folder, there or not"):
+        with pytest.raises(ValueError, match="folder: expected a folder, old or new"):
             mr.to_huggingface(model_of("lsh"), path)
     assert (tmp_path / "file").read_text() == "kept"
     config = mr.EncoderDecoderConfig(d_model=8, n_heads=1, d_head=4, d_ff=8, axial_shape=(8, 8), max_len=64)

@@ -1,4 +1,4 @@
-"""Figures are functions of plain arrays: what is drawn is what was given, and it can be read on a dark page."""
+"""Figures are functions of plain arrays: they draw what they get, and you can read them on a dark page."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def settings_as_before():
         yield
 
 
-def test_an_attention_map_stands_in_the_order_that_was_asked_for(ax):
+def test_an_attention_map_is_in_the_order_that_you_ask_for(ax):
     weights = np.arange(16.0).reshape(4, 4)
     plots.attention_map(ax, weights)
     assert (ax.images[0].get_array() == weights).all()
@@ -62,7 +62,7 @@ def test_a_memory_timeline_has_a_bar_for_each_mark_and_a_look_for_each_kind(ax):
     assert ax.get_legend_handles_labels()[1] == ["between", "attention", "loss"]
     looks = [(bar.get_facecolor(), bar.get_hatch()) for bar in ax.patches]
     assert looks[1] == looks[3] and len(set(looks)) == 3
-    assert len({hatch for _, hatch in looks}) == 3  # kinds can be told apart without their colours
+    assert len({hatch for _, hatch in looks}) == 3  # you can tell kinds apart without their colours
 
 
 def test_lines_and_dots_differ_without_colour():

@@ -1,12 +1,12 @@
-"""Checks for the exercises of the course: they say what is wrong, and not what is right."""
+"""Checks for the exercises of the course: they say what is wrong without giving the answer away."""
 
 
 def check(exercise, test):
     """Run `test()`, which asserts what a solution must do, and print how it went.
 
-    A stub that raises NotImplementedError counts as not solved yet, so a notebook runs to its
-    end before anybody has solved anything. Write the asserts' messages for a learner: what was expected, what
-    came, where to look.
+    A stub that raises NotImplementedError counts as not solved yet, so a notebook runs to its end before you have
+    solved anything. If you write a test, write the messages of its asserts for a learner: what you expected, what you
+    got, and where to look.
     """
     try:
         test()

@@ -1,7 +1,8 @@
-"""Figures of the course, as functions of plain NumPy arrays: call them on your own model's numbers.
+"""The figures of the course, as functions of plain NumPy arrays: call them on your own model's numbers.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind eyes, and never stand alone: lines also differ in
-their dashes and dots in their shapes. Nothing in the package imports this module; it needs matplotlib.
+The colours are Okabe and Ito's, which colour-blind readers can tell apart. Colour is never the only difference: lines
+also differ in their dashes, and dots in their shapes. This module needs matplotlib, so nothing in the package
+imports it.
 """
 
 import math
@@ -20,9 +21,9 @@ INK = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xt
 
 
 def style():
-    """Make matplotlib draw as all figures of the course are drawn. Call it once, in a notebook's set-up cell.
+    """Make matplotlib draw in the style of the course. Call this once, in a notebook's set-up cell.
 
-    Figures are black on opaque white, whatever style was chosen before: legible in print, and on a dark page.
+    Figures are black on opaque white, whatever style you chose before: legible in print and on a dark page.
     """
     plt.rcParams.update(
         {
@@ -46,16 +47,16 @@ def style():
 
 
 def theory_and_dots(ax, x, theory, measured_x, measured, label, index=0):
-    """One curve from a formula and the dots that were measured for it, in the `index`-th colour and shape."""
-    colour = COLOURS[index % len(COLOURS)]
-    ax.plot(x, theory, color=colour, linestyle=DASHES[index % len(DASHES)], label=label)
-    ax.plot(measured_x, measured, MARKERS[index % len(MARKERS)], color=colour, markersize=6)
+    """A curve from a formula, and dots that were measured for it, in the `index`-th colour and shape."""
+    colour, dashes, marker = (looks[index % len(looks)] for looks in (COLOURS, DASHES, MARKERS))
+    ax.plot(x, theory, color=colour, linestyle=dashes, label=label)
+    ax.plot(measured_x, measured, marker, color=colour, markersize=6)
 
 
 def bucket_circle(ax, angles, buckets, n_buckets):
-    """The circle cut into sectors: the bucket of the direction at each of `angles` (T,), increasing, 0..2 pi.
+    """The circle, cut into sectors: `buckets` (T,) are those of the directions at `angles` (T,), rising from 0 to 2 pi.
 
-    A sector carries the colour of its bucket; outside stands the bucket's number.
+    Each sector has the colour of its bucket, and the bucket's number is written outside.
     """
     borders = [i for i in range(1, len(buckets)) if buckets[i] != buckets[i - 1]]
     sectors = [(buckets[a], angles[a], angles[b]) for a, b in zip(borders, borders[1:])]
@@ -71,9 +72,9 @@ def bucket_circle(ax, angles, buckets, n_buckets):
 
 
 def bucket_map(ax, longitudes, latitudes, buckets, n_buckets):
-    """The sphere's directions as a map: buckets (latitudes, longitudes) on a grid given in radians.
+    """A map of the sphere's directions: `buckets` (latitudes, longitudes) on a grid in radians.
 
-    `ax` has the projection "mollweide", which keeps areas true. Each region is outlined and carries its number.
+    `ax` needs the projection "mollweide", which keeps areas true. Each region has an outline and shows its number.
     """
     ax.grid(False)
     ax.pcolormesh(longitudes, latitudes, buckets, vmin=0, vmax=n_buckets - 1, cmap="viridis", rasterized=True)
@@ -83,10 +84,9 @@ def bucket_map(ax, longitudes, latitudes, buckets, n_buckets):
     for bucket in np.unique(buckets):
         inside = buckets == bucket
         ax.contour(longitudes, latitudes, inside, levels=[0.5], colors="white", linewidths=1.5, linestyles="-")
-        x, y, z = (points * (inside * np.cos(lat))).sum(axis=(1, 2))  # regions are convex: inside its own
+        x, y, z = (points * (inside * np.cos(lat))).sum(axis=(1, 2))  # the middle of a convex region lies in it
         longitude = min(max(math.atan2(y, x), -2.8), 2.8)  # not across the map's edge
-        at = (longitude, math.atan2(z, math.hypot(x, y)))
-        ax.text(*at, str(bucket), ha="center", va="center", bbox=box)
+        ax.text(longitude, math.atan2(z, math.hypot(x, y)), str(bucket), ha="center", va="center", bbox=box)
     ax.set(xticklabels=[], yticklabels=[])
 
 
@@ -98,10 +98,10 @@ def bucket_colour(bucket, n_buckets):
 def attention_map(ax, weights, order=None, buckets=None, n_buckets=None, vmax=None):
     """Attention weights (T, T) as a picture, brighter where larger: a row for each query, a column for each key.
 
-    Tokens stand in the order of the text, or in that of `order` (T), such as a round of `hashing.sort_by_bucket`.
-    With `buckets` (T), numbers below `n_buckets`, each bucket is a strip along the top and the left side, with its
-    number, and dotted lines go along its borders. `vmax` is the weight that gets the brightest colour (None: the
-    largest); colours go by the root of the weight, so that small ones show.
+    Tokens appear in the order of the text, or in that of `order` (T), such as a round of `hashing.sort_by_bucket`.
+    With `buckets` (T), numbers below `n_buckets`, each bucket becomes a strip along the top and the left side, with
+    its number, and dotted lines mark its borders. `vmax` is the weight that gets the brightest colour (None: the
+    largest). Colours follow the root of the weight, so that small ones show.
     """
     order = np.arange(len(weights)) if order is None else order
     shown = weights[np.ix_(order, order)]
@@ -124,7 +124,7 @@ def attention_map(ax, weights, order=None, buckets=None, n_buckets=None, vmax=No
 
 
 def chunk_windows(ax, length, chunk_len):
-    """White boxes on a sorted `attention_map` of one round: what each chunk of queries sees, itself and one chunk back.
+    """White boxes on a sorted `attention_map` of one round: each chunk of queries sees itself and one chunk back.
 
     The first of the `length / chunk_len` chunks looks back at the last.
     """
@@ -137,8 +137,8 @@ def chunk_windows(ax, length, chunk_len):
 def memory_timeline(ax, marks):
     """A bar for each of the `marks` of `memory.peak()`: its highest, with a black line at what is alive at its end.
 
-    What stands before a comma in a mark's label is its kind ("attention, backward" is of the kind "attention"); each
-    kind has a colour and a hatch, in the order in which they come. Marks called "between" are grey.
+    The kind of a mark is its label up to a comma ("attention, backward" is of the kind "attention"). Each kind has a
+    colour and a hatch, in order of appearance. Marks called "between" are grey.
     """
     kinds = [mark.label.partition(",")[0] for mark in marks]
     named = [kind for kind in dict.fromkeys(kinds) if kind != "between"]
@@ -154,9 +154,9 @@ def memory_timeline(ax, marks):
 
 
 def memory_against_depth(ax, depths, measured, predicted):
-    """Peak memory of a training step against depth: a curve from a formula with measured dots, for each model.
+    """Peak memory of a training step against depth: for each model, a curve from a formula with measured dots.
 
-    `measured` and `predicted` are dicts from a label to the bytes at each of the `depths`.
+    `measured` and `predicted` map a label to the bytes at each of the `depths`.
     """
     for index, (label, peaks) in enumerate(measured.items()):
         curve, dots = ([n / 2**20 for n in values] for values in (predicted[label], peaks))
@@ -166,23 +166,23 @@ def memory_against_depth(ax, depths, measured, predicted):
 
 
 def bucket_pairs(ax, first, second):
-    """Buckets of two places that should meet, pair by pair: `first` (n,) as circles, `second` (n,) as crosses.
+    """Buckets of two positions that should meet, pair by pair: `first` (n,) as circles, `second` (n,) as crosses.
 
-    Where the cross sits in its circle, the two places share a bucket.
+    Where a cross sits in its circle, the two positions share a bucket.
     """
     ax.plot(first, "o", color=COLOURS[0], markersize=9, markerfacecolor="none", markeredgewidth=1.5)
     ax.plot(second, "x", color=COLOURS[1], markersize=6, markeredgewidth=1.8)
 
 
 def number_grid(ax, values, rows, columns, vmax=None):
-    """A table as a picture: each number written into a cell, darker where it is smaller.
+    """A table as a picture: each cell shows its number, and is darker where that is smaller.
 
-    `values` (n, m) is a NumPy array of numbers, `rows` and `columns` the n and m labels, and `vmax` the number that
-    gets the lightest colour, 0 getting the darkest (None: the largest of `values`). ValueError where there are more
-    or fewer labels than rows or columns.
+    `values` (n, m) is a NumPy array of numbers; `rows` and `columns` are the n and m labels. 0 gets the darkest
+    colour, and `vmax` the lightest (None: the largest of `values`). ValueError where there are more or fewer labels
+    than rows or columns.
     """
-    if values.shape != (len(rows), len(columns)):
-        raise ValueError(f"values: expected shape {(len(rows), len(columns))}, as the labels; got {values.shape}")
+    if values.shape != (shape := (len(rows), len(columns))):
+        raise ValueError(f"values: expected shape {shape}, to fit the labels; got {values.shape}")
     vmax = values.max() if vmax is None else vmax
     ax.imshow(values, cmap="viridis", vmin=0, vmax=vmax, aspect="auto")
     for i, j in np.ndindex(values.shape):
@@ -194,7 +194,7 @@ def number_grid(ax, values, rows, columns, vmax=None):
 
 
 def human_bytes(n):
-    """`n` bytes as a person would say it: "2.1 GB"."""
+    """`n` bytes as a person would say it, such as "2.1 GB"."""
     for unit in ("B", "KB", "MB", "GB"):
         if n < 1000:
             return f"{n:.3g} {unit}"

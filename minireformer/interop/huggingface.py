@@ -1,21 +1,24 @@
 """Checkpoints of Hugging Face's `transformers`: any Reformer of theirs becomes a model here, and back.
 
-    model = mr.from_huggingface("reformer-enwik8")     a folder with config.json and model.safetensors
-    mr.to_huggingface(model, "mine")                   which `transformers` loads
+    model = mr.from_huggingface("reformer-enwik8")     # a folder with config.json and model.safetensors
+    mr.to_huggingface(model, "mine")                   # writes a folder that `transformers` loads
 
-Both sides compute the same function, so the same weights give the same logits and gradients, to rounding, where the
-same rotations hash them: theirs come from torch's generator (`hash_seed` seeds it), and can be passed as `rotations=`.
-The exceptions: what comes out at a position that `key_mask` hides, which is nobody's business; `lm_head.bias`, which
-their 5.x loads and does not apply, while here and in their 4.x it counts; in float32, a token that sees nothing but
-itself in several rounds, where theirs is off by up to 0.4 %; windows of more chunks back than there are chunks, which
-theirs does not wind round the circle again; the masks that dropout draws.
+Both libraries compute the same function. With the same weights and the same hash rotations, logits and gradients are
+equal up to rounding. (Their rotations come from torch's generator, which `hash_seed` seeds; you can pass them as
+`rotations=`.) The exceptions:
 
-Older checkpoints hold a `pytorch_model.bin`, which may run code when it is read and is not read here. With torch,
+- the output at a position that `key_mask` hides is undefined;
+- `lm_head.bias` counts here and in their 4.x, while their 5.x loads it and does not apply it;
+- in float32, theirs is off by up to 0.4 % for a token that sees only itself in several rounds;
+- where a window has more chunks than there are, only ours goes round the circle again;
+- dropout draws other masks.
+
+Older checkpoints hold a `pytorch_model.bin`. Reading one may run code, so we don't. With torch you can convert it:
 
     weights = torch.load("pytorch_model.bin", weights_only=True)
     safetensors.torch.save_file({name: value.clone() for name, value in weights.items()}, "model.safetensors")
 
-makes the file out of it. Read next: `gradcheck.py`.
+Read next: `tools/gradcheck.py`.
 """
 
 import json
@@ -35,7 +38,7 @@ from minireformer.hashing import default_n_buckets
 from minireformer.model import Reformer
 from minireformer.positions import check_sizes
 
-_FIELDS = {  # of their config: the same of ours, and their default
+_FIELDS = {  # a field of their config: (ours, their default)
     "vocab_size": ("vocab_size", 320),
     "hidden_size": ("d_model", 256),
     "num_attention_heads": ("n_heads", 12),
@@ -67,42 +70,38 @@ _FIELDS = {  # of their config: the same of ours, and their default
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_python": "gelu"} | dict.fromkeys(
     ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu_tanh"
 )
-_ARCHITECTURES = {"sequence": "ReformerForSequenceClassification", "span": "ReformerForQuestionAnswering"}
-_HEADS = {"lm_head.": "tokens", "classifier.": "sequence", "qa_outputs.": "span"}
-_NAMES = [  # beginnings of our names, and of theirs: the first that fits counts
+_NAMES = [  # how our names begin, and how theirs do: the first pattern that fits counts
     (r"embedding\.", "reformer.embeddings.word_embeddings."),
     (r"positions\.weight$", "reformer.embeddings.position_embeddings.embedding.weight"),
     (r"positions\.", "reformer.embeddings.position_embeddings."),
-    (
-        r"layers\.(\d+)\.attention\.(query_key|query|key|value)\.",
-        r"reformer.encoder.layers.\1.attention.self_attention.\2.",
-    ),
-    (r"layers\.(\d+)\.feed_forward\.dense\.", r"reformer.encoder.layers.\1.feed_forward.dense.dense."),
-    (r"layers\.(\d+)\.(attention|feed_forward)\.output\.", r"reformer.encoder.layers.\1.\2.output.dense."),
-    (r"layers\.", "reformer.encoder.layers."),
-    (r"layer_norm\.", "reformer.encoder.layer_norm."),
+    (r"(layers\.\d+\.attention\.)(query_key|query|key|value)\.", r"reformer.encoder.\1self_attention.\2."),
+    (r"(layers\.\d+\.\w+\.)(dense|output)\.", r"reformer.encoder.\1\2.dense."),
+    (r"(layers|layer_norm)\.", r"reformer.encoder.\1."),
 ]
-_HEAD_NAMES = {
-    "tokens": [(r"head\.weight", "lm_head.decoder.weight"), (r"head\.bias", "lm_head.bias")],
-    "sequence": [(r"head\.output\.", "classifier.out_proj."), (r"head\.", "classifier.")],
-    "span": [(r"head\.", "qa_outputs.")],
+_HEADS = {  # our head: how its names begin over there, and pairs as in _NAMES
+    "tokens": ("lm_head.", [(r"head\.weight", "lm_head.decoder.weight"), (r"head\.bias", "lm_head.bias")]),
+    "sequence": ("classifier.", [(r"head\.output\.", "classifier.out_proj."), (r"head\.", "classifier.")]),
+    "span": ("qa_outputs.", [(r"head\.", "qa_outputs.")]),
 }
-# What older files hold besides: buffers, and the second name of an array.
+_ARCHITECTURES = {"sequence": "ReformerForSequenceClassification", "span": "ReformerForQuestionAnswering"}
+# Older files also hold buffers, and an array under two names.
 _NOT_PARAMETERS = re.compile(r".*\.(self_)?mask_value_float(16|32)|lm_head\.decoder\.bias")
 
 
 def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
     """A `Reformer` with the weights and shape of one of Hugging Face's.
 
-    folder_or_state_dict  a folder with `config.json` and `model.safetensors`, or a dict of arrays under their names
-                          (NumPy, CuPy, or anything that NumPy takes for an array, such as torch's tensors on a CPU).
-    config                their config as a dict: needed beside a dict of arrays, and in place of `config.json`
-                          where it is given: `config | {"num_hashes": 8}` evaluates with more rounds.
-    dtype                 "float32" or "float64", of the parameters here.
+    folder_or_state_dict  a folder that holds `config.json` and `model.safetensors` (nothing is downloaded), or a dict
+                          of arrays under their names: NumPy, CuPy, or anything that NumPy takes for an array, such as
+                          torch's tensors on a CPU.
+    config                their config as a dict. A dict of arrays needs it; beside a folder, it replaces
+                          `config.json`: `config | {"num_hashes": 8}` evaluates with more rounds.
+    dtype                 "float32" or "float64", for the parameters here.
 
-    The weights say which head it is: language model (`is_decoder`) or masked language model, sequence classification
-    or question answering (`heads.py`). Raises ValueError or TypeError where a weight is missing, unknown, of another
-    shape or not finite, or where the config asks for what is not here: the message names it.
+    The weights show which head the model has: language model (`is_decoder`) or masked language model, sequence
+    classification or question answering (`heads.py`). Raises FileNotFoundError for a file that is missing, and
+    ValueError or TypeError where a weight is missing, unknown, of another shape or not finite, or where the config
+    asks for something that is not here: the message names it.
     """
     if isinstance(folder_or_state_dict, dict):
         weights = folder_or_state_dict
@@ -110,15 +109,17 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
             raise ValueError("config: expected a dict beside the weights; got None")
     elif isinstance(folder_or_state_dict, (str, os.PathLike)):
         folder = check_path("folder_or_state_dict", folder_or_state_dict)
-        config = _read_config(folder / "config.json") if config is None else config
-        weights = _read_weights(folder)
+        if config is None:
+            config = _read(folder, "config.json", lambda path: json.loads(path.read_bytes()))
+        weights = _read(folder, "model.safetensors", safetensors.numpy.load_file)
     else:
         name = type(folder_or_state_dict).__name__
         raise TypeError(f"folder_or_state_dict: expected a folder or a dict of arrays; got {name}")
     if not isinstance(config, dict):
-        raise TypeError(f"config: expected a dict, such as config.json holds; got {type(config).__name__}")
-    if odd := [name for name in weights if not isinstance(name, str)]:
-        raise TypeError(f"folder_or_state_dict: expected names of weights, which are texts; got {odd[0]!r}")
+        raise TypeError(f"config: expected a dict such as that in config.json; got {type(config).__name__}")
+    for name in weights:
+        if not isinstance(name, str):
+            raise TypeError(f"folder_or_state_dict: expected the names of weights as text; got {name!r}")
     weights, dtype = dict(weights), float_dtype(dtype)
     if "lm_head.decoder.bias" in weights:
         weights.setdefault("lm_head.bias", weights["lm_head.decoder.bias"])  # two names of one array
@@ -132,12 +133,12 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
 
 
 def to_huggingface(model, folder):
-    """Write `config.json` and `model.safetensors` into `folder`, made if need be, for `transformers` to load.
+    """Write `config.json` and `model.safetensors` for `transformers` to load into `folder`, made if need be.
 
-    Written there: an architecture that fits the head, and chunk sizes of 0 for feed-forward layer and head, which
-    change no number; theirs would refuse lengths that are not a multiple of them. Raises ValueError for a model with
-    something that a Reformer of theirs cannot have: full attention, sinusoidal positions, `same_bucket` or
-    `count_once`, an axial grid of other than two axes, or causal attention that looks at chunks ahead.
+    The config names an architecture that fits the head, and chunk sizes of 0 for feed-forward layer and head. Chunks
+    change no number, but theirs would refuse lengths that are not a multiple of them. Raises ValueError for a model
+    with something that a Reformer of theirs cannot have: full attention, sinusoidal positions, `same_bucket` or
+    `count_once`, an axial grid that does not have two axes, or causal attention that looks at chunks ahead.
     """
     folder = check_path("folder", folder)
     if not isinstance(model, Reformer):
@@ -148,15 +149,15 @@ def to_huggingface(model, folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"folder: expected a folder, there or not; {str(folder)!r} is, or lies in, a file") from None
+        raise ValueError(f"folder: expected a folder, old or new; {str(folder)!r} is a file, or lies in one") from None
     write_arrays(folder / "model.safetensors", state_dict(model), {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def state_dict(model, values=None):
-    """The parameters of `model` under Hugging Face's names; or `values`, a dict by names of parameters, such as grads.
+    """The parameters of `model` under Hugging Face's names; or `values`, a dict with our names, such as grads.
 
-    The arrays are those given, not copies. Raises ValueError for a name that no parameter has.
+    The arrays are the same ones, not copies. Raises ValueError for a name that no parameter has.
     """
     if not isinstance(model, Reformer):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
@@ -169,37 +170,33 @@ def state_dict(model, values=None):
 
 
 def _their_name(name, head):
-    pattern, theirs = next(pair for pair in _HEAD_NAMES[head] + _NAMES if re.match(pair[0], name))
+    pattern, theirs = next(pair for pair in _HEADS[head][1] + _NAMES if re.match(pair[0], name))
     return re.sub(f"^{pattern}", theirs, name)
 
 
-def _read_config(path):
+def _read(folder, name, load):
+    """What `load` reads from the file `name` in `folder`; the error names a file that is missing or broken."""
+    path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        hint = "expected a folder that holds config.json and model.safetensors; nothing is downloaded"
+        if (folder / "pytorch_model.bin").is_file():
+            hint = "help(minireformer.huggingface) shows how to make it from pytorch_model.bin"
+        raise FileNotFoundError(f"{path}: no such file; {hint}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load(path)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON text ({error})") from None
-
-
-def _read_weights(folder):
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        hint = "; minireformer.huggingface says how to make it from pytorch_model.bin"
-        raise FileNotFoundError(f"{path}: no such file{hint * (folder / 'pytorch_model.bin').is_file()}")
-    try:
-        return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
-    except (KeyError, TypeError) as error:  # what NumPy has no type for
+    except (KeyError, TypeError) as error:  # NumPy has no type for it
         raise ValueError(f"{path}: expected floats of 16, 32 or 64 bits ({error})") from None
 
 
 def _as_array(name, value, dtype):
-    """`value` in host memory, as `dtype`: what is too large for it becomes infinity."""
+    """`value` in host memory, as `dtype`: numbers that are too large for it become infinity."""
     try:
         array = backend.to_numpy(value)
-    except ValueError as error:  # lists of several lengths
+    except ValueError as error:  # lists of different lengths
         raise ValueError(f"{name}: expected an array; {error}") from None
     if array.dtype.kind != "f":
         raise TypeError(f"{name}: expected floats; got dtype {array.dtype}")
@@ -208,7 +205,7 @@ def _as_array(name, value, dtype):
 
 
 def _check_weights(weights, shapes):
-    """Raise unless `weights` are just those of `shapes`."""
+    """Raise unless `weights` has exactly the names and shapes of `shapes`."""
     if missing := sorted(shapes.keys() - weights.keys()):
         raise ValueError(f"folder_or_state_dict: expected weights that are missing: {', '.join(missing[:5])}")
     if unknown := sorted(weights.keys() - shapes.keys()):
@@ -219,12 +216,13 @@ def _check_weights(weights, shapes):
 
 
 def _our_config(config, weights):
-    """Their config, a dict, as a `ReformerConfig`; the weights say which head."""
+    """Their config, a dict, as a `ReformerConfig`; the weights show which head."""
     if config.get("model_type", "reformer") != "reformer":
         raise ValueError(f"config: expected model_type reformer; got {config['model_type']!r}")
-    head = next((head for start, head in _HEADS.items() if any(name.startswith(start) for name in weights)), None)
-    if head is None:
-        raise ValueError(f"folder_or_state_dict: expected weights of a head, {', '.join(_HEADS)}; found none")
+    heads = [head for head, (start, _) in _HEADS.items() if any(name.startswith(start) for name in weights)]
+    if not heads:
+        starts = ", ".join(start for start, _ in _HEADS.values())
+        raise ValueError(f"folder_or_state_dict: expected weights of a head, {starts}; found none")
     ours = {name: config.get(theirs, default) for theirs, (name, default) in _FIELDS.items()}
     activation, kinds = ours["activation"], ours["attn_layers"]
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
@@ -234,49 +232,50 @@ def _our_config(config, weights):
     ours["activation"] = _ACTIVATIONS[activation]
     ours["positions"] = "axial" if ours["positions"] else "learned"
     for name in ("ff_chunk_len", "loss_chunk_len"):
-        if not ours[name]:  # there, not to cut into chunks is the default; here it would only cost memory
+        if not ours[name]:  # their default is not to cut into chunks; here that would only cost memory
             del ours[name]
-    for kind in {"lsh", "local"} - set(kinds):  # what is said of layers that are not there
+    for kind in {"lsh", "local"} - set(kinds):  # settings of layers that are not there
         ours = {name: value for name, value in ours.items() if not name.startswith(f"{kind}_")}
-    if head == "sequence" and "classifier.out_proj.weight" in weights:
+    if heads[0] == "sequence" and "classifier.out_proj.weight" in weights:
         ours["n_labels"] = len(weights["classifier.out_proj.weight"])
     try:
         if ours["positions"] == "axial":
             _fit_grid(ours)
         else:
             del ours["axial_shape"], ours["axial_dims"]
-        return ReformerConfig(head=head, **ours)
+        return ReformerConfig(head=heads[0], **ours)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config: {error}") from None
 
 
 def _fit_grid(ours):
-    """Lower max_len to what the axial grid holds: theirs may say more, and refuses it when it comes."""
+    """Lower max_len to what the axial grid holds: theirs may promise more, but refuses such a sequence."""
     grid = math.prod(check_sizes("axial_shape", ours["axial_shape"]))
     check_count("max_len", ours["max_len"])
     if ours["max_len"] > grid and ours["n_buckets"] is None and "lsh" in ours["attn_layers"]:
         sizes = ((grid, ours["lsh_chunk_len"], max_len) for max_len in (grid, ours["max_len"]))
         if len({str(default_n_buckets(*size)) for size in sizes}) > 1:
             raise ValueError(
-                f"expected num_buckets, as their default for max_position_embeddings {ours['max_len']} is "
-                f"another than for the {grid} of axial_pos_shape; got None"
+                f"expected num_buckets, because their default for max_position_embeddings {ours['max_len']} is not "
+                f"that for the {grid} places of axial_pos_shape; got None"
             )
     ours["max_len"] = min(grid, ours["max_len"])
 
 
 def _their_config(config):
-    """A `ReformerConfig` as their config, a dict. ValueError names what they have nothing for."""
-    refused = {
+    """A `ReformerConfig` as their config, a dict. ValueError names a field whose value they don't support."""
+    is_decoder = config.causal and config.head == "tokens"
+    unsupported = {
         "attn_layers": set(config.attn_layers) - {"lsh", "local"},
         "positions": config.positions == "sinusoidal",
         "axial_shape": config.positions == "axial" and len(config.axial_shape) != 2,
         "same_bucket": config.same_bucket,
         "count_once": config.count_once,
-        "lsh_n_after": config.causal and config.head == "tokens" and config.lsh_n_after,
-        "local_n_after": config.causal and config.head == "tokens" and config.local_n_after,
+        "lsh_n_after": is_decoder and config.lsh_n_after,
+        "local_n_after": is_decoder and config.local_n_after,
     }
-    for name, is_refused in refused.items():
-        if is_refused:
+    for name, is_set in unsupported.items():
+        if is_set:
             raise ValueError(f"model: Hugging Face's Reformer has nothing for {name}={getattr(config, name)!r}")
     ours = {name: getattr(config, name) for name, _ in _FIELDS.values()}
     for kind in ("lsh", "local"):
@@ -291,6 +290,5 @@ def _their_config(config):
     if config.head == "sequence":
         labels = [f"LABEL_{i}" for i in range(config.n_labels)]
         theirs |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    causal = "ReformerModelWithLMHead" if config.causal else "ReformerForMaskedLM"
-    architecture = _ARCHITECTURES.get(config.head, causal)
-    return {"architectures": [architecture], "model_type": "reformer", **theirs}
+    language_model = "ReformerModelWithLMHead" if config.causal else "ReformerForMaskedLM"
+    return {"architectures": [_ARCHITECTURES.get(config.head, language_model)], "model_type": "reformer", **theirs}

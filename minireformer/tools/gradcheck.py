@@ -1,38 +1,39 @@
 """Is this gradient right? A backward pass written by hand, held against finite differences.
 
-    print(gradcheck(LayerNorm(8), x))                        # a layer: gradients of x and its parameters
+    print(gradcheck(LayerNorm(8), x))                        # a layer: gradients of x and of its parameters
+    print(gradcheck(CrossAttention(...), x, memory))         # a layer with two inputs
     print(gradcheck((softmax, softmax_backward), logits))    # a pair of functions that keep the contract
     assert gradcheck(layer, x).ok                            # in a test
 
-The output is made a single number, `loss = (out * dout).sum()` with a random `dout`, so that `backward`
-gives the gradient g of that loss. The input is then moved by a small step h along a random direction u.
-Calculus says how the loss must change, and two forward passes say how it does:
+We turn the output into a single number, `loss = (out * dout).sum()` with a random `dout`, so that `backward`
+returns the gradient g of that loss. Then we move the input by a small step h along a random direction u.
+Calculus says how the loss must change, and two forward passes show how it does change:
 
     g . u   =   (loss(x + h u) - loss(x - h u)) / (2 h)   +   O(h^2)
 
-A direction checks every entry at once; entries are looked at singly only to say where a gradient is
-wrong. All of it runs in float64: in float32 the difference of two nearly equal numbers would be noise.
+A direction checks every entry at once; we look at single entries only to say where a gradient is wrong.
+Everything runs in float64: in float32 the difference of two nearly equal numbers would be noise.
 Read next: `memory.py`, the other instrument.
 """
 
 import copy
-import functools
 import inspect
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from minireformer import backend, rng
-from minireformer.checks import check_count, check_module, is_number
+from minireformer.checks import check_array, check_count, check_module, is_number
 from minireformer.layer import Layer
 
 TOLERANCE = 1e-6  # a right gradient comes out near 1e-9, a wrong one seldom below 1e-3
-N_ENTRIES = 256  # how many single entries are looked at when a gradient is wrong
+N_ENTRIES = 256  # how many single entries we look at when a gradient is wrong
 
 
 class WorstEntry(NamedTuple):
-    """Of the entries looked at, the one whose gradient is furthest off, and how many are off at all."""
+    """The entry whose gradient is furthest off, among those looked at, and how many of them are off at all."""
 
     index: tuple
     exact: float  # what backward says
@@ -77,32 +78,34 @@ class Report(NamedTuple):
 
 
 def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
-    """Compare hand-derived gradients with central differences; return a `Report`.
+    """Compare gradients derived by hand with central differences; return a `Report`.
 
-    target    a `Layer`, with one input x: checks the gradients of x (if it is floats) and of every
-              parameter. Or a pair `(f, f_backward)` with `f(*inputs, **settings) -> out, cache` and
-              `f_backward(dout, cache) -> dinputs` in the order of the inputs; what has no gradient
-              (integers, booleans) goes into the settings.
-    seed      of the random `dout` and directions; a layer's `forward` gets it too. (The seed of a
-              function is bound beforehand: `functools.partial(f, seed=7)`.)
-    step      h. Entries of inputs and parameters are taken to be of size 1, give or take a factor of 100.
-    settings  handed on to `forward` or `f`.
+    target    A `Layer`: `forward(*inputs, seed=seed, **settings)` returns `out, cache`, and `backward(dout, cache)`
+              returns the gradients of the inputs in the order of `forward`, then `grads`. The gradients of all
+              inputs that are floats and of every parameter are checked.
+              Or a pair `(f, f_backward)` with `f(*inputs, **settings) -> out, cache` and `f_backward(dout, cache)
+              -> dinputs` in the order of the inputs. Pass what has no gradient (integers, booleans) as a setting.
+    seed      Of the random `dout` and directions; a layer's `forward` gets it, too. (Bind the seed of a function
+              beforehand: `functools.partial(f, seed=7)`.)
+    step      h. Entries of inputs and parameters should be of size 1, give or take a factor of 100.
+    settings  Handed on to `forward` or `f`.
 
-    Nothing that is passed in is changed: float arrays and the layer are checked as float64 copies. A
-    gradient's error is |exact - approximate| / max(|exact|, |approximate|, floor), with the slopes along
-    `n_directions` random directions as the two vectors. Raises ValueError where an array is empty, where a
-    gradient is missing, has the wrong shape or is float32, and where `forward` gives NaN, float32, or another
-    result the second time; TypeError where `forward` or `backward` returns something else than the contract says.
+    Nothing that you pass in is changed: float arrays and the layer are checked as float64 copies. A gradient's
+    error is |exact - approximate| / max(|exact|, |approximate|, floor), where the two vectors hold the slopes along
+    `n_directions` random directions. Raises ValueError where an array is empty, where a gradient is missing, has
+    the wrong shape or is float32, and where `forward` gives NaN, float32, or another result the second time;
+    TypeError where the number of inputs is wrong, and where `forward` or `backward` breaks the contract.
     """
     if not is_number(step) or not 0 < step < math.inf:
         raise ValueError(f"step: expected a number > 0; got {step!r}")
     check_count("n_directions", n_directions)
+    inputs, settings = [_as_double(x) for x in inputs], {key: _as_double(value) for key, value in settings.items()}
     prepare = _prepare_layer if isinstance(target, Layer) else _prepare_functions
     name, arrays, forward, backward = prepare(target, inputs, seed, settings)
     for label, array in arrays.items():
         if not array.size:
             raise ValueError(f"{label}: expected at least one entry to move; got shape {array.shape}")
-    out, cache = _pair(name, "forward", "out, cache", forward())
+    out, cache = _unpack(name, "forward", ["out", "cache"], forward())
     xp = backend.get_xp(next(iter(arrays.values())))
     loss = _Loss(lambda: xp.array(forward()[0]), xp, rng.generator(seed, "gradcheck"), step)
     _check_output(name, xp.array(out), loss.out)
@@ -118,16 +121,94 @@ def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
     return report
 
 
+def _as_double(value):
+    """A float64 copy of a float array; anything else as it is."""
+    is_float = hasattr(value, "astype") and value.dtype.kind == "f"
+    return value.astype("float64") if is_float else value
+
+
+def _prepare_layer(layer, inputs, seed, settings):
+    """-> (its name, the arrays to move, forward() -> out, cache and backward(dout, cache) -> their gradients)."""
+    name = type(layer).__name__
+    labels = list(itertools.takewhile(lambda label: label != "seed", inspect.signature(layer.forward).parameters))
+    if len(inputs) != len(labels):
+        raise TypeError(f"inputs: {name}.forward takes ({', '.join(labels)}); got {len(inputs)}")
+    for label, x in zip(labels, inputs):
+        check_module(label, x)
+    layer = copy.deepcopy(layer, {id(param): param.astype("float64") for param in layer.params.values()})
+    arrays = {label: x for label, x in zip(labels, inputs) if x.dtype.kind == "f"} | layer.params
+    if not arrays:
+        raise TypeError(f"{labels[0]}: {name} has no parameters, and {inputs[0].dtype} has no gradient")
+
+    def backward(dout, cache):
+        expected = [*(f"d{label}" for label in labels), "grads"]
+        *dinputs, grads = _unpack(name, "backward", expected, layer.backward(dout, cache))
+        if not isinstance(grads, dict):
+            raise TypeError(f"{name}: expected backward to return grads as a dict; got {type(grads).__name__}")
+        return dict(zip(labels, dinputs)) | grads
+
+    return name, arrays, lambda: layer.forward(*inputs, seed=seed, **settings), backward
+
+
+def _prepare_functions(functions, inputs, seed, settings):
+    """The same for a pair of functions."""
+    if not isinstance(functions, tuple) or len(functions) != 2 or not all(map(callable, functions)):
+        raise TypeError(f"target: expected a Layer or a pair (f, f_backward); got {functions!r}")
+    function, function_backward = functions
+    name = getattr(getattr(function, "func", function), "__name__", "f")  # `functools.partial` has a `func`
+    if not inputs:
+        raise TypeError(f"inputs: {name} needs at least one array whose gradient is to be checked")
+    labels = list(inspect.signature(function).parameters)[: len(inputs)]
+    labels += [f"input {i}" for i in range(len(labels), len(inputs))]
+    for label, x in zip(labels, inputs):
+        if getattr(getattr(x, "dtype", None), "kind", None) != "f":
+            raise TypeError(f"{label}: only arrays of floats have gradients; pass it by name, as a setting")
+
+    def backward(dout, cache):
+        gradients = function_backward(dout, cache)
+        return dict(zip(labels, gradients if isinstance(gradients, tuple) else [gradients]))
+
+    return name, dict(zip(labels, inputs)), lambda: function(*inputs, **settings), backward
+
+
+def _unpack(name, function, expected, returned):
+    """`returned`, where it is a tuple of as many things as `expected` names; else TypeError."""
+    if not isinstance(returned, tuple) or len(returned) != len(expected):
+        got = f"{len(returned)} of them" if isinstance(returned, tuple) else type(returned).__name__
+        raise TypeError(f"{name}: expected {function} to return the tuple ({', '.join(expected)}); got {got}")
+    return returned
+
+
+def _check_output(name, out, again):
+    if out.dtype != "float64":
+        raise ValueError(f"{name}: forward turned float64 into {out.dtype}; differences would be noise")
+    if not out.size:
+        raise ValueError(f"{name}: forward gave an empty array, of shape {out.shape}")
+    if not math.isfinite(float(abs(out).max())):
+        raise ValueError(f"{name}: forward gave NaN or infinity")
+    if not bool((out == again).all()):
+        raise ValueError(f"{name}: forward gave two results for one input; fix its seed")
+
+
+def _check_gradients(name, arrays, gradients):
+    for label, array in arrays.items():
+        if gradients.get(label) is None:
+            raise ValueError(f"{name}: backward returned no gradient of {label}")
+        check_array(f"{name}: the gradient of {label}", gradients[label], *array.shape, like=array, whose=label)
+        if gradients[label].dtype != "float64":
+            raise ValueError(f"{name}: backward turned float64 into {gradients[label].dtype}, for {label}")
+
+
 class _Loss:
-    """`(out * dout).sum()`, and how it changes when one of the arrays that `forward` reads is moved."""
+    """`(out * dout).sum()`, and how it changes when you move one of the arrays that `forward` reads."""
 
     def __init__(self, forward, xp, draw, step):
         self.forward, self.xp, self.draw, self.step = forward, xp, draw, step
         self.out = forward()
         self.dout = xp.asarray(draw.standard_normal(self.out.shape))
-        # Rounding makes the loss uncertain by about 10 eps |out dout|, and a slope by that over h. The
-        # floor is where this noise alone would be an error of TOLERANCE: without it, a gradient that is
-        # exactly zero would be compared with noise and found 100 % wrong.
+        # Rounding makes the loss uncertain by about 10 eps |out dout|, and a slope by that over h. Below the floor,
+        # this noise alone would be an error of TOLERANCE: without it, a gradient that is exactly zero would be
+        # compared with noise and found 100 % wrong.
         size = math.sqrt(float(((self.out * self.dout) ** 2).sum()))
         self.floor = max(10 * np.finfo("float64").eps * size / step / TOLERANCE, 1e-300)
 
@@ -147,126 +228,35 @@ class _Loss:
         rise = self.change(array, self.step * direction) - self.change(array, -self.step * direction)
         return float((gradient * direction).sum()), rise / (2 * self.step)
 
-    def slopes_of_entry(self, array, index):
-        """The slopes to the left and to the right of a single entry: equal up to O(h) on a smooth curve."""
-        move = self.xp.zeros(array.shape)
-        move[index] = self.step
-        return -self.change(array, -move) / self.step, self.change(array, move) / self.step
+
+def _distance(exact, approximate):
+    """|exact - approximate| for two sequences of numbers, infinity where one of them is NaN."""
+    distance = math.dist(exact, approximate)
+    return math.inf if math.isnan(distance) else distance
+
+
+def _relative_error(exact, approximate, floor):
+    """|exact - approximate| / max(|exact|, |approximate|, floor)."""
+    size = max(math.hypot(*exact), math.hypot(*approximate), floor)
+    return _distance(exact, approximate) / size if math.isfinite(size) else math.inf
 
 
 def _worst_entry(loss, array, gradient):
     """The entry of `gradient` that is furthest off, as a `WorstEntry`."""
     entries = loss.draw.permutation(array.size)
     while entries.size > N_ENTRIES:  # too many to look at: go on in the half with the larger error
-        entries = max(np.array_split(entries, 2), key=lambda half: _distance(*loss.slopes(array, gradient, half)))
-    worst, n_wrong = None, 0
+        entries = max(np.array_split(entries, 2), key=lambda half: _distance(*zip(loss.slopes(array, gradient, half))))
+    seen = []
     for entry in sorted(entries):
         index = tuple(int(i) for i in np.unravel_index(entry, array.shape))
-        left, right = loss.slopes_of_entry(array, index)
-        exact, approximate = float(gradient[index]), (left + right) / 2
-        n_wrong += _relative_error([exact], [approximate], loss.floor) >= TOLERANCE
-        if worst is None or _distance(exact, approximate) > _distance(worst.exact, worst.approximate):
-            kink = _relative_error([left], [right], loss.floor) > 1e-3
-            worst = WorstEntry(index, exact, approximate, kink, 0, entries.size)
+        move = loss.xp.zeros(array.shape)
+        move[index] = loss.step
+        left, right = -loss.change(array, -move) / loss.step, loss.change(array, move) / loss.step
+        kink = _relative_error([left], [right], loss.floor) > 1e-3  # on a smooth curve they differ by O(h)
+        seen.append(WorstEntry(index, float(gradient[index]), (left + right) / 2, kink, 0, entries.size))
+    n_wrong = sum(_relative_error([e.exact], [e.approximate], loss.floor) >= TOLERANCE for e in seen)
+    worst = max(seen, key=lambda e: _distance([e.exact], [e.approximate]))
     return worst._replace(n_wrong=n_wrong)
-
-
-def _pair(name, function, expected, returned):
-    """The two things that were `returned`; TypeError where they are not a pair."""
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        got = f"{len(returned)} of them" if isinstance(returned, tuple) else type(returned).__name__
-        raise TypeError(f"{name}: expected {function} to return the pair ({expected}); got {got}")
-    return returned
-
-
-def _prepare_layer(layer, inputs, seed, settings):
-    if len(inputs) != 1:
-        raise TypeError(f"inputs: a layer is checked with one input x; got {len(inputs)}")
-    check_module("x", inputs[0])
-    doubles = {id(param): param.astype("float64") for param in layer.params.values()}
-    layer = copy.deepcopy(layer, doubles)  # wherever the copy holds a parameter, it is one of these
-    x, settings = _as_double(inputs[0]), {key: _as_double(value) for key, value in settings.items()}
-    arrays = {"x": x, **layer.params} if x.dtype.kind == "f" else layer.params
-    name = type(layer).__name__
-    if not arrays:
-        raise TypeError(f"x: {name} has no parameters, and {x.dtype} has no gradient")
-
-    def backward(dout, cache):
-        dx, gradients = _pair(name, "backward", "dx, grads", layer.backward(dout, cache))
-        if not isinstance(gradients, dict):
-            raise TypeError(f"{name}: expected backward to return grads as a dict; got {type(gradients).__name__}")
-        return {"x": dx, **gradients}
-
-    return name, arrays, lambda: layer.forward(x, seed=seed, **settings), backward
-
-
-def _prepare_functions(functions, inputs, seed, settings):
-    if not isinstance(functions, tuple) or len(functions) != 2 or not all(map(callable, functions)):
-        raise TypeError(f"target: expected a Layer or a pair (f, f_backward); got {functions!r}")
-    function, function_backward = functions
-    name = getattr(function.func if isinstance(function, functools.partial) else function, "__name__", "f")
-    if not inputs:
-        raise TypeError(f"inputs: {name} needs at least one array whose gradient is to be checked")
-    inputs, settings = [_as_double(x) for x in inputs], {key: _as_double(v) for key, v in settings.items()}
-    parameters = list(inspect.signature(function).parameters)
-    labels = [parameters[i] if i < len(parameters) else f"input {i}" for i in range(len(inputs))]
-    for label, x in zip(labels, inputs):
-        if getattr(getattr(x, "dtype", None), "kind", None) != "f":
-            raise TypeError(f"{label}: only arrays of floats have gradients; pass it by name, as a setting")
-
-    def backward(dout, cache):
-        gradients = function_backward(dout, cache)
-        if isinstance(gradients, (list, dict)):
-            got = type(gradients).__name__
-            raise TypeError(f"{name}: expected backward to return an array, or a tuple of them; got {got}")
-        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-        if len(gradients) < len(inputs):
-            raise ValueError(f"{name}: {len(inputs)} inputs, but backward returned {len(gradients)} gradients")
-        return dict(zip(labels, gradients))
-
-    return name, dict(zip(labels, inputs)), lambda: function(*inputs, **settings), backward
-
-
-def _as_double(value):
-    """A float64 copy of a float array; anything else as it is."""
-    is_float = hasattr(value, "astype") and value.dtype.kind == "f"
-    return value.astype("float64") if is_float else value
-
-
-def _check_output(name, out, again):
-    if out.dtype != "float64":
-        raise ValueError(f"{name}: forward turned float64 into {out.dtype}; differences would be noise")
-    if not out.size:
-        raise ValueError(f"{name}: forward gave an empty array, of shape {out.shape}")
-    if not math.isfinite(float(abs(out).max())):
-        raise ValueError(f"{name}: forward gave NaN or infinity")
-    if not bool((out == again).all()):
-        raise ValueError(f"{name}: forward gave two results for one input; fix its seed")
-
-
-def _check_gradients(name, arrays, gradients):
-    for label, array in arrays.items():
-        if gradients.get(label) is None:
-            raise ValueError(f"{name}: backward returned no gradient of {label}")
-        check_module(f"{name}: the gradient of {label}", gradients[label], like=array, whose=label)
-        if gradients[label].shape != array.shape:
-            raise ValueError(f"{name}: {label} has shape {array.shape}, its gradient {gradients[label].shape}")
-        if gradients[label].dtype != "float64":
-            raise ValueError(f"{name}: backward turned float64 into {gradients[label].dtype}, for {label}")
-
-
-def _distance(exact, approximate):
-    """|exact - approximate|, and infinity where one of them is NaN."""
-    difference = abs(exact - approximate)
-    return math.inf if math.isnan(difference) else difference
-
-
-def _relative_error(exact, approximate, floor):
-    """|exact - approximate| / max(|exact|, |approximate|, floor) for two sequences of numbers."""
-    difference = math.hypot(*map(_distance, exact, approximate))
-    if math.isinf(difference):
-        return math.inf
-    return difference / max(math.hypot(*exact), math.hypot(*approximate), floor)
 
 
 def _verdict(gradient):

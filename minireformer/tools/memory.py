@@ -3,13 +3,13 @@
     memory.nbytes(cache)            # what training has to remember between forward and backward
     with memory.peak() as m:        # the most that was alive at any moment inside the block
         y, cache = layer.forward(x)
+        m.mark("attention")         # adds to m.marks what is alive now, and the most since the last mark
     m.bytes
-    m.mark("attention")             # inside the block: what is alive now, and the most since the last mark, in m.marks
-    memory.predict(config, batch, length)   # the same, from the sizes alone, before anything is run
+    memory.predict(config, batch, length)   # what training will remember, from the sizes alone, before it runs
 
 The first two answer different questions: a reversible layer has a small cache, a chunked layer a small peak.
-They count arrays, so neither depends on what the operating system or a memory pool happens to hold.
-Read next: `plots.py`, which draws what has been measured.
+Both count arrays, so they do not depend on what the operating system or a memory pool happens to hold.
+Read next: `course/plots.py`, which draws what you have measured.
 """
 
 import contextlib
@@ -27,18 +27,16 @@ from minireformer.hashing import default_n_buckets, smallest_int
 
 
 def nbytes(values):
-    """Bytes of all arrays in `values`: an array, or dicts, lists, tuples, dataclasses of arrays (nested).
+    """The bytes of all arrays in `values`: an array, or dicts, lists, tuples, dataclasses of arrays (nested).
 
-    Memory that is reached twice counts once. A view counts as the whole array that it looks into, for
-    that is what it keeps alive. None, numbers and strings count 0. Raises TypeError for anything else.
+    Memory that is reached twice counts once. A view counts as the whole array that it looks into, because it keeps
+    all of that alive. None, numbers and strings count 0. Raises TypeError for anything else.
     """
-    owners = {}
-    _collect_owners(values, owners)
-    return sum(owner.nbytes for owner in owners.values())
+    return sum(owner.nbytes for owner in {id(owner): owner for owner in _owners(values)}.values())
 
 
-def _collect_owners(values, owners):
-    """Put every array that owns memory reached from `values` into the dict `owners`, under its id."""
+def _owners(values):
+    """Yield the array that owns the memory, for every array that is reached from `values`."""
     if values is None or isinstance(values, (bool, int, float, complex, str, bytes, np.generic, np.dtype)):
         return
     if isinstance(values, dict):
@@ -49,11 +47,10 @@ def _collect_owners(values, owners):
         parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
     else:
         check_module("values", values)  # a TypeError unless it is an array
-        owner = _owner(values)
-        owners[id(owner)] = owner
+        yield _owner(values)
         return
     for part in parts:
-        _collect_owners(part, owners)
+        yield from _owners(part)
 
 
 def _owner(array):
@@ -66,15 +63,15 @@ def _owner(array):
 
 
 class Mark(NamedTuple):
-    """What was alive up to a moment inside a block of `peak`, in bytes above those at the block's start."""
+    """What was alive at a moment inside a block of `peak`, and just before: bytes above those at the block's start."""
 
     label: str
-    highest: int  # the most since the mark before, or since the start
+    highest: int  # the most since the previous mark, or since the start
     now: int  # at the mark itself
 
 
 class Peak:
-    """What `peak()` yields: `bytes` is known once the block has ended, `marks` grows by one with each `mark`."""
+    """What `peak()` yields: `bytes` is None until the block has ended; each `mark` adds one to `marks`."""
 
     def __init__(self):
         self.bytes, self.marks, self._look = None, [], None
@@ -93,18 +90,17 @@ class Peak:
 def peak():
     """`with peak() as m: ...`, then `m.bytes`: the most bytes alive in the block above those at its start.
 
-    Follows the backend in use when the block begins. NumPy: through `tracemalloc`, in every thread; a few
-    kilobytes of Python's own objects count too, and Python code that makes many of them runs slower.
-    CuPy: allocations of this thread, in the pool's steps of 512 bytes. What BLAS allocates for itself is
-    seen by neither. Blocks may be nested.
+    The block follows the backend that is in use when it begins. NumPy: `tracemalloc` sees every thread; it also counts
+    a few kilobytes of Python's own objects, and slows down Python code that makes many of them. CuPy: it counts the
+    allocations of this thread, in the pool's steps of 512 bytes. Neither sees what BLAS allocates for itself. Blocks
+    may be nested.
     """
     measured = Peak()
-    follow = _follow_host if backend.active() is np else _follow_device
-    with follow(measured):
+    with (_follow_host if backend.active() is np else _follow_device)(measured):
         yield measured
 
 
-_highest = {}  # of every host measurement under way, the most bytes that were traced since its start or last mark
+_highest = {}  # for every measurement on the host that is under way: the most bytes since its start or last mark
 
 
 @contextlib.contextmanager
@@ -112,15 +108,11 @@ def _follow_host(measured):
     starts_tracing = not tracemalloc.is_tracing()
     if starts_tracing:
         tracemalloc.start()
-    _note_highest()  # tracemalloc has only one peak: before it is reset, the outer blocks note it
-    tracemalloc.reset_peak()
-    start, _highest[measured] = tracemalloc.get_traced_memory()
+    start = _highest[measured] = _note_highest()
 
     def look():
-        _note_highest()
-        tracemalloc.reset_peak()
-        highest = _highest[measured]
-        now, _highest[measured] = tracemalloc.get_traced_memory()
+        now = _note_highest()
+        highest, _highest[measured] = _highest[measured], now
         return highest - start, now - start
 
     measured._look = look
@@ -134,9 +126,12 @@ def _follow_host(measured):
 
 
 def _note_highest():
-    now = tracemalloc.get_traced_memory()[1]
+    """Note the peak for every measurement under way, as tracemalloc has only one, and reset it; -> bytes alive now."""
+    now, highest = tracemalloc.get_traced_memory()
     for measured, before in _highest.items():
-        _highest[measured] = max(before, now)
+        _highest[measured] = max(before, highest)
+    tracemalloc.reset_peak()
+    return now
 
 
 @contextlib.contextmanager
@@ -171,50 +166,48 @@ class Prediction(NamedTuple):
 
     activation: int  # one (B, T, d_model) array
     hidden: int  # one (B, T, d_ff) array: the inside of a feed-forward layer
-    attention_matrix: int  # one (T, T) matrix of attention weights: of one head, of one sequence
+    attention_matrix: int  # one (T, T) matrix of attention weights: for one head of one sequence
     blocks: int  # what the blocks of the config keep for backward, stored layer by layer
-    buckets: int  # of all LSH layers: what a recompute must be told
+    buckets: int  # of all LSH layers, which a recompute needs
     stored: int  # what a training step keeps from forward to backward, with the config as it is
 
 
 def predict(config, batch, length, dtype="float32"):
-    """How much memory training remembers, for a `ReformerConfig`, `batch` sequences of `length` tokens.
+    """How much memory training must keep, for a `ReformerConfig` and `batch` sequences of `length` tokens.
 
-    `stored` is what `memory.nbytes` measures on the cache of `Reformer.features`, less the parameters. With
-    `config.reversible` it is the last pair of streams and the buckets, however many blocks there are; without,
-    `blocks` as well. The attention matrices and hidden arrays are what a Transformer would keep besides: the
-    kernel and the chunked feed-forward layer here never do. Assumes no dropout and no key mask. ValueError where
-    `length` exceeds the config's max_len.
+    `stored` is what `memory.nbytes` measures on the cache of `Reformer.features`, without the parameters. With
+    `config.reversible` it is the last pair of streams and the buckets, however many blocks there are; otherwise
+    `blocks` as well. A Transformer would also keep the attention matrices and the hidden arrays; the kernel and the
+    chunked feed-forward layer here never do. Assumes no dropout and no key mask. ValueError or TypeError names an
+    argument that is out of range, such as a `length` beyond the config's max_len.
     """
     if not isinstance(config, ReformerConfig):
         raise TypeError(f"config: expected a ReformerConfig; got {type(config).__name__}")
     batch, length = check_count("batch", batch), check_count("length", length)
     if length > config.max_len:
         raise ValueError(f"length: expected at most {config.max_len} (max_len); got {length}")
-    size = float_dtype(dtype).itemsize
-    tokens = batch * length
-    activation = tokens * config.d_model * size
-    heads = tokens * config.n_heads * config.d_head * size
+    size, tokens = float_dtype(dtype).itemsize, batch * length
+    activation, heads = tokens * config.d_model * size, tokens * config.n_heads * config.d_head * size
     statistics = 2 * tokens * size  # mean and scale of a LayerNorm
+    padded = padded_length(length, config.chunk_lens or (length,))
     blocks = buckets = 0
     for kind in config.attn_layers:
-        chunk_len = {"lsh": config.lsh_chunk_len, "local": config.local_chunk_len}.get(kind, length)
-        padded = padded_length(length, config.chunk_lens) if kind in ("lsh", "local") else length
+        chunk_len = getattr(config, f"{kind}_chunk_len", padded)  # full attention has no chunks
         chunked = padded > chunk_len
-        padded = padded if chunked else length
-        slots = batch * config.n_heads * padded
+        slots = batch * config.n_heads * (padded if chunked else length)  # in one round
         n_projections = 2 if kind in ("lsh", "shared_full") else 3
-        # the streams and their LayerNorms' outputs; the projections; the heads' output; m and l of every query
-        output = slots * config.d_head * size
-        blocks += 4 * activation + 2 * statistics + n_projections * heads + output + 2 * slots * size
-        if padded > length:
-            blocks += batch * padded  # the mask of the padding
+        # The streams and their LayerNorms' outputs; the projections; the heads' output, m and l for every query.
+        blocks += 4 * activation + 2 * statistics + n_projections * heads + slots * (config.d_head + 2) * size
+        if chunked and padded > length:
+            blocks += batch * padded  # the mask that hides the padding
+        if chunked and kind == "local":
+            blocks += padded * 8  # the order of the slots
         if kind == "lsh":
             n_rounds = config.n_hashes if chunked else 1
             n_buckets = config.n_buckets or default_n_buckets(padded, chunk_len, config.max_len)
             bucket_size = np.dtype(smallest_int(np.prod(n_buckets) if chunked else 1)).itemsize
-            buckets += batch * config.n_heads * n_rounds * length * bucket_size
-        if chunked:  # the order of the slots
-            blocks += slots * n_rounds * 4 if kind == "lsh" else 8 * padded
+            buckets += n_rounds * config.n_heads * tokens * bucket_size
+            # The order of each round's slots, and for the mask of `same_bucket` their buckets as well.
+            blocks += chunked * n_rounds * slots * (4 + config.same_bucket * bucket_size)
     stored = tokens * 8 + 2 * activation + statistics + buckets + (0 if config.reversible else blocks)
     return Prediction(activation, tokens * config.d_ff * size, length**2 * size, blocks, buckets, stored)
