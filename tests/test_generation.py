@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.np import arrays
+from hypothesis.extra.numpy import arrays
 
 from minireformer import backend
 from minireformer.generation.sampling import _draw, generate, stream, token_probabilities
@@ -302,7 +302,7 @@ SIZES = {"d_model": 8, "n_heads": 1, "d_head": 8, "d_ff": 8, "axial_shape": (4, 
 @pytest.mark.parametrize("layers", [("local", "lsh"), ("lsh", "lsh")])
 def test_unless_told_the_cache_is_used_where_it_changes_nothing(layers, n_buckets, monkeypatch):
     used = []
-    monkeypatch.setattr("minireformer.decoding.CachedDecoder._begin", lambda *given: used.append(True) or 1 / 0)
+    monkeypatch.setattr("minireformer.generation.decoding.CachedDecoder._begin", lambda *given: used.append(True) or 1 / 0)
     chunks = {"lsh_chunk_len": 4, "local_chunk_len": 4}
     model = Reformer(ReformerConfig(attn_layers=layers, n_buckets=n_buckets, **chunks, **SIZES))
     if layers == ("local", "lsh") and n_buckets:
