@@ -17,7 +17,7 @@ from arrays import xp
 from minireformer import backend, checkpoint, rng
 from minireformer.model import Reformer, ReformerConfig
 from minireformer.training.data import duplicate_task
-from minireformer.training.loop import accuracy, bits_per_token, train
+from minireformer.training import accuracy, bits_per_token, train
 from minireformer.training.optimizers import Adafactor, Adam, Optimizer, warmup_inverse_sqrt
 
 CONFIG = ReformerConfig(
@@ -454,7 +454,7 @@ def test_the_progress_bar_can_be_turned_off(capsys):
     [
         ({"batches": [1, 2]}, TypeError, "batches: expected a function of the step.*got list"),
         ({"batches": lambda step: None}, TypeError, r"batches: expected \(tokens, targets\) .*got NoneType"),
-        ({"make": lambda params, lr: None}, TypeError, "opt: expected an optimiser .*got NoneType"),
+        ({"make": lambda params, lr: None}, TypeError, "opt: expected an optimizer .*got NoneType"),
         ({"schedule": 0.1}, TypeError, "schedule: expected a function; got float"),
         ({"evaluate": {}}, TypeError, "evaluate: expected a function; got dict"),
         ({"checkpoint": 5}, TypeError, "checkpoint: expected a path; got int"),
