@@ -12,14 +12,11 @@ Read next: `loop.py`.
 """
 
 import math
-import sys
 
 import numpy as np
 
 from minireformer import backend
 from minireformer.checks import check_array, is_number
-
-_LARGEST = sys.float_info.max  # an int may be finite, and yet too large for a float
 
 
 class Optimizer:
@@ -30,7 +27,7 @@ class Optimizer:
     """
 
     def __init__(self, params, lr):
-        if lr is not None and not (is_number(lr) and 0 < lr <= _LARGEST):
+        if lr is not None and not (is_number(lr) and 0 < lr < math.inf):
             raise ValueError(f"lr: expected a finite learning rate > 0; got {lr!r}")
         if not isinstance(params, dict):
             raise TypeError(f"params: expected a dict such as model.params; got {type(params).__name__}")
@@ -163,7 +160,7 @@ def warmup_cosine(peak, warmup, steps):
     Use it when you know how long a run is: its last steps are small, and average out the noise of the batches.
     """
     _check_schedule(peak, warmup)
-    if not is_number(steps) or not warmup < steps <= _LARGEST:
+    if not is_number(steps) or not warmup < steps < math.inf:
         raise ValueError(f"steps: expected more than warmup ({warmup}), and a finite number; got {steps!r}")
 
     def schedule(step):
@@ -178,7 +175,7 @@ def check_learning_rate(name, lr):
     """Raise TypeError or ValueError unless `lr` is a finite number >= 0, as a schedule may give for one step."""
     if not is_number(lr):
         raise TypeError(f"{name}: expected a number; got {lr!r}")
-    if not 0 <= lr <= _LARGEST:
+    if not 0 <= lr < math.inf:
         raise ValueError(f"{name}: expected a finite learning rate >= 0; got {lr!r}")
 
 
@@ -220,7 +217,7 @@ def _rms(array):
 
 
 def _check_schedule(peak, warmup):
-    if not is_number(peak) or not 0 < peak <= _LARGEST:
+    if not is_number(peak) or not 0 < peak < math.inf:
         raise ValueError(f"peak: expected a finite learning rate > 0; got {peak!r}")
-    if not is_number(warmup) or not 1 <= warmup <= _LARGEST:
+    if not is_number(warmup) or not 1 <= warmup < math.inf:
         raise ValueError(f"warmup: expected a finite number of steps >= 1; got {warmup!r}")
