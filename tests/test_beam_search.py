@@ -8,7 +8,7 @@ import pytest
 
 import minireformer as mr
 from minireformer import backend
-from minireformer.generation.beam_search import beam_search
+from minireformer.generation.beams import beam_search
 from minireformer.generation.sampling import generate
 
 

@@ -93,10 +93,7 @@ class Adam(Optimizer):
         mean *= b1
         mean += scratch
         xp.multiply(grad, grad, out=scratch)
-        scratch *= 1 - b2
-        square *= b2
-        square += scratch
-        xp.sqrt(square, out=scratch)
+        xp.sqrt(_running_mean(square, scratch, b2), out=scratch)
         scratch *= 1 / math.sqrt(1 - b2**t)
         scratch += self.eps
         xp.divide(mean, scratch, out=scratch)
