@@ -25,8 +25,8 @@ from minireformer.unit_length import unit_length
 def make_cache(layer, n_rows, max_len, seed, memory=None, memory_mask=None):
     """An empty cache for a `layer` of any kind: it takes the layer's place while we decode.
 
-    It has room for `n_rows` sequences of up to `max_len` tokens. `memory` (n_rows, S, d_memory) and its mask, (n_rows, S)
-    booleans, are what cross-attention looks at.
+    It has room for `n_rows` sequences of up to `max_len` tokens. Cross-attention looks at `memory`, which is
+    (n_rows, S, d_memory), with its mask (n_rows, S) booleans.
     """
     if isinstance(layer, CrossAttention):
         return CrossCache(layer, memory, memory_mask)

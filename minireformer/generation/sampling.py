@@ -135,7 +135,7 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if temperature == 0:
         top_k, temperature = 1, 1.0
     with np.errstate(over="ignore"):  # -inf, at temperatures next to 0: p is 0
-        p = np.exp(logits / temperature)
+        p = np.exp(logits / float(temperature))
     order = np.argsort(-logits, axis=1, kind="stable")  # B, V: likeliest first
     p = np.take_along_axis(p, order, axis=1)
     if top_k is not None:

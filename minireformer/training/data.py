@@ -122,9 +122,9 @@ def text_files(path):
     In a folder, hidden files are left out, and so are binary ones (those with a zero byte).
     Raises ValueError where `path` is empty or does not exist, or no text is left.
     """
-    if path == "":  # which `Path` takes for the current folder
+    given, path = path, check_path("path", path)
+    if given == "":  # which to `Path` is the current folder
         raise ValueError("path: expected a file or a folder; got ''")
-    path = check_path("path", path)
     if not path.exists():
         raise ValueError(f"path: expected a file or a folder; {path} does not exist")
     if path.is_dir():
@@ -145,7 +145,7 @@ def _read(folder, paths):
 
 def _split(corpus, name):
     """The split "train" or "held_out" of a corpus; ValueError where `name` is neither."""
-    if name not in ("train", "held_out"):
+    if not isinstance(name, str) or name not in ("train", "held_out"):
         raise ValueError(f"split: expected 'train' or 'held_out'; got {name!r}")
     return getattr(corpus, name)
 

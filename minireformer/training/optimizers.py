@@ -188,7 +188,7 @@ def clip_by_global_norm(grads, max_norm):
         raise TypeError(f"grads: expected a dict with at least one gradient; got {grads!r}")
     for name, grad in grads.items():
         check_array(f"grads[{name!r}]", grad, ...)
-    xp = backend.get_xp(next(iter(grads.values())))
+    max_norm, xp = float(max_norm), backend.get_xp(next(iter(grads.values())))
     with backend.deferred_sync() as fetch:
         norm = xp.sqrt(sum(xp.vdot(grad, grad) for grad in grads.values()).astype(xp.float64))
         too_large = (norm > max_norm) & (norm < math.inf)
