@@ -38,7 +38,7 @@ def beam_search(
     if not is_number(length_penalty) or not 0 <= length_penalty <= 10:  # n^10 is a float for any n
         raise ValueError(f"length_penalty: expected a number from 0 to 10; got {length_penalty!r}")
     text = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
-    best = _search(text, n_beams, length_penalty)
+    best = _search(text, n_beams, float(length_penalty))
     n = max(len(found) for found in best)
     return text.result(np.stack([found[np.minimum(np.arange(n), len(found) - 1)] for found in best]))  # from (B, n)
 

@@ -147,7 +147,7 @@ class Adafactor(Optimizer):
 
 def warmup_inverse_sqrt(peak, warmup):
     """The Transformer's schedule: linearly up to `peak` over `warmup` steps, then down as 1/√step."""
-    _check_schedule(peak, warmup)
+    peak, warmup = _check_schedule(peak, warmup)
     return lambda step: peak * min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 
 
@@ -156,9 +156,10 @@ def warmup_cosine(peak, warmup, steps):
 
     Use it when you know how long a run is: its last steps are small, and average out the noise of the batches.
     """
-    _check_schedule(peak, warmup)
+    peak, warmup = _check_schedule(peak, warmup)
     if not is_number(steps) or not warmup < steps < math.inf:
-        raise ValueError(f"steps: expected more than warmup ({warmup}), and a finite number; got {steps!r}")
+        raise ValueError(f"steps: expected more than warmup ({warmup:g}), and a finite number; got {steps!r}")
+    steps = float(steps)
 
     def schedule(step):
         if step < warmup:
@@ -214,7 +215,9 @@ def _rms(array):
 
 
 def _check_schedule(peak, warmup):
+    """Both as floats, as NumPy's small integers overflow; ValueError names the one that is out of range."""
     if not is_number(peak) or not 0 < peak < math.inf:
         raise ValueError(f"peak: expected a finite learning rate > 0; got {peak!r}")
     if not is_number(warmup) or not 1 <= warmup < math.inf:
         raise ValueError(f"warmup: expected a finite number of steps >= 1; got {warmup!r}")
+    return float(peak), float(warmup)
