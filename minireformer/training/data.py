@@ -128,7 +128,8 @@ def text_files(path):
     if not path.exists():
         raise ValueError(f"path: expected a file or a folder; {path} does not exist")
     if path.is_dir():
-        files = _read(path, [p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path))])
+        visible = (p for p in path.rglob("*") if "/." not in "/" + p.relative_to(path).as_posix())
+        files = _read(path, [p for p in visible if p.is_file()])
     else:
         files = _read(path.parent, [path] if path.is_file() else [])
     files = {name: data for name, data in files.items() if data and b"\0" not in data}
@@ -148,10 +149,6 @@ def _split(corpus, name):
     if not isinstance(name, str) or name not in ("train", "held_out"):
         raise ValueError(f"split: expected 'train' or 'held_out'; got {name!r}")
     return getattr(corpus, name)
-
-
-def _hidden(path):
-    return any(part.startswith(".") for part in path.parts)
 
 
 class ImageCorpus:
