@@ -20,7 +20,7 @@ from minireformer.attention import (
 )
 from minireformer.collision import collision_probability
 from minireformer.config import ReformerConfig
-from minireformer.generation.beam_search import beam_search
+from minireformer.generation.beams import beam_search
 from minireformer.generation.decoding import CachedDecoder
 from minireformer.generation.sampling import generate, stream
 from minireformer.hashing import hash_vectors, random_rotations, sort_by_bucket

@@ -58,11 +58,15 @@ def check_array(name, array, *shape, kind="f", like=None, whose="the parameters"
         raise ValueError(f"{name}: expected shape ({text}); got {array.shape}")
 
 
-def check_count(name, value, at_least=1):
-    """Raise ValueError unless `value` is an integer >= `at_least`; `name` is the argument's name. Returns an int."""
+def check_count(name, value, at_least=1, at_most=None):
+    """Raise ValueError unless `value` is an integer from `at_least` to `at_most` (None: any); -> `value` as an int.
+
+    `name` is the argument's name.
+    """
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or value < at_least:
-        raise ValueError(f"{name}: expected an integer >= {at_least}; got {value!r}")
+    if not is_integer or value < at_least or at_most is not None and value > at_most:
+        limits = f">= {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+        raise ValueError(f"{name}: expected an integer {limits}; got {value!r}")
     return int(value)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import minireformer as mr
 from minireformer import backend
-from minireformer.generation.beam_search import beam_search
+from minireformer.generation.beams import beam_search
 from minireformer.generation.sampling import generate
 
 
@@ -73,6 +73,12 @@ def test_a_length_penalty_of_one_compares_means():
     assert beam_search(model, [0], 3, stop=0, length_penalty=1.0) == [0, 1, 1, 1]
     p = np.array([[0.6, 0.4], [0.4, 0.6]])
     assert beam_search(Bigrams(np.log(p)), [0], 3, stop=0) == [0, 0]
+
+
+def test_small_numpy_integers_do_not_overflow():
+    logits = random_bigrams()
+    small = beam_search(Bigrams(logits), [1], np.int8(30), n_beams=np.int8(2), length_penalty=np.int8(5))
+    assert small == beam_search(Bigrams(logits), [1], 30, n_beams=2, length_penalty=5)
 
 
 def test_rows_are_searched_each_on_its_own_and_end_with_their_last_token_repeated():

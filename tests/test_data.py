@@ -111,10 +111,40 @@ def test_bad_arguments_of_a_batch_are_named():
     corpus = ByteCorpus(FILES)
     with pytest.raises(ValueError, match="split: .*'held_out'; got 'test'"):
         corpus.batch("test", 0, 1, 8)
+    with pytest.raises(ValueError, match="split: .*got array"):
+        corpus.batch(np.zeros(2), 0, 1, 8)
     with pytest.raises(ValueError, match="batch: .*got 0"):
         corpus.batch("train", 0, 0, 8)
     with pytest.raises(TypeError, match="seed"):
         corpus.batch("train", 0.5, 1, 8)
+
+
+@pytest.mark.parametrize("size", [2**29, 2**40, 2**70])
+@pytest.mark.parametrize("name", ["batch", "length", "side", "n_symbols"])
+def test_a_size_beyond_all_memory_is_named(name, size):
+    """And not NumPy's "Maximum allowed dimension exceeded", after much work or none."""
+    images = ImageCorpus([PLACES[0]], [PLACES[1]])
+    for make, sizes in (
+        (lambda **given: duplicate_task(0, **given), {"batch": 2, "length": 8, "n_symbols": 3}),
+        (lambda **given: ByteCorpus(FILES).batch("train", 0, **given), {"batch": 2, "length": 8}),
+        (lambda **given: images.squares("train", 0, **given), {"batch": 2, "side": 3}),
+        (lambda **given: images.batch("train", 0, **given), {"batch": 2, "side": 3}),
+    ):
+        if name in sizes and (name, size) != ("n_symbols", 2**29):
+            with pytest.raises(ValueError, match=f"^{name}: expected .*got {size}"):
+                make(**(sizes | {name: size}))
+
+
+def test_small_numpy_integers_do_not_overflow():
+    small = np.int8(100)
+    for expected, found in (
+        (duplicate_task(0, 100, 100, 127), duplicate_task(0, small, small, np.int8(127))),
+        (ByteCorpus(FILES).batch("train", 0, 100, 100), ByteCorpus(FILES).batch("train", 0, small, small)),
+    ):
+        for one, other in zip(expected, found):
+            assert (one == other).all()
+    picture = np.zeros((100, 100, 3), "uint8")
+    assert ImageCorpus([picture], [picture]).batch("train", 0, small, small)[0].shape == (100, 29_999)
 
 
 @pytest.mark.parametrize("files", [{}, {"empty": b""}])
@@ -170,6 +200,14 @@ def test_text_files_reads_a_folder_but_not_what_is_hidden_empty_or_binary(tmp_pa
         "deep/two.md",
         "one.txt",
     ]
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "text").write_bytes(b"x" * 100)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="path: expected a file or a folder; got ''"):
+        text_files("")
+    assert text_files(".").train.tobytes() == b"x" * 90 + b"\0"
 
 
 def test_text_files_reads_a_hidden_file_that_is_named(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.np import arrays
+from hypothesis.extra.numpy import arrays
 
 from minireformer import backend
 from minireformer.generation.sampling import _draw, generate, stream, token_probabilities
@@ -33,8 +33,8 @@ COUNT_UP = Bigrams(20.0 * np.roll(np.eye(256), 1, axis=1), max_len=512)  # after
 HALVES = np.log2([0.125, 0.5, 0.125, 0.25]) * np.log(2)  # powers of two: their sums are exact
 
 
-def probabilities(logits, **dials):
-    return token_probabilities(np.atleast_2d(logits), **dials)
+def probabilities(logits, **sampling):
+    return token_probabilities(np.atleast_2d(logits), **sampling)
 
 
 @pytest.mark.parametrize("prompt", ["abc", b"abc", [97, 98, 99], [[97, 98, 99], [1, 2, 3]]])
@@ -167,9 +167,9 @@ def test_temperature_is_a_power_of_the_distribution(temperature):
     np.testing.assert_allclose(probabilities(HALVES, temperature=temperature)[0], powers / powers.sum(), rtol=1e-12)
 
 
-def test_temperature_zero_takes_the_likeliest_whatever_the_other_dials():
-    for dials in ({}, {"top_k": 3}, {"top_p": 1.0}):
-        np.testing.assert_array_equal(probabilities(HALVES, temperature=0, **dials), [[0, 1, 0, 0]])
+def test_temperature_zero_takes_the_likeliest_whatever_the_other_settings():
+    for sampling in ({}, {"top_k": 3}, {"top_p": 1.0}):
+        np.testing.assert_array_equal(probabilities(HALVES, temperature=0, **sampling), [[0, 1, 0, 0]])
 
 
 def test_large_logits_do_not_overflow():
@@ -177,6 +177,11 @@ def test_large_logits_do_not_overflow():
     np.testing.assert_array_equal(p, [[0.5, 0, 0.5]])
     with np.errstate(over="raise"):
         np.testing.assert_array_equal(probabilities(HALVES, temperature=1e-309), [[0, 1, 0, 0]])
+
+
+def test_a_number_of_tokens_is_any_integer():
+    model = Bigrams(np.zeros((4, 4)), max_len=256)
+    assert generate(model, [1] * 100, np.int8(100)) == generate(model, [1] * 100, 100)
 
 
 def test_the_window_ends_at_max_len():
@@ -211,7 +216,7 @@ def test_bad_prompts_are_named(prompt, error, message):
 
 
 @pytest.mark.parametrize(
-    "dials, message",
+    "sampling, message",
     [
         ({"temperature": -0.1}, "temperature: .* got -0.1"),
         ({"temperature": np.nan}, "temperature: .* got nan"),
@@ -224,9 +229,9 @@ def test_bad_prompts_are_named(prompt, error, message):
         ({"n_tokens": -1}, "n_tokens: .* got -1"),
     ],
 )
-def test_bad_dials_are_named_even_if_no_token_is_drawn(dials, message):
+def test_bad_settings_of_sampling_are_named_even_if_no_token_is_drawn(sampling, message):
     with pytest.raises(ValueError, match=message):
-        generate(COUNT_UP, "a", **({"n_tokens": 0} | dials))
+        generate(COUNT_UP, "a", **({"n_tokens": 0} | sampling))
 
 
 @pytest.mark.parametrize("model", [None, "model", lambda tokens: tokens, Reformer])
@@ -244,9 +249,9 @@ def test_models_that_cannot_write_are_refused():
 
 @pytest.mark.parametrize("prompt", ["abc é", b"abc", [97, 98], [[97, 98], [1, 2]]])
 def test_a_stream_gives_piece_by_piece_what_generate_gives_at_once(prompt):
-    dials = {"temperature": 0.7, "seed": 5}
+    sampling = {"temperature": 0.7, "seed": 5}
     model = Bigrams(np.random.default_rng(0).standard_normal((256, 256)))
-    whole, pieces = generate(model, prompt, 40, **dials), list(stream(model, prompt, 40, **dials))
+    whole, pieces = generate(model, prompt, 40, **sampling), list(stream(model, prompt, 40, **sampling))
     if isinstance(prompt, (str, bytes)):
         assert prompt + type(prompt)().join(pieces) == whole
     elif isinstance(prompt[0], int):
@@ -302,7 +307,9 @@ SIZES = {"d_model": 8, "n_heads": 1, "d_head": 8, "d_ff": 8, "axial_shape": (4, 
 @pytest.mark.parametrize("layers", [("local", "lsh"), ("lsh", "lsh")])
 def test_unless_told_the_cache_is_used_where_it_changes_nothing(layers, n_buckets, monkeypatch):
     used = []
-    monkeypatch.setattr("minireformer.decoding.CachedDecoder._begin", lambda *given: used.append(True) or 1 / 0)
+    monkeypatch.setattr(
+        "minireformer.generation.decoding.CachedDecoder._begin", lambda *given: used.append(True) or 1 / 0
+    )
     chunks = {"lsh_chunk_len": 4, "local_chunk_len": 4}
     model = Reformer(ReformerConfig(attn_layers=layers, n_buckets=n_buckets, **chunks, **SIZES))
     if layers == ("local", "lsh") and n_buckets:
@@ -321,8 +328,8 @@ def test_cached_text_is_the_text_without_a_cache():
     for param in model.params.values():
         param += backend.asarray(0.3 * np.random.default_rng(param.size).standard_normal(param.shape))
     prompt = np.random.default_rng(1).integers(0, 256, (3, 20))
-    for dials in ({"temperature": 0}, {"top_p": 0.9, "seed": 2}):
-        given = {"lengths": [20, 3, 9], **dials}
+    for sampling in ({"temperature": 0}, {"top_p": 0.9, "seed": 2}):
+        given = {"lengths": [20, 3, 9], **sampling}
         with_cache, without = (generate(model, prompt, 40, cached=cached, **given) for cached in (True, False))
         np.testing.assert_array_equal(with_cache, without)
 

@@ -1,6 +1,16 @@
-"""Generation: caches, decoding, sampling, and beam search."""
+"""Generation: text from a trained model. Caches, decoding one token at a time, prompts, sampling, and beam search."""
 
-from minireformer.generation.beam_search import beam_search
-from minireformer.generation.sampling import generate, stream, token_probabilities
+from minireformer.generation.beams import beam_search
+from minireformer.generation.decoding import CachedDecoder, PlainDecoder, is_exact
+from minireformer.generation.sampling import Sampling, generate, stream, token_probabilities
 
-__all__ = ["beam_search", "generate", "stream", "token_probabilities"]
+__all__ = [
+    "CachedDecoder",
+    "PlainDecoder",
+    "Sampling",
+    "beam_search",
+    "generate",
+    "is_exact",
+    "stream",
+    "token_probabilities",
+]

@@ -4,19 +4,20 @@
     logits = decoder.start(prompts, lengths)      # (B, T) tokens -> (B, V): what comes after each prompt
     logits = decoder.step(tokens)                 # (B,) tokens, one more of each -> (B, V)
 
-A cached step costs O(R C) attention in an LSH layer and O(C) in a local one, however long the text. What it computes
-is what a run of the whole sequence gives for its last token, *if earlier tokens' outputs stay what they were*. They do
-in full attention, and in local attention that looks back and not round a circle. In LSH attention they do not:
-a new token moves chunk boundaries, and earlier tokens see a little more or less. So
+A cached step costs O(R C) attention in an LSH layer and O(C) in a local one, however long the text. It computes what a
+run of the whole sequence gives for its last token, *if the outputs of earlier tokens stay what they were*. They do in
+full attention, and in local attention that looks back and not round a circle. In LSH attention they do not: a new
+token moves chunk boundaries, and earlier tokens see a little more or less. So
 
 - a model in which no attention layer follows an LSH layer is decoded exactly (`is_exact`);
 - with more attention behind an LSH layer, "what a token saw" is not one thing, and cached logits differ from those of a
-  new run. `benchmarks/generation.py` measures it, 128 tokens after a prompt of 512: untrained models of 2 and of 6 LSH
-  layers have logits (standard deviation 1) moved by 0.014 and 0.019 in the median, by a third at most, and the same
-  likeliest token in 98 % and 93 % of the places; after a short training bits per byte are the same to 0.0004.
+  new run. `benchmarks/speed/generation.py` measures by how much, over 128 tokens after a prompt of 512. In untrained
+  models of 2 and of 6 LSH layers, logits (standard deviation 1) move by 0.014 and 0.019 in the median, by a third at
+  most, and the likeliest token stays the same in 98 % and 93 % of the places. After a short training, bits per byte
+  agree to 0.0004.
 
-Hash buckets need a fixed number: `config.n_buckets`, or, where that is None, the number for `max_len` tokens.
-Read next: `generation.py`.
+Hash buckets need a fixed number: `config.n_buckets` or, where that is None, the number for `max_len` tokens.
+Read next: `prompts.py`.
 """
 
 import numpy as np
@@ -25,7 +26,7 @@ from minireformer import backend, rng
 from minireformer.attention_layer import LocalAttention, LSHAttention
 from minireformer.checks import check_array, check_count, check_not_empty
 from minireformer.embedding import check_tokens
-from minireformer.generation.caches import seen_by
+from minireformer.generation.caches import make_cache
 from minireformer.model import Reformer
 from minireformer.translation.encoder_decoder import EncoderDecoder
 
@@ -38,20 +39,20 @@ def is_exact(model):
     """
     if not isinstance(model, (Reformer, EncoderDecoder)):
         return False
-    *before, last = [attention.part for attention, *_ in _decoder(model).layers.blocks]
+    *before, last = [attention.part for attention, *_ in _writer(model).layers.blocks]
     if isinstance(last, LSHAttention) and last.n_buckets is None:
         return False
     return all(_keeps_outputs(layer) for layer in before)
 
 
-def _decoder(model):
+def _writer(model):
     """The part of the model that writes."""
     return model.decoder if isinstance(model, EncoderDecoder) else model
 
 
 def _keeps_outputs(layer):
     """Whether an earlier token's output is the same, whatever comes after it."""
-    if isinstance(layer, LocalAttention):  # chunks stand in a circle: a wider window meets later tokens from behind
+    if isinstance(layer, LocalAttention):  # chunks form a circle: a wider window meets later tokens from behind
         return layer.window["n_before"] <= 1 and layer.window["n_after"] == 0
     return not isinstance(layer, LSHAttention)
 
@@ -62,42 +63,49 @@ class Decoding:
     model    a causal `Reformer`, or an `EncoderDecoder`.
     max_len  the longest sequence, prompt included; None: the model's own max_len.
     seed     draws the hash rotations, as in `model(tokens, seed=seed)`.
+
+    A subclass defines `_begin(tokens)`, which makes room for sequences; `_start(tokens, rows)`, logits (b, V) after
+    prompts of one length; `_step(tokens)`; and `_select(rows)`.
     """
 
     def __init__(self, model, max_len=None, seed=0):
-        self.model, self.seed, self.config = model, seed, model.config
+        self.model, self.config, self.writer = model, model.config, _writer(model)
+        self.seed, self.has_encoder = seed, isinstance(model, EncoderDecoder)
+        self.writer_seed = rng.fold(seed, "decoder") if self.has_encoder else seed
         self.max_len = self.config.max_len if max_len is None else check_count("max_len", max_len)
         if self.max_len > self.config.max_len:
             raise ValueError(f"max_len: expected at most the model's, {self.config.max_len}; got {max_len}")
         if not self.config.causal:
             raise ValueError("model: expected a causal model; one that sees what follows cannot write it")
-        self.xp = backend.get_xp(next(iter(model.params.values())))
+        self.param = next(iter(model.params.values()))
+        self.xp = backend.get_xp(self.param)
         self.lengths = None  # (B,) in host memory, once there are sequences
 
     def start(self, tokens, lengths=None, source=None, source_mask=None):
         """tokens (B, T) ints -> logits (B, V) after each of these prompts.
 
-        `lengths` (B,) ints: how many tokens of each row are its prompt; what follows in the row is not looked at, and
+        `lengths` (B,) ints: how many tokens of each row are its prompt. What follows in the row is not looked at, and
         each row gets the logits that it gets alone. None: all T. What was decoded before is forgotten.
         `source` (B, S) ints and `source_mask` (B, S) booleans: what an `EncoderDecoder` translates; it is encoded here.
         """
-        check_array("tokens", tokens, None, None, kind="i", like=next(iter(self.model.params.values())))
+        check_array("tokens", tokens, None, None, kind="i", like=self.param)
         check_not_empty("tokens", tokens)
         if tokens.shape[1] > self.max_len:
             raise ValueError(f"tokens: expected at most {self.max_len} a sequence (max_len); got {tokens.shape[1]}")
         check_tokens("tokens", tokens, self.config.vocab_size)
         lengths = check_lengths(lengths, *tokens.shape)
-        self.memory = (None, None)  # of an encoder: (B, S, 2 d_model), and the mask of its padding
         self.check_source(source, len(tokens), source_mask)
-        if source is not None:
-            self.memory = self.model.encode(source, self.seed, source_mask)
+        self.memory = {}  # of an encoder: "memory" (B, S, 2 d_model), and "memory_mask" (B, S) or None
+        if self.has_encoder:
+            memory, mask = self.model.encode(source, self.seed, source_mask)
+            self.memory = {"memory": memory, "memory_mask": mask}
         self.lengths = lengths
         self._begin(tokens)
         return self._by_length(tokens, lengths)
 
     def check_source(self, source, n_rows, source_mask=None):
         """ValueError unless `source` is None, for a model without an encoder, or has a row for each of `n_rows`."""
-        if not isinstance(self.model, EncoderDecoder):
+        if not self.has_encoder:
             for name, given in (("source", source), ("source_mask", source_mask)):
                 if given is not None:
                     raise ValueError(f"{name}: expected None, as the model has no encoder")
@@ -109,7 +117,7 @@ class Decoding:
         """tokens (B,) ints, the next one of each sequence -> logits (B, V) after it."""
         if self.lengths is None:
             raise ValueError("tokens: expected a prompt, given to `start`, before the first step")
-        check_array("tokens", tokens, len(self.lengths), kind="i", like=next(iter(self.model.params.values())))
+        check_array("tokens", tokens, len(self.lengths), kind="i", like=self.param)
         check_tokens("tokens", tokens, self.config.vocab_size)
         if self.lengths.max() >= self.max_len:
             raise ValueError(f"tokens: expected no more, as a sequence has max_len = {self.max_len} already")
@@ -132,11 +140,11 @@ class Decoding:
 
     def _by_length(self, tokens, lengths):
         """Logits (B, V) after the first `lengths` (B,) tokens of each row: rows of one length together, none padded."""
-        logits = self.xp.empty((len(tokens), self.config.vocab_size), next(iter(self.model.params.values())).dtype)
+        logits = self.xp.empty((len(tokens), self.config.vocab_size), self.param.dtype)
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
-            places = self.xp.asarray(rows)
-            logits[places] = self._start(tokens[places, :length], rows)
+            index = self.xp.asarray(rows)
+            logits[index] = self._start(tokens[index, :length], rows)
         return logits
 
 
@@ -147,38 +155,37 @@ class CachedDecoder(Decoding):
         if not isinstance(model, (Reformer, EncoderDecoder)):
             raise TypeError(f"model: expected a Reformer, for cached decoding; got {type(model).__name__}")
         super().__init__(model, max_len, seed)
-        self.part = _decoder(model)
 
     def _begin(self, tokens):
-        part, sizes = self.part, (len(tokens), self.max_len)
-        seed = rng.fold(self.seed if part is self.model else rng.fold(self.seed, "decoder"), "layers")
-        self.positions = part.positions.table(self.max_len)  # T, d_model
+        seed, sizes = rng.fold(self.writer_seed, "layers"), (len(tokens), self.max_len)
+        self.positions = self.writer.positions.table(self.max_len)  # T, d_model
         self.sublayers = [
-            (sublayer.layer_norm, seen_by(sublayer.part, *sizes, rng.fold(seed, i, "attention"), *self.memory))
-            for i, block in enumerate(part.layers.blocks)
+            (sublayer.layer_norm, make_cache(sublayer.part, *sizes, rng.fold(seed, i, "attention"), **self.memory))
+            for i, block in enumerate(self.writer.layers.blocks)
             for sublayer in block
         ]
 
     def _start(self, tokens, rows):
-        x = self.part.positions(self.part.embedding(tokens))  # b, T, d_model
-        return self._through(x, lambda state, x: state.start(x, rows))
+        x = self.writer.positions(self.writer.embedding(tokens))  # b, T, d_model
+        return self._run(x, lambda cache, x: cache.start(x, rows))
 
     def _step(self, tokens):
-        x = self.part.embedding.params["weight"][tokens] + self.positions[self.xp.asarray(self.lengths)]  # B, d_model
-        return self._through(x, lambda state, x: state.step(x, self.lengths))
+        positions = self.positions[self.xp.asarray(self.lengths)]
+        x = self.writer.embedding.params["weight"][tokens] + positions  # B, d_model
+        return self._run(x, lambda cache, x: cache.step(x, self.lengths))
 
-    def _through(self, x, run):
+    def _run(self, x, sublayer):
         """Both streams through all sublayers: each adds to one stream what it makes of the other; -> logits (b, V)."""
-        one = other = x
-        for layer_norm, state in self.sublayers:
-            one, other = other, one + run(state, layer_norm(other))
-        if one.ndim == 3:
-            one, other = one[:, -1], other[:, -1]
-        return self.part.head(self.part.layer_norm(self.xp.concatenate([one, other], axis=-1)))
+        x1 = x2 = x
+        for layer_norm, cache in self.sublayers:
+            x1, x2 = x2, x1 + sublayer(cache, layer_norm(x2))
+        if x.ndim == 3:
+            x1, x2 = x1[:, -1], x2[:, -1]
+        return self.writer.head(self.writer.layer_norm(self.xp.concatenate([x1, x2], axis=-1)))
 
     def _select(self, rows):
-        for _, state in self.sublayers:
-            state.select(rows, int(self.lengths.max()))
+        for _, cache in self.sublayers:
+            cache.select(rows, int(self.lengths.max()))
 
 
 class PlainDecoder(Decoding):
@@ -189,23 +196,19 @@ class PlainDecoder(Decoding):
         self.tokens[:, : tokens.shape[1]] = tokens
 
     def _start(self, tokens, rows):
-        if isinstance(self.model, EncoderDecoder):
-            memory, mask = (None if array is None else array[self.xp.asarray(rows)] for array in self.memory)
-            given = {"memory": memory, "memory_mask": mask, "seed": rng.fold(self.seed, "decoder")}
-        else:
-            given = {"seed": self.seed}
-        part = _decoder(self.model)
-        features = part.features(tokens, training=False, **given)[0]  # b, T, 2 d_model
-        return part.head(features[:, -1])
+        settings = {"seed": self.writer_seed, "training": False, **self._memory_of(rows)}
+        features, _ = self.writer.features(tokens, **settings)  # b, T, 2 d_model
+        return self.writer.head(features[:, -1])
 
     def _step(self, tokens):
         self.tokens[self.xp.arange(len(tokens)), self.xp.asarray(self.lengths)] = tokens
         return self._by_length(self.tokens, self.lengths + 1)
 
     def _select(self, rows):
-        rows = self.xp.asarray(rows)
-        self.tokens = self.tokens[rows]
-        self.memory = tuple(None if array is None else array[rows] for array in self.memory)
+        self.tokens, self.memory = self.tokens[self.xp.asarray(rows)], self._memory_of(rows)
+
+    def _memory_of(self, rows):
+        return {name: None if a is None else a[self.xp.asarray(rows)] for name, a in self.memory.items()}
 
 
 def check_lengths(lengths, n_rows, length):

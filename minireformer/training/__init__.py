@@ -1,5 +1,7 @@
-"""Training: data, optimizers, and the loop."""
+"""Training: what to train on (`data`), `optimizers`, the loop with its record, and scores of what was learned."""
 
-from minireformer.training.loop import accuracy, bits_per_token, train
+from minireformer.training.data import ByteCorpus, ImageCorpus, duplicate_task
+from minireformer.training.loop import train, training_step
+from minireformer.training.scores import accuracy, bits_per_token
 
-__all__ = ["accuracy", "bits_per_token", "train"]
+__all__ = ["ByteCorpus", "ImageCorpus", "accuracy", "bits_per_token", "duplicate_task", "train", "training_step"]

@@ -1,12 +1,12 @@
 """What to train on, without a download: the paper's duplicate task, and files read as bytes.
 
-The duplicate task (section 5) is a sequence `0 w 0 w`: a random word w, then the same word again. Whoever
-predicts the second w has found, for every symbol, the place half a sequence back where it stood before.
-The default corpus is the source code of the running Python's own standard library: 12 MB that are always
-there, with names that return thousands of bytes later. A picture is a sequence, too: `photograph`.
+The duplicate task (section 5) is a sequence `0 w 0 w`: a random word w, then the same word again. To predict the
+second w, a model must find, for every symbol, where it occurred half a sequence earlier. The default corpus is the
+source code of Python's own standard library: 12 MB that everyone who runs this has, with names that come back
+thousands of bytes later. A picture is a sequence, too: `photograph`.
 
-Everything is a function of a seed: training calls a batch by the number of its step, so that a run which
-is interrupted and resumed sees the same data. Read next: `optim.py`.
+Everything is a function of a seed, and training asks for a batch by the number of its step. So a run that is
+interrupted and resumed sees the same data. Read next: `optimizers.py`.
 """
 
 import importlib.util
@@ -20,18 +20,19 @@ from minireformer import backend, rng
 from minireformer.checks import check_count, check_path, is_number
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+_MAX_TOKENS = 2**28  # in a batch: 2 GiB of ints
 
 
 def duplicate_task(seed, batch, length, n_symbols=127):
     """`batch` sequences `0 w 0 w` of `length` tokens, each with a random w of symbols 1..n_symbols.
 
-    -> tokens (B, T) ints; targets (B, T), the tokens one place on (0 after the last); mask (B, T), true
-    where the target belongs to the second w, the only part that can be known. T = length = 2 |w| + 2.
-    Raises ValueError unless `length` is even and >= 4.
+    -> tokens (B, T) ints; targets (B, T), each the token after (0 after the last); mask (B, T), true where the target
+    belongs to the second w, the only part that can be known. T = length = 2 |w| + 2. Raises ValueError unless
+    `length` is even and >= 4.
     """
-    check_count("batch", batch)
-    check_count("length", length, at_least=4)
-    check_count("n_symbols", n_symbols)
+    length = check_count("length", length, at_least=4, at_most=_MAX_TOKENS)
+    batch = check_count("batch", batch, at_most=_MAX_TOKENS // length)
+    n_symbols = check_count("n_symbols", n_symbols, at_most=2**31 - 1)
     if length % 2:
         raise ValueError(f"length: expected an even number, for the two halves 0w; got {length}")
     word = rng.generator(seed, "duplicate").integers(1, n_symbols + 1, (batch, length // 2 - 1))  # B, |w|
@@ -46,10 +47,10 @@ def duplicate_task(seed, batch, length, n_symbols=127):
 class ByteCorpus:
     """Files joined into two long strings of bytes, one to train on and one held out.
 
-    `files` is a dict from name to bytes. A tenth of them (`held_out`), at least one, is held out: those whose
-    names have the lowest checksums, so that the choice looks random but is the same everywhere. A corpus of
-    one file is cut instead, its end held out. A zero byte after each file marks where it ends. Raises TypeError
-    where names are not str or contents not bytes, ValueError where there is too little to fill both splits.
+    `files` is a dict from name to bytes. A tenth of them (`held_out`), at least one, is held out: those whose names
+    have the lowest checksums, so that the choice looks random but is the same everywhere. A corpus of one file is cut
+    instead, and its end held out. A zero byte after each file marks where it ends. Raises TypeError where names are
+    not str or contents not bytes, ValueError where there is too little to fill both splits.
 
     `train` and `held_out` are uint8 arrays, `names` the files' names by split.
     """
@@ -76,7 +77,7 @@ class ByteCorpus:
                     f"{held_out}, one of the splits would be empty"
                 )
             files = {f"{name} (beginning)": data[:cut], f"{name} (end)": data[cut:]}
-            train_names, held_out_names = list(files)[:1], list(files)[1:]
+            train_names, held_out_names = ([name] for name in files)
         else:
             ranked = sorted(files, key=lambda name: (zlib.crc32(name.encode(errors="replace")), name))
             n_held_out = min(max(1, round(len(files) * held_out)), len(files) - 1)
@@ -93,15 +94,13 @@ class ByteCorpus:
         -> tokens (B, T), targets (B, T): ints 0..255, the targets one byte further on. T = length.
         Raises ValueError where the split is too short for one piece.
         """
-        _check_split(split)
-        check_count("batch", batch)
-        check_count("length", length)
-        data = getattr(self, split)
+        data, length = _split(self, split), check_count("length", length)
         if len(data) < length + 1:
             raise ValueError(
                 f"length: expected at most {len(data) - 1}, as the corpus's {split} split "
                 f"holds {len(data)} bytes; got {length}"
             )
+        batch = check_count("batch", batch, at_most=max(1, _MAX_TOKENS // length))
         pieces = np.lib.stride_tricks.sliding_window_view(data, length + 1)  # a view: starts, T + 1
         starts = rng.generator(seed, split).integers(0, len(pieces), batch)
         chosen = pieces[starts].astype("int64")  # B, T + 1
@@ -120,14 +119,17 @@ def standard_library():
 def text_files(path):
     """A text file, or every text file of a folder and the folders in it, as a `ByteCorpus`.
 
-    Of a folder, hidden files are left out, and so are binary ones (those with a zero byte).
-    Raises ValueError where `path` does not exist or no text is left.
+    In a folder, hidden files are left out, and so are binary ones (those with a zero byte).
+    Raises ValueError where `path` is empty or does not exist, or no text is left.
     """
-    path = check_path("path", path)
+    given, path = path, check_path("path", path)
+    if given == "":  # which to `Path` is the current folder
+        raise ValueError("path: expected a file or a folder; got ''")
     if not path.exists():
         raise ValueError(f"path: expected a file or a folder; {path} does not exist")
     if path.is_dir():
-        files = _read(path, [p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path))])
+        visible = (p for p in path.rglob("*") if "/." not in "/" + p.relative_to(path).as_posix())
+        files = _read(path, [p for p in visible if p.is_file()])
     else:
         files = _read(path.parent, [path] if path.is_file() else [])
     files = {name: data for name, data in files.items() if data and b"\0" not in data}
@@ -142,20 +144,18 @@ def _read(folder, paths):
     return {name: names[name].read_bytes() for name in sorted(names)}
 
 
-def _check_split(split):
-    if split not in ("train", "held_out"):
-        raise ValueError(f"split: expected 'train' or 'held_out'; got {split!r}")
-
-
-def _hidden(path):
-    return any(part.startswith(".") for part in path.parts)
+def _split(corpus, name):
+    """The split "train" or "held_out" of a corpus; ValueError where `name` is neither."""
+    if not isinstance(name, str) or name not in ("train", "held_out"):
+        raise ValueError(f"split: expected 'train' or 'held_out'; got {name!r}")
+    return getattr(corpus, name)
 
 
 class ImageCorpus:
     """Pictures, cut into squares that are read as sequences of bytes.
 
-    A square of side S is 3 S^2 bytes: rows from the top, in a row pixel by pixel, and of a pixel red, green, blue.
-    The position of a byte is thus a place of the grid (S, S, 3), which axial positions can follow.
+    A square of side S is 3 S^2 bytes: row by row from the top, in each row pixel by pixel, and for each pixel red,
+    green, blue. So a byte has a place in the grid (S, S, 3), which axial positions can follow.
 
     `train` and `held_out` are lists of pictures, uint8 arrays (height, width, 3) that share no pixel. Raises TypeError
     where they are not, ValueError where a list is empty.
@@ -179,13 +179,11 @@ class ImageCorpus:
 
         -> (B, S, S, 3) uint8 in host memory, S = side. Raises ValueError where a picture is smaller than that.
         """
-        _check_split(split)
-        check_count("batch", batch)
-        check_count("side", side)
-        pictures = getattr(self, split)
+        pictures, side = _split(self, split), check_count("side", side)
         smallest = min(min(picture.shape[:2]) for picture in pictures)
         if side > smallest:
             raise ValueError(f"side: expected at most {smallest}, as the {split} split has such a picture; got {side}")
+        batch = check_count("batch", batch, at_most=max(1, _MAX_TOKENS // (3 * side**2)))
         random, chosen = rng.generator(seed, split), []
         for _ in range(batch):
             picture = pictures[random.integers(len(pictures))]
@@ -199,19 +197,18 @@ class ImageCorpus:
 
         T = 3 side^2 - 1: the first byte is given, and the last has nothing to predict.
         """
-        rows = self.squares(split, seed, batch, side).reshape(batch, -1).astype("int64")  # B, T + 1
+        squares = self.squares(split, seed, batch, side)
+        rows = squares.reshape(len(squares), -1).astype("int64")  # B, T + 1
         return backend.asarray(rows[:, :-1]), backend.asarray(rows[:, 1:])
 
 
 def photograph():
     """The one photograph that comes with matplotlib, as an `ImageCorpus`, at full and at half size; needs Pillow.
 
-    Grace Hopper, 512 x 600 pixels. The file names https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg as its
-    source, where its licence is to be found: matplotlib's own does not mention it. A band of 128 rows across the
+    It shows Grace Hopper, in 512 x 600 pixels. The file names https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg
+    as its source, where you find its licence: matplotlib's own does not mention it. A band of 128 rows across the
     middle is held out. One picture is enough to see a model learn what pixels have in common, and far too little to
-    learn what pictures show.
-
-    Raises ImportError where matplotlib or Pillow is missing.
+    learn what pictures show. Raises ImportError where matplotlib or Pillow is missing.
     """
     spec = importlib.util.find_spec("matplotlib")  # found, not imported: that takes a second
     try:
@@ -224,9 +221,5 @@ def photograph():
     with Image.open(path) as file:
         pixels = np.asarray(file.convert("RGB"))  # 600, 512, 3
     half = pixels.reshape(300, 2, 256, 2, 3).mean(axis=(1, 3)).round().astype("uint8")
-    train, held_out = [], []
-    for picture, scale in ((pixels, 1), (half, 2)):
-        top, bottom = 224 // scale, 352 // scale
-        train += [picture[:top], picture[bottom:]]
-        held_out.append(picture[top:bottom])
-    return ImageCorpus(train, held_out)
+    bands = [np.split(picture, [224 // scale, 352 // scale]) for picture, scale in ((pixels, 1), (half, 2))]
+    return ImageCorpus([band for top, _, bottom in bands for band in (top, bottom)], [middle for _, middle, _ in bands])

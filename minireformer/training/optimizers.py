@@ -1,14 +1,14 @@
 """Adam and Adafactor, learning-rate schedules and gradient clipping.
 
-Adam (Kingma & Ba 2015, algorithm 1) remembers two numbers for every parameter: running means of the
-gradient and of its square. Adafactor (Shazeer & Stern 2018, algorithms 4 and 5), with which the Reformer
-was trained, keeps no mean gradient, and of the squares of a matrix only row and column means: n + m numbers
-instead of 2 n m, in the spirit of a model that cannot afford to remember.
+Adam (Kingma & Ba 2015, algorithm 1) remembers two numbers for every parameter: running means of the gradient and of
+its square. Adafactor (Shazeer & Stern 2018, algorithms 4 and 5), with which the Reformer was trained, keeps no mean
+gradient, and of a matrix's squares only the row and column means: n + m numbers instead of 2 n m, in the spirit of a
+model that cannot afford to remember.
 
     opt = Adam(model.params, lr=1e-3)
-    opt.step(grads)                      # in place: model.params[name] are the arrays that change
+    opt.step(grads)                      # in place: it changes the arrays model.params[name]
 
-Read next: `checkpoint.py`, which writes `state` to a file.
+Read next: `loop.py`.
 """
 
 import math
@@ -20,10 +20,10 @@ from minireformer.checks import check_array, is_number
 
 
 class Optimizer:
-    """Base of both: holds the parameters, the learning rate, and `state`, all that a checkpoint must keep.
+    """Base of both: it holds the parameters, the learning rate, and `state`, all that a checkpoint must keep.
 
-    `state` is a flat dict of arrays: `n_steps` (0-d, on the host) and the subclass's running means. A
-    subclass defines `update(name, param, grad, lr, t)`, which changes `param` in place at step t = 1, 2, ...
+    `state` is a flat dict of arrays: `n_steps` (0-d, on the host) and the running means of the subclass, which defines
+    `update(name, param, grad, lr, t)`: change `param` in place at step t = 1, 2, ...
     """
 
     def __init__(self, params, lr):
@@ -38,11 +38,11 @@ class Optimizer:
         self.state = {"n_steps": np.zeros((), dtype="int64")}
 
     def step(self, grads, lr=None):
-        """Move every parameter against its gradient in `grads`; `lr` replaces the optimiser's own this once.
+        """Move every parameter against its gradient in `grads`; `lr` replaces the optimizer's own this once.
 
         Raises ValueError or TypeError, before anything changes, unless names and shapes are those of the parameters
-        and `lr` is a finite number >= 0. An update that overflows all the same is not looked for: that would be
-        another pass over all parameters.
+        and `lr` is a finite number >= 0. An update may overflow all the same. We don't look for that here, as it would
+        take another pass over all parameters.
         """
         if not isinstance(grads, dict):
             raise TypeError(f"grads: expected a dict with the names of the parameters; got {type(grads).__name__}")
@@ -67,8 +67,8 @@ class Optimizer:
 class Adam(Optimizer):
     """m = b1 m + (1 - b1) g,  s = b2 s + (1 - b2) g²,  p -= lr m̂ / (√ŝ + eps), with m̂ = m / (1 - b1^t) etc.
 
-    m and s begin at zero and are too small at first; dividing by 1 - b^t, the sum of the weights that they
-    have received so far, makes them means. `betas` = (b1, b2). State: `mean.<name>`, `square.<name>`.
+    m and s start at zero, so they are too small at first. Dividing by 1 - b^t, the sum of the weights that they have
+    received so far, makes them means. `betas` = (b1, b2). State: `mean.<name>`, `square.<name>`.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
@@ -83,22 +83,17 @@ class Adam(Optimizer):
         self.betas = betas
         self.eps = eps
         for name, param in params.items():
-            xp = backend.get_xp(param)
-            self.state[f"mean.{name}"] = xp.zeros_like(param)
-            self.state[f"square.{name}"] = xp.zeros_like(param)
+            zeros_like = backend.get_xp(param).zeros_like
+            self.state |= {f"mean.{name}": zeros_like(param), f"square.{name}": zeros_like(param)}
 
     def update(self, name, param, grad, lr, t):
-        xp = backend.get_xp(param)
+        xp, (b1, b2) = backend.get_xp(param), self.betas
         mean, square = self.state[f"mean.{name}"], self.state[f"square.{name}"]
-        b1, b2 = self.betas
         scratch = grad * (1 - b1)  # the only temporary
         mean *= b1
         mean += scratch
         xp.multiply(grad, grad, out=scratch)
-        scratch *= 1 - b2
-        square *= b2
-        square += scratch
-        xp.sqrt(square, out=scratch)
+        xp.sqrt(_running_mean(square, scratch, b2), out=scratch)
         scratch *= 1 / math.sqrt(1 - b2**t)
         scratch += self.eps
         xp.divide(mean, scratch, out=scratch)
@@ -109,12 +104,12 @@ class Adam(Optimizer):
 class Adafactor(Optimizer):
     """p -= ρ max(ε₂, rms(p)) u / max(1, rms(u)), where u = g / √ŝ and ŝ estimates the running mean of g².
 
-    Of a matrix's squares only the means over rows r and over columns c are kept; ŝ = r cᵀ / mean(r) is the
-    non-negative matrix of rank one with these means that comes closest (in Kullback-Leibler divergence).
-    Other shapes keep the whole ŝ. The running means' memory grows, β = 1 - t^-0.8, so that no bias is left
-    to correct; the step is relative to the parameter's own size, and an update larger than usual is clipped.
+    Of a matrix's squares we only keep the means over rows r and over columns c; ŝ = r cᵀ / mean(r) is the non-negative
+    matrix of rank one with these means that comes closest (in Kullback-Leibler divergence). Other shapes keep the
+    whole ŝ. The running means look back further and further, β = 1 - t^-0.8, so there is no bias to correct. The step
+    is relative to the parameter's own size, and an update larger than usual is clipped.
 
-    `lr` is the paper's relative step ρ; None stands for its min(10⁻², 1/√t).
+    `lr` is the paper's relative step ρ; None means its min(10⁻², 1/√t).
     State: `rows.<name>`, `columns.<name>` for matrices, `square.<name>` for the rest.
     """
 
@@ -151,19 +146,20 @@ class Adafactor(Optimizer):
 
 
 def warmup_inverse_sqrt(peak, warmup):
-    """The Transformer's schedule: up in a line to `peak` over `warmup` steps, then down as 1/√step."""
-    _check_schedule(peak, warmup)
+    """The Transformer's schedule: linearly up to `peak` over `warmup` steps, then down as 1/√step."""
+    peak, warmup = _check_schedule(peak, warmup)
     return lambda step: peak * min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 
 
 def warmup_cosine(peak, warmup, steps):
-    """Up in a line to `peak` over `warmup` steps, then half a cosine down to 0 at step `steps`.
+    """Linearly up to `peak` over `warmup` steps, then half a cosine down to 0 at step `steps`.
 
-    For runs whose length is known: the last steps, small, average out the noise of the batches.
+    Use it when you know how long a run is: its last steps are small, and average out the noise of the batches.
     """
-    _check_schedule(peak, warmup)
+    peak, warmup = _check_schedule(peak, warmup)
     if not is_number(steps) or not warmup < steps < math.inf:
-        raise ValueError(f"steps: expected more than warmup ({warmup}), and a finite number; got {steps!r}")
+        raise ValueError(f"steps: expected more than warmup ({warmup:g}), and a finite number; got {steps!r}")
+    steps = float(steps)
 
     def schedule(step):
         if step < warmup:
@@ -184,8 +180,8 @@ def check_learning_rate(name, lr):
 def clip_by_global_norm(grads, max_norm):
     """Scale all of `grads`, in place, so that the norm of all entries together is at most `max_norm`.
 
-    -> the norm before clipping, a float (within `backend.one_wait`, a 0-d array). `math.inf` clips nothing. Gradients
-    that are not finite are left alone, so that the caller sees a norm that is not finite and can stop.
+    -> the norm before clipping, a float (within `backend.deferred_sync`, a 0-d array). `math.inf` clips nothing.
+    Gradients that are not finite stay as they are, so that you see a norm that is not finite, and can stop.
     """
     if not is_number(max_norm) or not max_norm > 0:
         raise ValueError(f"max_norm: expected a number > 0; got {max_norm!r}")
@@ -193,11 +189,11 @@ def clip_by_global_norm(grads, max_norm):
         raise TypeError(f"grads: expected a dict with at least one gradient; got {grads!r}")
     for name, grad in grads.items():
         check_array(f"grads[{name!r}]", grad, ...)
-    xp = backend.get_xp(next(iter(grads.values())))
+    max_norm, xp = float(max_norm), backend.get_xp(next(iter(grads.values())))
     with backend.deferred_sync() as fetch:
         norm = xp.sqrt(sum(xp.vdot(grad, grad) for grad in grads.values()).astype(xp.float64))
         too_large = (norm > max_norm) & (norm < math.inf)
-        if max_norm < math.inf and (xp is not np or too_large):  # a GPU is not asked, but scales by 1
+        if max_norm < math.inf and (xp is not np or too_large):  # a GPU scales by 1 rather than wait
             scale = max_norm / xp.where(too_large, norm, max_norm)
             for grad in grads.values():
                 grad *= scale.astype(grad.dtype)
@@ -219,7 +215,9 @@ def _rms(array):
 
 
 def _check_schedule(peak, warmup):
+    """Both as floats, as NumPy's small integers overflow; ValueError names the one that is out of range."""
     if not is_number(peak) or not 0 < peak < math.inf:
         raise ValueError(f"peak: expected a finite learning rate > 0; got {peak!r}")
     if not is_number(warmup) or not 1 <= warmup < math.inf:
         raise ValueError(f"warmup: expected a finite number of steps >= 1; got {warmup!r}")
+    return float(peak), float(warmup)

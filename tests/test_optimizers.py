@@ -221,6 +221,13 @@ def test_schedules_rise_to_their_peak_and_fall():
     assert cosine(104) == cosine(1000) == 0
 
 
+def test_small_numpy_integers_do_not_overflow_in_a_schedule():
+    small = [np.int8(n) for n in (3, 100, 120)]
+    for make, n in ((warmup_inverse_sqrt, 2), (warmup_cosine, 3)):
+        schedule, expected = make(*small[:n]), make(*(int(x) for x in small[:n]))
+        assert [schedule(step) for step in (0, 99, 110, 500)] == [expected(step) for step in (0, 99, 110, 500)]
+
+
 @pytest.mark.parametrize("factor", [0.5, 2.0, math.inf])
 def test_clipping_bounds_the_norm_of_all_gradients_together(factor):
     grads = random_arrays(0)

@@ -1,9 +1,8 @@
 """Beam search: not a likely token at a time, but a likely continuation as a whole.
 
-The likeliest sequence need not begin with the likeliest token. Beam search goes on with the `n_beams` beginnings
-that are likeliest so far, tries every next token on each, and keeps the best of what comes out. With one beam it is
-greedy; with more beams than there are beginnings it finds the likeliest continuation of all.
-Read next: `gradcheck.py`.
+The likeliest sequence need not begin with the likeliest token. Beam search keeps the `n_beams` beginnings that are
+likeliest so far, tries every next token on each, and keeps the best of what comes out. With one beam it is greedy; with
+more beams than there are beginnings, it finds the likeliest continuation of all.
 """
 
 import math
@@ -11,7 +10,8 @@ import math
 import numpy as np
 
 from minireformer.checks import check_count, is_number
-from minireformer.generation.sampling import decode, joined, prepare, shifted
+from minireformer.generation.prompts import prepare
+from minireformer.generation.sampling import less_the_largest
 
 
 def beam_search(
@@ -37,29 +37,24 @@ def beam_search(
     check_count("n_beams", n_beams)
     if not is_number(length_penalty) or not 0 <= length_penalty <= 10:  # n^10 is a float for any n
         raise ValueError(f"length_penalty: expected a number from 0 to 10; got {length_penalty!r}")
-    decoder, tokens, given, stop = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
-    best = _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop)
+    text = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    best = _search(text, n_beams, float(length_penalty))
     n = max(len(found) for found in best)
-    new = np.stack([found[np.minimum(np.arange(n), len(found) - 1)] for found in best])  # B, n
-    return decode(joined(tokens, given["lengths"], new), prompt)
+    return text.result(np.stack([found[np.minimum(np.arange(n), len(found) - 1)] for found in best]))  # from (B, n)
 
 
-def _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop):
+def _search(text, n_beams, length_penalty):
     """The best continuation of every row, as a list of arrays (n,)."""
-    n_rows = len(tokens)
-    best = [(-math.inf, np.empty(0, tokens.dtype)) for _ in range(n_rows)]
+    n_rows, n_tokens, dtype = len(text.tokens), text.n_tokens, text.tokens.dtype
+    best = [(-math.inf, np.empty(0, dtype)) for _ in range(n_rows)]
+    beams = np.empty((n_rows, 1, 0), dtype)  # B, K, n: what was added to the prompt; at first one beam, without tokens
+    score = np.zeros((n_rows, 1))  # B, K: its log-probability
     for n in range(1, n_tokens + 1):
-        if n == 1:  # one beam a row, which holds the prompt
-            logits = decoder.start(decoder.xp.asarray(tokens), **given)
-            beams = np.empty((n_rows, 1, 0), tokens.dtype)  # B, K, n: what was added to the prompt
-            score = np.zeros((n_rows, 1))  # B, K: its log-probability
-        else:
-            logits = decoder.step(decoder.xp.asarray(beams[..., -1].reshape(-1)))
-        logits = shifted(logits)
+        logits = less_the_largest(text.start() if n == 1 else text.step(beams[..., -1].reshape(-1)))
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         total = score[..., None] + log_p.reshape(*score.shape, -1)  # B, K, V
         vocab_size = total.shape[-1]
-        ends = np.flatnonzero(np.isin(np.arange(vocab_size), stop) | (n == n_tokens))
+        ends = np.flatnonzero(np.isin(np.arange(vocab_size), text.stop) | (n == n_tokens))
         for row in range(n_rows):
             ended = total[row][:, ends]
             if ended.size and (value := ended.max() / n**length_penalty) > best[row][0]:
@@ -77,6 +72,5 @@ def _search(decoder, tokens, given, n_tokens, n_beams, length_penalty, stop):
         parents = chosen // vocab_size
         beams = np.take_along_axis(beams, parents[..., None], axis=1)
         beams = np.concatenate([beams, (chosen % vocab_size)[..., None]], axis=-1)
-        n_before = len(logits) // n_rows
-        decoder.select((parents + np.arange(n_rows)[:, None] * n_before).reshape(-1))
+        text.decoder.select((parents + np.arange(n_rows)[:, None] * (len(logits) // n_rows)).reshape(-1))
     return [found for _, found in best]
