@@ -21,7 +21,7 @@ from PIL import Image
 import minireformer as mr
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-RESULTS = FOLDER.parent / "benchmarks" / "results"
+BENCHMARKS = FOLDER.parent / "benchmarks"
 COURSE = sorted(FOLDER.glob("*.ipynb"))
 SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
 FOR_COLAB = COURSE + [path for path in SOLUTIONS if "google.colab" in path.read_text(encoding="utf-8")]
@@ -177,7 +177,7 @@ def test_the_readme_says_of_the_papers_claims_what_the_notebook_says():
 def test_the_row_on_full_attention_gives_the_recorded_differences():
     root = FOLDER.parent
     (row,) = re.findall(r"^\| LSH matches full attention .*", (root / "README.md").read_text("utf-8"), re.MULTILINE)
-    runs = json.loads((root / "benchmarks" / "results" / "match_full.json").read_text())["runs"].values()
+    runs = json.loads((BENCHMARKS / "paper" / "results" / "match_full.json").read_text())["runs"].values()
     pairs = ("LSH", "full"), ("local and LSH", "local and full")
     apart = [statistics.mean(one[first]["mean"] - one[second]["mean"] for one in runs) for first, second in pairs]
     above = [f"{mean:+.3f}".replace("-", "−") for mean in apart]
@@ -230,10 +230,10 @@ def test_where_the_package_is_there_and_outside_colab_it_installs_nothing(path, 
 
 @each([path for path in FOR_COLAB if "urlopen" in path.read_text(encoding="utf-8")])
 def test_on_colab_it_finds_every_recorded_result_that_it_shows(path, set_up, monkeypatch):
-    release = f"https://raw.githubusercontent.com/minireformer/minireformer/v{mr.__version__}/benchmarks/results/"
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url: (RESULTS / url.removeprefix(release)).open("rb"))
+    release = f"https://raw.githubusercontent.com/minireformer/minireformer/v{mr.__version__}/benchmarks/"
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url: (BENCHMARKS / url.removeprefix(release)).open("rb"))
     names, _ = set_up(path, on_colab=True, installed=True)
     shown = re.findall(r'recorded\("(.*?)"\)', "\n".join(cell["source"] for cell in code_cells(path)))
     assert shown
     for name in shown:
-        assert names["recorded"](name) == json.loads((RESULTS / name).read_text())
+        assert names["recorded"](name) == json.loads((BENCHMARKS / name).read_text())

@@ -209,7 +209,7 @@ def test_make_test_fails_when_a_test_or_a_notebook_fails(make, failing):
 @needs_make
 def test_make_parity_installs_the_other_reformers_where_they_are_missing_and_compares_as_often_as_asked(make):
     code, _, calls = make("parity", "N=7")
-    assert code == 0 and "benchmarks/parity.py --number 7" in calls and "[parity]" not in calls
+    assert code == 0 and "benchmarks/speed/parity.py --number 7" in calls and "[parity]" not in calls
     code, _, calls = make("parity", fails_on="import reformer_pytorch")
     assert code == 0 and "pip install --quiet --editable .[parity]" in calls and "--number 20" in calls
 
@@ -266,7 +266,7 @@ def make_gpu(make, tmp_path):
 def test_make_gpu_installs_the_cupy_that_the_driver_can_run(make_gpu, cuda, extra):
     code, _, calls = make_gpu(cuda)
     assert code == 0 and f".[notebooks,test,{extra}]" in calls and extra in PROJECT["optional-dependencies"]
-    steps = [calls.index(text) for text in ("install", 'backend.use("cupy")', "-m pytest", "benchmarks/cuda.py")]
+    steps = [calls.index(text) for text in ("install", 'backend.use("cupy")', "-m pytest", "benchmarks/speed/gpu.py")]
     assert steps == sorted(steps) and "--nbval" in calls
 
 
@@ -281,7 +281,7 @@ def test_make_gpu_says_what_is_missing_before_it_installs_anything_for_a_gpu(mak
 def test_make_gpu_leaves_a_cupy_that_is_there_and_needs_no_network(make_gpu):
     make_gpu(None, True)
     code, _, calls = make_gpu(None, True)
-    assert code == 0 and "pip" not in calls and "benchmarks/cuda.py" in calls
+    assert code == 0 and "pip" not in calls and "benchmarks/speed/gpu.py" in calls
 
 
 @needs_make
@@ -292,6 +292,6 @@ def test_make_gpu_can_use_a_python_as_it_is(make_gpu, tmp_path):
 
 
 @needs_make
-@pytest.mark.parametrize("failing", ["backend.use", "-m pytest", "benchmarks/cuda.py"])
+@pytest.mark.parametrize("failing", ["backend.use", "-m pytest", "benchmarks/speed/gpu.py"])
 def test_make_gpu_fails_where_a_step_fails(make, failing):
     assert make("gpu", fails_on=failing)[0] != 0

@@ -42,9 +42,9 @@ class ufunc:
 
 def _in_blocks(*args, **kwargs):
     """The product of two matrices in the blocks of rows that `minireformer` takes on NumPy: the same bits."""
-    from minireformer import backend  # not before it is needed: `minireformer` imports CuPy
+    from minireformer import threads  # not before it is needed: `minireformer` imports CuPy
 
-    return backend.matmul(*args, **kwargs)
+    return threads.matmul(*args, **kwargs)
 
 
 def function(group, name, host):

@@ -1,7 +1,7 @@
 """Figure 4 of the paper on text, small: what does a language model gain from more hash rounds?
 
-    python benchmarks/hash_rounds.py            # minutes; writes benchmarks/results/hash_rounds.json
-    python benchmarks/hash_rounds.py --quick    # seconds; writes build/hash_rounds_quick.json
+    python benchmarks/paper/hash_rounds.py            # minutes; writes results/hash_rounds.json
+    python benchmarks/paper/hash_rounds.py --quick    # seconds; writes build/hash_rounds_quick.json
 
 Byte models on the source code of Python's standard library, whose layers are all LSH attention with 1, 2, 4 or 8
 rounds, in training and afterwards, or all full attention with shared queries and keys, which more rounds approach.

@@ -1,7 +1,7 @@
 """Can one layer find what followed? A word returns after an unknown distance; queries and keys shared, or not.
 
-    python benchmarks/copying.py            # about 10 minutes of one core; writes benchmarks/results/copying.json
-    python benchmarks/copying.py --quick    # seconds; writes build/copying_quick.json
+    python benchmarks/paper/copying.py            # about 10 minutes of one core; writes results/copying.json
+    python benchmarks/paper/copying.py --quick    # seconds; writes build/copying_quick.json
 
 Random symbols, in which one word of 24 stands twice. To continue its second visit, a model has to find the first by its
 symbols (the distance differs from sequence to sequence, so that positions do not help), and read there what came next.

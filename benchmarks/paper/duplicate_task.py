@@ -1,7 +1,7 @@
 """The paper's duplicate task (section 5, Table 2), smaller: train with full and LSH attention, evaluate with both.
 
-    python benchmarks/duplicate_task.py            # minutes; writes benchmarks/results/duplicate_task.json
-    python benchmarks/duplicate_task.py --quick    # T = 32, in seconds; writes build/duplicate_task_quick.json
+    python benchmarks/paper/duplicate_task.py            # minutes; writes results/duplicate_task.json
+    python benchmarks/paper/duplicate_task.py --quick    # T = 32, in seconds; writes build/duplicate_task_quick.json
 
 Full attention comes in three forms, because the paper does not say which its table means. In all of them queries and
 keys are one projection, so that the parameters fit LSH attention as well:

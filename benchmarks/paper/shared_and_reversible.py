@@ -1,7 +1,7 @@
 """Figure 3 of the paper, small: do shared queries and keys, and reversible layers, cost a language model anything?
 
-    python benchmarks/shared_and_reversible.py            # minutes; writes a file of the same name in results/
-    python benchmarks/shared_and_reversible.py --quick    # seconds; writes build/shared_and_reversible_quick.json
+    python benchmarks/paper/shared_and_reversible.py            # minutes; writes results/shared_and_reversible.json
+    python benchmarks/paper/shared_and_reversible.py --quick    # seconds; writes build/shared_and_reversible_quick.json
 
 Three byte models with full attention, of equally many parameters, on the source code of Python's standard library:
 
