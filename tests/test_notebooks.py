@@ -1,6 +1,7 @@
 """The form in which notebooks are saved, and their start on Colab. That they run, and give what they show, is tested
 by nbval."""
 
+import ast
 import base64
 import importlib.util
 import io
@@ -54,6 +55,12 @@ def markdown(path):
     return "\n".join(cell["source"] for cell in load(path)[0] if cell["cell_type"] == "markdown")
 
 
+def syntax_tree(path):
+    """All code of a notebook, its magics translated."""
+    translate = TransformerManager().transform_cell
+    return ast.parse("\n".join(translate(cell["source"]) for cell in code_cells(path)))
+
+
 def exercises(path):
     """The headings of a notebook's exercises."""
     return re.findall(r"^#+ (Exercise .*)$", markdown(path), flags=re.MULTILINE)
@@ -88,6 +95,47 @@ def test_it_is_small_enough_to_be_shown_on_github(path):
 @every_notebook
 def test_it_names_no_folder_of_the_machine_that_ran_it(path):
     assert re.findall(r"/(?:home|root|work|Users)/\S*", path.read_text(encoding="utf-8")) == []
+
+
+NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public, in spite of the underscore
+
+
+@every_notebook
+def test_it_uses_no_private_name_of_the_package(path):
+    """Neither as an attribute, nor in an import, nor in the text, where a name is set as `code`."""
+    code = " ".join(re.findall(r"`([^`\n]+)`", markdown(path)))
+    names = re.findall(r"\b(_[a-z]\w*|_[A-Z_]+\b)", code)  # and not those in a text that a model has read
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.Attribute):
+            names.append(node.attr)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            dotted = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+            names += [part for name in dotted for part in name.split(".")]
+    private = {name for name in names if name.startswith("_") and name.strip("_") and not name.endswith("__")}
+    assert private <= NAMED_TUPLES
+
+
+@every_notebook
+def test_it_shows_functions_of_the_package_whole(path):
+    """`inspect.getsource` goes straight to `print`; only functions of the notebook's own may be taken apart."""
+
+    def name(node):
+        return getattr(node, "id", getattr(node, "attr", None))
+
+    tree = syntax_tree(path)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and name(node.func) in ("getsource", "getsourcelines"):
+            if name(node.args[0]) in own and isinstance(node.args[0], ast.Name):
+                continue
+            goes_to = parents[node]
+            while isinstance(goes_to, ast.Call) and name(goes_to.func) == "dedent":
+                goes_to = parents[goes_to]
+            assert isinstance(goes_to, ast.Call) and name(goes_to.func) in ("print", "display", "Code"), ast.unparse(
+                node
+            )
+            assert name(node.func) == "getsource", "a list of lines is not readable"
 
 
 @every_notebook
