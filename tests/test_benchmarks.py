@@ -46,6 +46,32 @@ def quick_run(script, folder, *options):
     return json.loads((folder / f"{script}_quick.json").read_text())
 
 
+@on_numpy
+def test_where_linux_is_missing_benchmarks_say_so_and_the_others_run(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for folder in PAPER, SPEED:
+        monkeypatch.syspath_prepend(folder)
+    contest, example = (importlib.import_module(name) for name in ("contest", "motivating_example"))
+    machine = importlib.reload(contest.machine)
+    assert machine.N_THREADS >= 1
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert machine.surroundings()["numpy"] == np.__version__
+    for script, main in (
+        ("attention.py", lambda: contest.main("attention.py", "Attention", {}, [1024], tmp_path / "attention.json")),
+        ("motivating_example.py", example.main),
+    ):
+        monkeypatch.setattr(sys, "argv", [script])
+        with pytest.raises(SystemExit, match=f"{script}: .* only Linux has"):
+            main()
+
+
+def test_a_model_of_bytes_learns_in_stages_and_is_held_against_compressors(tmp_path):
+    result = quick_run("byte_model", tmp_path)
+    assert result["samples"].keys() == {"10", "40"} and result["baselines"].keys() > {"gzip", "order 2"}
+    assert result["log"][-1]["held_out_bits"] < result["log"][0]["held_out_bits"] < 8
+    assert result["surroundings"]["numpy"] == np.__version__
+
+
 def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_every_attention(tmp_path):
     result = quick_run("duplicate_task", tmp_path)
     columns = {"full", "raw", "raw+self", "LSH-8", "LSH-4", "LSH-2", "LSH-1"}
