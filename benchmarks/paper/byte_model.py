@@ -3,8 +3,8 @@
     python benchmarks/paper/byte_model.py            # minutes; writes results/byte_model.json
     python benchmarks/paper/byte_model.py --quick    # seconds; writes build/byte_model_quick.json
 
-Notebook 08 draws the result. A run that is killed goes on where its last checkpoint left it when the same
-command is given again; delete the folder with the checkpoints (build/byte_model) to begin anew.
+Notebook 08 draws the result. If a run is killed, the same command resumes it from its last checkpoint; delete
+build/byte_model to start over.
 """
 
 import bz2

@@ -7,13 +7,13 @@ Training begins with short pieces and goes on with whole ones. Then, on held-out
 
 position    bits per byte against the place in the context, and the same where everything further back than `near` bytes
             is replaced by another file's bytes, or has its own bytes shuffled
-kept        bits per byte of the last bytes against how many true bytes stand before them, another file's before those
+kept        bits per byte of the last bytes against the number of true bytes before them; before those, another file's
 copy        a made-up name returns after some distance: bits per byte of its end, with and without a first visit
 attention   where the LSH layer looks: mass against distance, and the far pairs with the most weight
 sample      a held-out file, continued
 
-Notebook 09 draws the result. A run that is killed goes on where its last checkpoint left it when the same command is
-given again; delete the folder with the checkpoints (build/far_context) to begin anew.
+Notebook 09 draws the result. If a run is killed, the same command resumes it from its last checkpoint; delete
+build/far_context to start over.
 """
 
 import dataclasses

@@ -11,11 +11,9 @@ full attention, for equal steps, on squares of 32 x 32, and "rates" two of these
 "long_rounds" is "rounds" on squares of 64 x 64, in three stages, of which the first two see the uppermost rows alone:
 whole squares alone teach little in so many steps, and a step of full attention takes eight seconds there. On one core,
 "long_rounds" takes a quarter of an hour a seed, half of it full attention, "rounds" eight minutes a seed, "model" ten
-minutes, "rates" a quarter of an hour.
-Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
-than the band across it that `data.photograph` holds out.
-A run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder
-with the checkpoints (build/images) to begin anew.
+minutes, "rates" a quarter of an hour. Held out is every fifth tile of the photograph: tiles from all over it differ
+less from the rest in their colours than the band across it that `data.photograph` holds out. If a run is killed, the
+same command resumes it from its last checkpoint; delete build/images to start over.
 """
 
 import argparse

@@ -10,8 +10,8 @@ or LSH in all of them, or two of local attention below one of full or of LSH. Pi
 end; all models see the same batches in the same order for as many steps, and are compared on the same pieces of
 held-out files. Then every trained model is evaluated again with one of its layers switched off (its attention output
 set to zero), and models with LSH layers with all of those switched off, with other numbers of hash rounds, and with
-exact attention in their place. A run that is killed goes on where its last checkpoint left it when the same command is
-given again; delete the folder with the checkpoints (build/match_full) to begin anew.
+exact attention in their place. If a run is killed, the same command resumes it from its last checkpoint; delete
+build/match_full to start over.
 """
 
 import argparse

@@ -3,12 +3,12 @@
     python benchmarks/paper/memory_terms.py            # two minutes; writes results/memory_terms.json
     python benchmarks/paper/memory_terms.py --quick    # seconds; writes build/memory_terms_quick.json
 
-The starting point is a plain Transformer, which this package has not got: attention that keeps its T x T weights, a
-feed-forward layer that keeps its hidden layer, and every activation stored. From there, one step at a time: reversible
-blocks; feed-forward layer and loss in chunks; LSH attention. Between the last two stands what the paper does not have:
-exact attention computed tile by tile; behind them LSH without chunks, because chunks save nothing of the peak while
-there are T x T weights: it is in the attention layer. Each is the peak of one `loss_and_grads` beyond the parameters,
-beside the sum of the terms that should make it up. Bytes of arrays are counted: the numbers are the same every time.
+We start from a plain Transformer, which is built here because the package has none: attention that keeps its T x T
+weights, a feed-forward layer that keeps its hidden layer, and every activation stored. Then we change one thing at a
+time: reversible blocks; feed-forward layer and loss in chunks; LSH attention. Two more models are not in the paper:
+exact attention computed tile by tile, before LSH, and LSH without chunks, at the end, because chunks save nothing of a
+peak that the T x T weights cause. Measured is the peak of one `loss_and_grads` beyond the parameters, next to the sum
+of the terms that should explain it. The bytes of arrays are counted, so the numbers are the same every time.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""What the scripts that repeat an experiment of the paper share: their command line, their seeds, the file they write.
+"""What the scripts that repeat an experiment of the paper share: command line, training, and the file they write.
 
-Such a script trains models, which takes minutes, and leaves checkpoints in a folder of its own below `build`: killed
-and started again with the same command, it goes on where it was.
+Such a script trains models for minutes and keeps checkpoints in its own folder below `build`. If you kill it, the same
+command resumes it from there.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def options(description, *more):
 
 
 def places(name, options):
-    """-> the folder for checkpoints, the JSON file to write: of a quick run below `build`, else among the results."""
+    """-> the folder for checkpoints, and the JSON file to write: in `results`, or in `build` for a quick run."""
     if options.quick:
         name += "_quick"
     results = options.build if options.quick else Path(__file__).resolve().parent / "results"
@@ -53,7 +53,7 @@ def write(path, result):
 
 
 def over_seeds(values):
-    """The mean of what was found with each seed, the least and the greatest of it."""
+    """The mean, least and greatest of `values`, one for each seed."""
     return {"mean": sum(values) / len(values), "least": min(values), "greatest": max(values)}
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/paper/reversible_memory.py
 
-measures (about four minutes), writes `benchmarks/paper/results/reversible_memory.json` and draws
-`docs/memory_against_depth.png`. Notebook 00 does the same with a smaller model.
+This takes about four minutes. It writes results/reversible_memory.json and draws docs/memory_against_depth.png, the
+first figure of the README. Notebook 00 does the same with a smaller model.
 """
 
 import dataclasses

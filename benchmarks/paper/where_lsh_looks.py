@@ -1,6 +1,6 @@
 """Where the LSH layer of a language model looks: the weight of every pair that its heads form, against distance.
 
-Not a script of its own: `far_context.py` asks it about the model that it has trained.
+This is not a script: `far_context.py` imports it to look at the model that it has trained.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""Fair timing: every contender in a process of its own, all of them by turns, time and peak memory of each step.
+"""Fair timing: each contender runs in a process of its own, they take turns, and every step's time and peak count.
 
-A contender is a function that is given a size (a length, a depth) and returns `step`, a function without arguments.
-`contest` starts a process for each, warms it up, and then lets one after the other do a step, round after round, so
-that what else the machine is doing meets all of them alike. Peak memory is what the process needed during a step above
-what it held before: inputs and parameters exist by then, outputs and gradients do not. It is read from /proc, so this
-works on Linux alone, and says so elsewhere.
+A contender is a function of a size (a length, a depth) that returns `step`, a function without arguments. `contest`
+starts a process for each contender, warms it up, and then lets one after the other do a step, round after round: if the
+machine is busy with something else, that slows all of them alike. Peak memory is what the process needed during a step
+beyond what it held before: inputs and parameters exist by then, outputs and gradients do not. Linux tells us in /proc;
+on other systems the scripts that measure memory stop with a message.
 """
 
 import argparse
@@ -23,13 +23,13 @@ import machine
 from machine import N_THREADS, surroundings
 
 _OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # would hold NumPy's BLAS to another processor's kernels
-_PATIENCE = 60  # seconds: whoever takes longer for a step does one and not five
+_PATIENCE = 60  # seconds: a contender that needs longer for a step does only one
 
 
 def main(script, description, contenders, sizes, results_path, what="lengths", smallest=1024):
-    """The command line of a benchmark: let `contenders` (name: function of a size) do all sizes, write JSON.
+    """The command line of a benchmark: run `contenders` (name: function of a size) on all sizes and write JSON.
 
-    `what` the sizes are; `smallest`: one to warm up with.
+    `what` names the sizes: lengths, depths. The size `smallest` serves to warm up.
     """
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument(f"--{what}", dest="sizes", type=int, nargs="+", default=sizes)
@@ -53,7 +53,7 @@ def contest(script, names, size, n_rounds):
 
     "blas" names the processor that OpenBLAS's kernels in that process were written for.
 
-    Whoever fails beside the others, for want of memory, gets the machine to itself afterwards.
+    A contender that fails beside the others, for lack of memory, tries again alone.
     """
     results = _by_turns(script, names, size, n_rounds)
     for name in [name for name in names if "failed" in results[name] and len(names) > 1]:
@@ -106,7 +106,7 @@ def _ask(worker):
 
 
 def work(make_step, size, smallest):
-    """A worker's side of `contest`: measure memory in the first step, then time one step for each line that comes."""
+    """What a worker does: measure memory in the first step, then time one step for each line on its input."""
     make_step(smallest)()  # libraries load, and allocate, what they will keep
     step = make_step(size)
     held = machine.memory("VmRSS")

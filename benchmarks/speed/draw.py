@@ -40,7 +40,7 @@ def table(name, what="lengths"):
 
 
 def curves(ax, by_size, key, plot):
-    """What `key` says of every contender that is shown, against the size."""
+    """Plot the field `key` of every contender in `SHOWN` against the size."""
     for i, name in enumerate(SHOWN):
         done = [(size, one[name][key]) for size, one in by_size.items() if key in one.get(name, {})]
         if done:

@@ -6,10 +6,10 @@
 
 The sizes of attention.py and training_step.py, float32, at 4,096 to 262,144 tokens, and one training step of the model
 that motivates the Reformer (12 layers, 64K tokens, d_model 1024) at batch 8. Where torch with CUDA is installed,
-Hugging Face's Reformer and torch's exact attention run on the same card; whoever lacks memory is noted as such. Every
-contender has a process of its own. Seconds are medians of steps between two waits for the device, after two to warm
-up. Peak memory is the most that was alive during a step above what was alive before it: inputs and parameters exist by
-then. Writes benchmarks/speed/results/gpu_<card>.json.
+Hugging Face's Reformer and torch's exact attention run on the same card. If a contender runs out of memory, the result
+says so. Each contender has a process of its own. Seconds are medians over steps, between two waits for the device,
+after two steps to warm up. Peak memory is the most that was alive during a step beyond what was alive before it: inputs
+and parameters exist by then. Writes benchmarks/speed/results/gpu_<card>.json.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def measure(step, is_torch, patience=PATIENCE):
 
 
 def work(which, name, lengths, patience):
-    """A worker's side: one line of JSON for each length, until memory runs out."""
+    """What a worker does: print one line of JSON for each length, until memory runs out."""
     is_torch = name in ("Hugging Face", "exact (torch)")
     for length in lengths:
         try:
@@ -202,7 +202,7 @@ def big_step(n_layers, length, batch, d_model, n_heads, d_ff):
 
 
 def main():
-    """Let everybody work, write down what they say."""
+    """Run all contenders and write down their results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--quick", action="store_true", help="small sizes")
@@ -240,7 +240,7 @@ def main():
 
 
 def ask(which, name, options):
-    """What a worker says, line by line; a worker that dies has failed."""
+    """The results that a worker prints, one a line; a worker that dies has failed."""
     command = [sys.executable, __file__, "--worker", which, name, "--lengths", *map(str, options.lengths)]
     environment = os.environ | {"CUPY_TF32": "1" if name.endswith("TF32") else "0", "TRANSFORMERS_VERBOSITY": "error"}
     command += ["--quick"] * options.quick

@@ -3,7 +3,7 @@
     python benchmarks/speed/training_step_by_depth.py                       # part of make bench
 
 The language models of training_step.py at 4,096 tokens, 2 to 24 layers deep. Parameters exist before a step and do not
-count; their gradients, which every contender has at the end of it, do. Writes
+count; their gradients, which every contender holds at the end of the step, do count. Writes
 benchmarks/speed/results/training_step_by_depth.json.
 """
 
