@@ -11,9 +11,9 @@ a new token moves chunk boundaries, and earlier tokens see a little more or less
 
 - a model in which no attention layer follows an LSH layer is decoded exactly (`is_exact`);
 - with more attention behind an LSH layer, "what a token saw" is not one thing, and cached logits differ from those of a
-  new run. `benchmarks/speed/generation.py` measures it, 128 tokens after a prompt of 512: untrained models of 2 and of
-  6 LSH layers have logits (standard deviation 1) moved by 0.014 and 0.019 in the median, by a third at most, and the
-  same likeliest token in 98 % and 93 % of the places; after a short training bits per byte are the same to 0.0004.
+  new run. `benchmarks/generation.py` measures it, 128 tokens after a prompt of 512: untrained models of 2 and of 6 LSH
+  layers have logits (standard deviation 1) moved by 0.014 and 0.019 in the median, by a third at most, and the same
+  likeliest token in 98 % and 93 % of the places; after a short training bits per byte are the same to 0.0004.
 
 Hash buckets need a fixed number: `config.n_buckets`, or, where that is None, the number for `max_len` tokens.
 Read next: `generation.py`.
