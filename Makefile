@@ -56,7 +56,7 @@ gpu: $(if $(filter $(VENV)/bin/python,$(PY)),$(INSTALLED))
 		$(PY) -m pip install --quiet --editable ".[notebooks,test,gpu$$cuda]"; }
 	@$(PY) -c 'from minireformer import backend; backend.use("cupy")'
 	MINIREFORMER_BACKEND=cupy $(PYTEST) tests notebooks
-	$(PY) benchmarks/gpu.py
+	$(PY) benchmarks/speed/gpu.py
 
 notebooks: export OMP_NUM_THREADS := 1
 notebooks: $(INSTALLED)
@@ -76,16 +76,16 @@ test-browser: book
 
 bench: $(INSTALLED)
 	$(PY) -m pip install --quiet --editable '.[notebooks,parity]'
-	$(PY) benchmarks/depth.py --rounds 1
-	$(PY) benchmarks/training_step.py
-	$(PY) benchmarks/attention.py
-	$(PY) benchmarks/generation.py
-	$(PY) benchmarks/reverse_task.py
-	$(PY) benchmarks/draw.py
+	$(PY) benchmarks/speed/training_step_by_depth.py --rounds 1
+	$(PY) benchmarks/speed/training_step.py
+	$(PY) benchmarks/speed/attention.py
+	$(PY) benchmarks/speed/generation.py
+	$(PY) benchmarks/speed/reverse_task.py
+	$(PY) benchmarks/speed/draw.py
 
 parity: $(INSTALLED)
 	$(PY) -c 'import reformer_pytorch, torch, transformers' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[parity]'
-	$(PY) benchmarks/parity.py --number $(N)
+	$(PY) benchmarks/speed/parity.py --number $(N)
 
 grade: $(INSTALLED)
 	@$(PY) notebooks/grade.py $(NOTEBOOK)

@@ -1,11 +1,23 @@
-"""minireformer: the Reformer (Kitaev, Kaiser, Levskaya, 2020) in NumPy or CuPy, every gradient by hand.
+"""minireformer: the Reformer (Kitaev, Kaiser, Levskaya, 2020) in NumPy or CuPy, with every gradient derived by hand.
 
-Read the modules in this order: `backend`, `rng`, `layer` (the ground); `basic`, `activations`, `feed_forward`,
-`losses`, `positions` (what every Transformer has); `hashing`, `dense`, `fused`, `tiles`, `chunked`, `attention`,
-`attention_layer`, `reversible` (what makes it a Reformer); `config`, `heads`, `model`, and for translation
-`cross_attention`, `reversible_chain`, `encoder_decoder`; then `data`, `optim`, `checkpoint`, `training`,
-`attention_cache`, `decoding`, `generation`, `beam_search`, `huggingface` (using it) and `gradcheck`, `memory`, `plots`
-(looking at it); `gpu` holds the few kernels that a GPU is given.
+The files in this folder implement the paper. You can read them in an afternoon, in this order:
+
+    the ground                        `backend`, `threads`, `cuda`, `rng`, `checks`, `layer`
+    what every Transformer has        `linear`, `layer_norm`, `embedding`, `dropout`, `normal`, `activations`,
+                                      `feed_forward`, `positions`, `losses`
+    what makes it a Reformer          `unit_length`, `hashing`, `collision`, `reference`, `head_table`, `schedule`,
+                                      `kernel`, `attention`, `attention_layer`, `reversible`
+    the whole model                   `config`, `heads`, `model`, `checkpoint`
+
+You can skip `cuda` until you need it: it holds the few kernels that run on a GPU. The folders are built on these
+files, which never import them. Open the one that you want to use:
+
+    `training/`       data, optimizers and the training loop
+    `generation/`     text from a trained model: caches, decoding, sampling and beam search
+    `translation/`    the encoder-decoder with its cross-attention
+    `interop/`        models of Hugging Face's library, in and out
+    `tools/`          the gradient check and the measurement of memory
+    `course/`         what the notebooks share: figures, exercises and the capstone
 """
 
 from minireformer import backend

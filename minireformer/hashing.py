@@ -4,7 +4,7 @@
 
 Vectors that point in similar directions get the same bucket with a probability that depends on their
 angle alone; `collision_probability` computes it, and notebook 03 draws it beside a measurement. Attention
-then sorts tokens by bucket and looks only at near neighbours in that order. Read next: `dense.py`.
+then sorts tokens by bucket and looks only at near neighbours in that order. Read next: `collision.py`.
 """
 
 import math

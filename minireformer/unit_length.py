@@ -1,7 +1,7 @@
 """Keys of length 1: what shared queries and keys need (section 2 of the paper, "shared-QK Transformer").
 
 A token that is query and key at once would see mostly itself, because nothing is as close to a vector as the vector
-itself. So keys are scaled to length 1, and a logit is q . k / |k| = |q| cos(angle). Read next: `reference.py`.
+itself. So keys are scaled to length 1, and a logit is q . k / |k| = |q| cos(angle). Read next: `hashing.py`.
 """
 
 import numpy as np

@@ -14,14 +14,15 @@ import minireformer as mr
 
 ROOT = Path(__file__).parents[1]
 DOUBLE = ROOT / "tests" / "double"
+PAPER, SPEED = ROOT / "benchmarks" / "paper", ROOT / "benchmarks" / "speed"
 
 on_numpy = pytest.mark.skipif(mr.backend.active() is not np, reason="a script for the CPU, in NumPy")
 
 
 def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
     """On the double: that torch has no CUDA there is written down, too."""
-    command = [sys.executable, ROOT / "benchmarks" / "cuda.py", "--quick", "--results", tmp_path]
-    environment = os.environ | {"PYTHONPATH": f"{DOUBLE}:{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, SPEED / "gpu.py", "--quick", "--results", tmp_path]
+    environment = os.environ | {"PYTHONPATH": f"{DOUBLE}{os.pathsep}{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command, env=environment, check=True)
     results = json.loads((tmp_path / "gpu_Stand_in.json").read_text())
     assert {"card", "card_bytes", "cupy", "cuda_of_driver", "numpy", "date"} <= results["surroundings"].keys()
@@ -39,10 +40,36 @@ def quick_run(script, folder, *options):
     """What a benchmark writes when it is run in small, with its checkpoints in `folder`. Once is enough, in NumPy."""
     if mr.backend.active() is not np:
         pytest.skip("a script for the CPU, in NumPy")
-    command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--quick", "--build", folder, *options]
+    command = [sys.executable, PAPER / f"{script}.py", "--quick", "--build", folder, *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
     subprocess.run(command, env=environment, check=True)
     return json.loads((folder / f"{script}_quick.json").read_text())
+
+
+@on_numpy
+def test_where_linux_is_missing_benchmarks_say_so_and_the_others_run(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for folder in PAPER, SPEED:
+        monkeypatch.syspath_prepend(folder)
+    contest, example = (importlib.import_module(name) for name in ("contest", "motivating_example"))
+    machine = importlib.reload(contest.machine)
+    assert machine.N_THREADS >= 1
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert machine.surroundings()["numpy"] == np.__version__
+    for script, main in (
+        ("attention.py", lambda: contest.main("attention.py", "Attention", {}, [1024], tmp_path / "attention.json")),
+        ("motivating_example.py", example.main),
+    ):
+        monkeypatch.setattr(sys, "argv", [script])
+        with pytest.raises(SystemExit, match=f"{script}: .* only Linux has"):
+            main()
+
+
+def test_a_model_of_bytes_learns_in_stages_and_is_held_against_compressors(tmp_path):
+    result = quick_run("byte_model", tmp_path)
+    assert result["samples"].keys() == {"10", "40"} and result["baselines"].keys() > {"gzip", "order 2"}
+    assert result["log"][-1]["held_out_bits"] < result["log"][0]["held_out_bits"] < 8
+    assert result["surroundings"]["numpy"] == np.__version__
 
 
 def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_every_attention(tmp_path):
@@ -82,7 +109,7 @@ def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path)
 @on_numpy
 @pytest.mark.parametrize("kind", ["RawFullAttention", "RawFullAttentionWithSelf"])
 def test_full_attention_of_raw_keys_has_the_right_gradient(kind, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(PAPER)
     monkeypatch.setattr(mr.config, "ATTENTION", dict(mr.config.ATTENTION))
     layer = getattr(importlib.import_module("duplicate_task"), kind)(8, 2, 4)
     x = np.random.default_rng(0).standard_normal((2, 7, 8))
@@ -92,7 +119,7 @@ def test_full_attention_of_raw_keys_has_the_right_gradient(kind, monkeypatch):
 
 @on_numpy
 def test_the_regular_transformer_has_the_right_gradient(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(PAPER)
     script = importlib.import_module("shared_and_reversible")
     model = script.make_model("regular", script.QUICK | {"d_model": 8, "length": 16})
     report = mr.gradcheck(model, np.arange(10).reshape(2, 5))
@@ -186,7 +213,7 @@ def test_the_benchmark_of_pictures_runs_resumes_and_records_every_part(tmp_path)
 
 def test_the_benchmark_of_long_texts_runs_resumes_and_measures_each_piece(tmp_path):
     """Tiny: that its numbers mean something is not tested here."""
-    result = quick_run("long_text", tmp_path)
+    result = quick_run("far_context", tmp_path)
     n_pieces = result["size"]["n_pieces"]
     assert len(result["files"]) == n_pieces and all(name.endswith(".py") for name in result["files"])
     position, kept = result["position"], result["kept"]
@@ -205,16 +232,16 @@ def test_the_benchmark_of_long_texts_runs_resumes_and_measures_each_piece(tmp_pa
         assert abs(sum(of_head) - 1) < 1e-6
     assert attention["pairs"] and all(key < query for key, query in (pair["places"] for pair in attention["pairs"]))
     assert result["sample"]["text"]
-    again = quick_run("long_text", tmp_path)  # training is done already
+    again = quick_run("far_context", tmp_path)  # training is done already
     assert again == result
 
 
 @on_numpy
 def test_weights_of_an_lsh_layer_give_its_output(monkeypatch):
     """The sum of values by these weights, and itself where a token meets nothing."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    script = importlib.import_module("attention_weights")
-    config = importlib.import_module("long_text").config_of({"d_model": 32, "length": 1024})
+    monkeypatch.syspath_prepend(PAPER)
+    script = importlib.import_module("where_lsh_looks")
+    config = importlib.import_module("far_context").config_of({"d_model": 32, "length": 1024})
     tokens = np.random.default_rng(0).integers(0, 256, (1, 256))
     cache = script.last_attention(mr.Reformer(config, seed=0), tokens)
     for head in range(config.n_heads):
@@ -228,7 +255,7 @@ def test_weights_of_an_lsh_layer_give_its_output(monkeypatch):
 
 @on_numpy
 def test_what_a_repeated_word_is_scored_on_stood_before(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(PAPER)
     script = importlib.import_module("copying")
     tokens, targets, mask = script.repeated_word(0, script.FULL)
     assert (tokens[:, 1:] == targets[:, :-1]).all()

@@ -1,6 +1,7 @@
 """The form in which notebooks are saved, and their start on Colab. That they run, and give what they show, is tested
 by nbval."""
 
+import ast
 import base64
 import importlib.util
 import io
@@ -21,7 +22,7 @@ from PIL import Image
 import minireformer as mr
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-RESULTS = FOLDER.parent / "benchmarks" / "results"
+BENCHMARKS = FOLDER.parent / "benchmarks"
 COURSE = sorted(FOLDER.glob("*.ipynb"))
 SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
 FOR_COLAB = COURSE + [path for path in SOLUTIONS if "google.colab" in path.read_text(encoding="utf-8")]
@@ -52,6 +53,12 @@ def mime_types(cell):
 
 def markdown(path):
     return "\n".join(cell["source"] for cell in load(path)[0] if cell["cell_type"] == "markdown")
+
+
+def syntax_tree(path):
+    """All code of a notebook, its magics translated."""
+    translate = TransformerManager().transform_cell
+    return ast.parse("\n".join(translate(cell["source"]) for cell in code_cells(path)))
 
 
 def exercises(path):
@@ -88,6 +95,47 @@ def test_it_is_small_enough_to_be_shown_on_github(path):
 @every_notebook
 def test_it_names_no_folder_of_the_machine_that_ran_it(path):
     assert re.findall(r"/(?:home|root|work|Users)/\S*", path.read_text(encoding="utf-8")) == []
+
+
+NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public, in spite of the underscore
+
+
+@every_notebook
+def test_it_uses_no_private_name_of_the_package(path):
+    """Neither as an attribute, nor in an import, nor in the text, where a name is set as `code`."""
+    code = " ".join(re.findall(r"`([^`\n]+)`", markdown(path)))
+    names = re.findall(r"\b(_[a-z]\w*|_[A-Z_]+\b)", code)  # and not those in a text that a model has read
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.Attribute):
+            names.append(node.attr)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            dotted = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+            names += [part for name in dotted for part in name.split(".")]
+    private = {name for name in names if name.startswith("_") and name.strip("_") and not name.endswith("__")}
+    assert private <= NAMED_TUPLES
+
+
+@every_notebook
+def test_it_shows_functions_of_the_package_whole(path):
+    """`inspect.getsource` goes straight to `print`; only functions of the notebook's own may be taken apart."""
+
+    def name(node):
+        return getattr(node, "id", getattr(node, "attr", None))
+
+    tree = syntax_tree(path)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and name(node.func) in ("getsource", "getsourcelines"):
+            if name(node.args[0]) in own and isinstance(node.args[0], ast.Name):
+                continue
+            goes_to = parents[node]
+            while isinstance(goes_to, ast.Call) and name(goes_to.func) == "dedent":
+                goes_to = parents[goes_to]
+            assert isinstance(goes_to, ast.Call) and name(goes_to.func) in ("print", "display", "Code"), ast.unparse(
+                node
+            )
+            assert name(node.func) == "getsource", "a list of lines is not readable"
 
 
 @every_notebook
@@ -177,7 +225,7 @@ def test_the_readme_says_of_the_papers_claims_what_the_notebook_says():
 def test_the_row_on_full_attention_gives_the_recorded_differences():
     root = FOLDER.parent
     (row,) = re.findall(r"^\| LSH matches full attention .*", (root / "README.md").read_text("utf-8"), re.MULTILINE)
-    runs = json.loads((root / "benchmarks" / "results" / "match_full.json").read_text())["runs"].values()
+    runs = json.loads((BENCHMARKS / "paper" / "results" / "match_full.json").read_text())["runs"].values()
     pairs = ("LSH", "full"), ("local and LSH", "local and full")
     apart = [statistics.mean(one[first]["mean"] - one[second]["mean"] for one in runs) for first, second in pairs]
     above = [f"{mean:+.3f}".replace("-", "−") for mean in apart]
@@ -230,10 +278,10 @@ def test_where_the_package_is_there_and_outside_colab_it_installs_nothing(path, 
 
 @each([path for path in FOR_COLAB if "urlopen" in path.read_text(encoding="utf-8")])
 def test_on_colab_it_finds_every_recorded_result_that_it_shows(path, set_up, monkeypatch):
-    release = f"https://raw.githubusercontent.com/minireformer/minireformer/v{mr.__version__}/benchmarks/results/"
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url: (RESULTS / url.removeprefix(release)).open("rb"))
+    release = f"https://raw.githubusercontent.com/minireformer/minireformer/v{mr.__version__}/benchmarks/"
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url: (BENCHMARKS / url.removeprefix(release)).open("rb"))
     names, _ = set_up(path, on_colab=True, installed=True)
     shown = re.findall(r'recorded\("(.*?)"\)', "\n".join(cell["source"] for cell in code_cells(path)))
     assert shown
     for name in shown:
-        assert names["recorded"](name) == json.loads((RESULTS / name).read_text())
+        assert names["recorded"](name) == json.loads((BENCHMARKS / name).read_text())

@@ -1,6 +1,6 @@
 """Where the LSH layer of a language model looks: the weight of every pair that its heads form, against distance.
 
-Not a script of its own: `long_text.py` asks it about the model that it has trained.
+This is not a script: `far_context.py` imports it to look at the model that it has trained.
 """
 
 import dataclasses
@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 import recording
-from minireformer.chunked import unit_length
 
 from minireformer import backend
 from minireformer.backend import to_numpy
+from minireformer.unit_length import unit_length
 
 
 def last_attention(model, tokens):
@@ -27,14 +27,14 @@ def weights_of(cache, head):
 
     The weights of a query's pairs add up to 1 over all rounds.
     """
-    q, lse = to_numpy(cache.q)[0, head], to_numpy(cache.lse)[0, head]
+    q, m, l = (to_numpy(x)[0, head] for x in (cache.q, cache.m, cache.l))
     k = to_numpy(unit_length(cache.q))[0, head]
-    chunks = to_numpy(cache.tokens.order)[head].reshape(-1, cache.pattern.chunk_len)  # of all rounds, in one circle
+    chunks = to_numpy(cache.plan.order)[head].reshape(-1, cache.plan.options.chunk_len)  # of all rounds, in one circle
     windows = np.concatenate([np.roll(chunks, 1, axis=0), chunks], axis=1)  # n, 2 C
     queries, keys = np.broadcast_arrays(chunks[:, :, None], windows[:, None, :])  # n, C, 2 C
     seen = keys < queries
     logits = (q[chunks] @ k[windows].mT)[seen]
-    return queries[seen], keys[seen], np.exp(logits - lse[queries[seen]])
+    return queries[seen], keys[seen], np.exp(logits - m[queries[seen]]) / l[queries[seen]]
 
 
 def far_attention(model, pieces):

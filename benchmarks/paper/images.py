@@ -1,9 +1,9 @@
 """Pictures as sequences of bytes: a small model of 64 x 64 pixels, and what hash rounds do for it (Figure 4).
 
-    python benchmarks/images.py            # all parts; writes benchmarks/results/images.json
-    python benchmarks/images.py model      # one part; what is recorded of the others stays
-    python benchmarks/images.py --time     # on a quiet machine: only seconds per step, added to what is recorded
-    python benchmarks/images.py --quick    # seconds; writes build/images_quick.json
+    python benchmarks/paper/images.py            # all parts; writes results/images.json
+    python benchmarks/paper/images.py model      # one part; what is recorded of the others stays
+    python benchmarks/paper/images.py --time     # on a quiet machine: only seconds per step, added to what is recorded
+    python benchmarks/paper/images.py --quick    # seconds; writes build/images_quick.json
 
 "model" trains one local and one LSH layer on squares of 64 x 64 pixels, 12,288 values, and lets it complete held-out
 squares of which the upper half is given. "rounds" trains two layers with 1, 2, 4 and 8 hash rounds and two layers of
@@ -11,11 +11,9 @@ full attention, for equal steps, on squares of 32 x 32, and "rates" two of these
 "long_rounds" is "rounds" on squares of 64 x 64, in three stages, of which the first two see the uppermost rows alone:
 whole squares alone teach little in so many steps, and a step of full attention takes eight seconds there. On one core,
 "long_rounds" takes a quarter of an hour a seed, half of it full attention, "rounds" eight minutes a seed, "model" ten
-minutes, "rates" a quarter of an hour.
-Held out is every fifth tile of the photograph: tiles from all over it differ less from the rest in their colours
-than the band across it that `data.photograph` holds out.
-A run that is killed goes on where its last checkpoint left it when the same command is given again; delete the folder
-with the checkpoints (build/images) to begin anew.
+minutes, "rates" a quarter of an hour. Held out is every fifth tile of the photograph: tiles from all over it differ
+less from the rest in their colours than the band across it that `data.photograph` holds out. If a run is killed, the
+same command resumes it from its last checkpoint; delete build/images to start over.
 """
 
 import argparse
@@ -250,7 +248,7 @@ def times_of(corpus, kinds, size):
 
 def add_times(part, size, path):
     """Measure the steps of a part whose record has them, and put them there."""
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     if "seconds_per_step" in result[part]:
         result[part] |= times_of(tiles(size["tile"]), result[part]["seconds_per_step"], size)
         recording.write(path, result)
@@ -276,7 +274,9 @@ def main():
             "training": {"learning_rate": LEARNING_RATE, "warmup": WARMUP, "schedule": "cosine", "clip": 1.0},
             "surroundings": recording.surroundings(),  # of this part: the other's may be older
         }
-        result = json.loads(path.read_text()) if path.exists() else {}  # read late: the other part may be there by now
+        result = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        )  # read late: the other part may be there by now
         recording.write(path, result | {part: recorded})
 
 

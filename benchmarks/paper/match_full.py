@@ -1,17 +1,17 @@
 """Does a Reformer learn what a Transformer learns, at a length where full attention is still possible?
 
-    python benchmarks/match_full.py            # half an hour a seed; writes benchmarks/results/match_full.json
-    python benchmarks/match_full.py --seed 1   # one seed alone; what is recorded of others stays
-    python benchmarks/match_full.py --time     # then, on a quiet machine: adds seconds per step to that file
-    python benchmarks/match_full.py --quick    # seconds; writes build/match_full_quick.json
+    python benchmarks/paper/match_full.py            # half an hour a seed; writes results/match_full.json
+    python benchmarks/paper/match_full.py --seed 1   # one seed alone; what is recorded of others stays
+    python benchmarks/paper/match_full.py --time     # then, on a quiet machine: adds seconds per step to that file
+    python benchmarks/paper/match_full.py --quick    # seconds; writes build/match_full_quick.json
 
 Models of the bytes of Python's standard library differ in nothing but the attention of their three layers: full, local
 or LSH in all of them, or two of local attention below one of full or of LSH. Pieces are short at first and whole in the
 end; all models see the same batches in the same order for as many steps, and are compared on the same pieces of
 held-out files. Then every trained model is evaluated again with one of its layers switched off (its attention output
 set to zero), and models with LSH layers with all of those switched off, with other numbers of hash rounds, and with
-exact attention in their place. A run that is killed goes on where its last checkpoint left it when the same command is
-given again; delete the folder with the checkpoints (build/match_full) to begin anew.
+exact attention in their place. If a run is killed, the same command resumes it from its last checkpoint; delete
+build/match_full to start over.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 import recording
-from train_byte_model import order_n_bits
+from byte_model import order_n_bits
 
 import minireformer as mr
 from minireformer import training
@@ -204,11 +204,11 @@ def add_at_equal_seconds(result, size):
 def add_times(options, size):
     """Measure steps and add them, and the logs against seconds, to what was recorded."""
     path = recording.places("match_full", options)[1]
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     result["times"] = seconds_per_step(size, 3 if options.quick else 15)
     medians = result["times"]["seconds_per_step"]
     add_at_equal_seconds(result, size)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for variant, stages in medians.items():
         print(f"{variant}: seconds a step by stage", *(f"{one:.3f}" for one in stages))
 
@@ -217,7 +217,7 @@ def train_all(options, size):
     """Train and evaluate every variant with every seed, or one; the file is written after each."""
     path, seeds, known = recording.places("match_full", options)[1], size["seeds"], {}
     if options.seed is not None:
-        seeds, known = [options.seed], json.loads(path.read_text()) if path.exists() else {}
+        seeds, known = [options.seed], json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     corpus = mr.data.standard_library()
     pieces = held_out(corpus, size, size["n_final"])
     result = known | {

@@ -1,7 +1,7 @@
 """Speed at a fixed number of tokens (figure 5 of the paper, right): sequences grow longer as batches grow smaller.
 
-    python benchmarks/fixed_tokens.py            # minutes; writes benchmarks/results/fixed_tokens.json
-    python benchmarks/fixed_tokens.py --quick    # seconds; writes build/fixed_tokens_quick.json
+    python benchmarks/paper/fixed_tokens.py            # minutes; writes results/fixed_tokens.json
+    python benchmarks/paper/fixed_tokens.py --quick    # seconds; writes build/fixed_tokens_quick.json
 
 Every step passes the same number of tokens, as one batch of sequences of T tokens. LSH attention does work for every
 token, whatever T is; full attention for every token and all T keys. Timed are one attention layer, forward and

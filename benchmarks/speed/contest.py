@@ -1,33 +1,35 @@
-"""Fair timing: every contender in a process of its own, all of them by turns, time and peak memory of each step.
+"""Fair timing: each contender runs in a process of its own, they take turns, and every step's time and peak count.
 
-A contender is a function that is given a size (a length, a depth) and returns `step`, a function without arguments.
-`contest` starts a process for each, warms it up, and then lets one after the other do a step, round after round, so
-that what else the machine is doing meets all of them alike. Peak memory is what the process needed during a step above
-what it held before: inputs and parameters exist by then, outputs and gradients do not. Linux only (/proc).
+A contender is a function of a size (a length, a depth) that returns `step`, a function without arguments. `contest`
+starts a process for each contender, warms it up, and then lets one after the other do a step, round after round: if the
+machine is busy with something else, that slows all of them alike. Peak memory is what the process needed during a step
+beyond what it held before: inputs and parameters exist by then, outputs and gradients do not. Linux tells us in /proc;
+on other systems the scripts that measure memory stop with a message.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
-from importlib import metadata
+from pathlib import Path
 
 from threadpoolctl import threadpool_info
 
-N_THREADS = len(os.sched_getaffinity(0))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import machine
+from machine import N_THREADS, surroundings
+
 _OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # would hold NumPy's BLAS to another processor's kernels
-_PATIENCE = 60  # seconds: whoever takes longer for a step does one and not five
+_PATIENCE = 60  # seconds: a contender that needs longer for a step does only one
 
 
 def main(script, description, contenders, sizes, results_path, what="lengths", smallest=1024):
-    """The command line of a benchmark: let `contenders` (name: function of a size) do all sizes, write JSON.
+    """The command line of a benchmark: run `contenders` (name: function of a size) on all sizes and write JSON.
 
-    `what` the sizes are; `smallest`: one to warm up with.
+    `what` names the sizes: lengths, depths. The size `smallest` serves to warm up.
     """
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument(f"--{what}", dest="sizes", type=int, nargs="+", default=sizes)
@@ -35,6 +37,7 @@ def main(script, description, contenders, sizes, results_path, what="lengths", s
     parser.add_argument("--worker", choices=contenders, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    machine.require_proc()
     if options.worker:
         work(contenders[options.worker], options.size, smallest)
         return
@@ -42,7 +45,7 @@ def main(script, description, contenders, sizes, results_path, what="lengths", s
     for size in options.sizes:
         print(f"{what}: {size}", flush=True)
         results[what][size] = contest(script, contenders, size, options.rounds)
-        results_path.write_text(json.dumps(results, indent=1) + "\n")
+        results_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def contest(script, names, size, n_rounds):
@@ -50,7 +53,7 @@ def contest(script, names, size, n_rounds):
 
     "blas" names the processor that OpenBLAS's kernels in that process were written for.
 
-    Whoever fails beside the others, for want of memory, gets the machine to itself afterwards.
+    A contender that fails beside the others, for lack of memory, tries again alone.
     """
     results = _by_turns(script, names, size, n_rounds)
     for name in [name for name in names if "failed" in results[name] and len(names) > 1]:
@@ -71,7 +74,7 @@ def _by_turns(script, names, size, n_rounds):
     for name in names:
         command = [sys.executable, script, "--worker", name, "--size", str(size)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        worker = subprocess.Popen(command, env=environment, text=True, **pipes)
+        worker = subprocess.Popen(command, env=environment, encoding="utf-8", **pipes)
         answer = worker.stdout.readline()
         if answer:
             results[name], running[name] = {"all": []} | json.loads(answer), worker
@@ -103,14 +106,13 @@ def _ask(worker):
 
 
 def work(make_step, size, smallest):
-    """A worker's side of `contest`: measure memory in the first step, then time one step for each line that comes."""
+    """What a worker does: measure memory in the first step, then time one step for each line on its input."""
     make_step(smallest)()  # libraries load, and allocate, what they will keep
     step = make_step(size)
-    held = status("VmRSS")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # begin a new peak
+    held = machine.memory("VmRSS")
+    machine.begin_new_peak()
     step()
-    peak_mb = (status("VmHWM") - held) / 1e6
+    peak_mb = (machine.memory("VmHWM") - held) / 1e6
     step()
     kernels = sorted({blas["architecture"] for blas in threadpool_info() if "architecture" in blas})
     print(json.dumps({"peak_mb": peak_mb, "blas": kernels}), flush=True)
@@ -118,26 +120,6 @@ def work(make_step, size, smallest):
         began = time.perf_counter()
         step()
         print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
-
-
-def surroundings():
-    """What a result depends on: machine, versions, date."""
-    versions = {}
-    for name in ("numpy", "torch", "transformers", "reformer-pytorch", "minireformer"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    with open("/proc/cpuinfo") as file:
-        processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
-    machine = {"processor": processor, "architecture": platform.machine(), "threads": N_THREADS}
-    return {"date": date.today().isoformat(), "python": platform.python_version()} | versions | machine
-
-
-def status(field):
-    """A memory field of this process, in bytes: "VmRSS" (now) or "VmHWM" (the highest so far)."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 
 
 def _last_words(worker):

@@ -1,13 +1,13 @@
-"""Can one layer find what followed? A word returns after an unknown distance; queries and keys shared, or not.
+"""Can one layer copy a word that returns after an unknown distance, with shared queries and keys or without?
 
-    python benchmarks/copying.py            # about 10 minutes of one core; writes benchmarks/results/copying.json
-    python benchmarks/copying.py --quick    # seconds; writes build/copying_quick.json
+    python benchmarks/paper/copying.py            # about 10 minutes of one core; writes results/copying.json
+    python benchmarks/paper/copying.py --quick    # seconds; writes build/copying_quick.json
 
-Random symbols, in which one word of 24 stands twice. To continue its second visit, a model has to find the first by its
-symbols (the distance differs from sequence to sequence, so that positions do not help), and read there what came next.
-Models of a local layer, which can tell a place what stands just before it, and one other layer: full attention, full
-attention that shares queries and keys, or LSH attention, which shares them too. A run that is killed goes on where it
-was when the same command is given again; delete build/copying to begin anew.
+In random symbols, one word of 24 symbols occurs twice. To continue the second occurrence, a model has to find the first
+one by its symbols and read what came next; positions do not help, as the distance differs from sequence to sequence.
+Each model has a local layer, which passes on to every position what comes just before it, and one other layer: full
+attention, full attention with shared queries and keys, or LSH attention, which shares them too. If a run is killed, the
+same command resumes it from its last checkpoint; delete build/copying to start over.
 """
 
 import dataclasses

@@ -1,30 +1,25 @@
 """Train a small Reformer on the bytes of Python's standard library, and record how it went.
 
-    python benchmarks/train_byte_model.py            # minutes; writes benchmarks/results/byte_model.json
-    python benchmarks/train_byte_model.py --quick    # seconds; writes build/byte_model_quick.json
+    python benchmarks/paper/byte_model.py            # minutes; writes results/byte_model.json
+    python benchmarks/paper/byte_model.py --quick    # seconds; writes build/byte_model_quick.json
 
-Notebook 08 draws the result. A run that is killed goes on where its last checkpoint left it when the same
-command is given again; delete the folder with the checkpoints (build/byte_model) to begin anew.
+Notebook 08 draws the result. If a run is killed, the same command resumes it from its last checkpoint; delete
+build/byte_model to start over.
 """
 
-import argparse
 import bz2
 import dataclasses
 import gzip
 import json
 import lzma
-import platform
 import sys
-from pathlib import Path
 
 import numpy as np
-from recording import count_parameters, held_out_bits
+import recording
 
 import minireformer as mr
-from minireformer import backend
 from minireformer.training.optimizers import warmup_cosine
 
-ROOT = Path(__file__).resolve().parents[1]
 PROMPT = 'def find(self, name):\n    """Return the '
 FULL = {"d_model": 192, "length": 512, "batch": 4, "stages": (50, 200, 1000), "log_every": 25, "n_new": 300}
 QUICK = {"d_model": 64, "length": 128, "batch": 4, "stages": (10, 40), "log_every": 10, "n_new": 50}
@@ -81,7 +76,7 @@ def run(size, folder):
     schedule = warmup_cosine(LEARNING_RATE, size["stages"][0], size["stages"][-1] + 1)
     folder.mkdir(parents=True, exist_ok=True)
     samples_file = folder / "samples.json"
-    samples = json.loads(samples_file.read_text()) if samples_file.exists() else {}
+    samples = json.loads(samples_file.read_text(encoding="utf-8")) if samples_file.exists() else {}
     for steps in size["stages"]:
         if str(steps) in samples and steps != size["stages"][-1]:
             continue  # a killed run had come further
@@ -93,22 +88,22 @@ def run(size, folder):
             schedule=schedule,
             clip=1.0,
             log_every=size["log_every"],
-            evaluate=lambda model: {"held_out_bits": held_out_bits(corpus, model, 2, size)},
+            evaluate=lambda model: {"held_out_bits": recording.held_out_bits(corpus, model, 2, size)},
             checkpoint=folder / "model.safetensors",
             checkpoint_every=2 * size["log_every"],
             progress=sys.stderr.isatty(),
         )
         samples[str(steps)] = mr.generate(model, PROMPT, size["n_new"], temperature=0.8, top_p=0.95, seed=0)
-        samples_file.write_text(json.dumps(samples))
+        samples_file.write_text(json.dumps(samples), encoding="utf-8")
     return {
         "config": dataclasses.asdict(model.config),
-        "n_parameters": count_parameters(model),
+        "n_parameters": recording.count_parameters(model),
         "size": size,
         "learning_rate": LEARNING_RATE,
         "corpus_bytes": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
         "baselines": baselines(corpus),
         "log": log,
-        "final_held_out_bits": held_out_bits(corpus, model, 16, size),
+        "final_held_out_bits": recording.held_out_bits(corpus, model, 16, size),
         "prompt": PROMPT,
         "samples": samples,
     }
@@ -116,20 +111,11 @@ def run(size, folder):
 
 def main():
     """Train, then write one JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model, in seconds")
-    quick = parser.parse_args().quick
-    name = "byte_model_quick" if quick else "byte_model"
-    result = run(QUICK if quick else FULL, ROOT / "build" / name)
-    result["versions"] = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "minireformer": mr.__version__,
-    }
-    result["machine"] = {"processor": platform.machine(), "threads": backend.n_threads()}
-    out = ROOT / ("build" if quick else "benchmarks/results") / f"{name}.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"held out: {result['final_held_out_bits']:.3f} bits per byte; wrote {out.relative_to(ROOT)}")
+    options = recording.options(__doc__)
+    folder, path = recording.places("byte_model", options)
+    result = run(QUICK if options.quick else FULL, folder)
+    recording.write(path, result)
+    print(f"held out: {result['final_held_out_bits']:.3f} bits per byte")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Figure 4 of the paper on text, small: what does a language model gain from more hash rounds?
 
-    python benchmarks/hash_rounds.py            # minutes; writes benchmarks/results/hash_rounds.json
-    python benchmarks/hash_rounds.py --quick    # seconds; writes build/hash_rounds_quick.json
+    python benchmarks/paper/hash_rounds.py            # minutes; writes results/hash_rounds.json
+    python benchmarks/paper/hash_rounds.py --quick    # seconds; writes build/hash_rounds_quick.json
 
 Byte models on the source code of Python's standard library, whose layers are all LSH attention with 1, 2, 4 or 8
-rounds, in training and afterwards, or all full attention with shared queries and keys, which more rounds approach.
-They have the same parameters, begin with the same values, and see the same data. Each is evaluated with every
-attention as well. A killed run goes on where it was; delete build/hash_rounds to begin anew.
+rounds, in training and afterwards, or all full attention with shared queries and keys, which more rounds approach. They
+have the same parameters, begin with the same values, and see the same data. Each is evaluated with every attention as
+well. If a run is killed, the same command resumes it from its last checkpoint; delete build/hash_rounds to start over.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
 """How well an encoder-decoder learns to write digits in reverse, with LSH attention on both sides.
 
-    python benchmarks/reverse_task.py                # part of make bench
+    python benchmarks/speed/reverse_task.py                # part of make bench
 
 Sequences of 8 to 32 random digits, padded; the decoder writes them from the last to the first. The encoder has a local
 and an LSH layer, the decoder as well, in chunks of 8: no layer but cross-attention sees all of a sequence. Accuracy
-is that of greedy decoding on sequences that were not trained on. Writes benchmarks/results/reverse_task.json.
+is that of greedy decoding on sequences that were not trained on. Writes benchmarks/speed/results/reverse_task.json.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main():
     results = {"surroundings": contest.surroundings(), "steps": options.steps, "accuracy": found}
     results |= {"seconds": time.perf_counter() - began, "loss": {row["step"]: row["loss"] for row in log}}
     print(found)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """LSH attention, forward and backward, beside the PyTorch Reformers and exact attention on the same CPU.
 
-    make bench                                                # all sizes; half an hour or more on two cores
-    python benchmarks/attention.py --lengths 1024 4096        # some
+    make bench                                                  # all sizes; half an hour or more on two cores
+    python benchmarks/speed/attention.py --lengths 1024 4096    # some
 
 One sequence, 8 heads of 64, chunks of 64, 4 hash rounds, causal, float32, hashing included. Contenders: this
 package; the LSH layer of Hugging Face's transformers, which projects to heads and back, and this package with the same
 projections; reformer-pytorch (lucidrains); torch's exact attention; and the floor: the seven matrix products of the
-kernel alone. Writes benchmarks/results/attention.json.
+kernel alone. Writes benchmarks/speed/results/attention.json.
 """
 
 from pathlib import Path
 
 import contest
-
-from minireformer import threads
 
 BATCH, HEADS, D_HEAD, CHUNK, HASHES = 1, 8, 64, 64, 4
 RESULTS = Path(__file__).parent / "results" / "attention.json"
@@ -136,6 +134,8 @@ def exact(length, device="cpu"):
 def floor(length):
     """The seven batched products of the kernel, two forward and five backward, on the same shapes and threads."""
     import numpy as np
+
+    from minireformer import threads
 
     random = np.random.default_rng(0)
     n_chunks = HASHES * length // CHUNK

@@ -1,7 +1,7 @@
 """Figure 3 of the paper, small: do shared queries and keys, and reversible layers, cost a language model anything?
 
-    python benchmarks/shared_and_reversible.py            # minutes; writes a file of the same name in results/
-    python benchmarks/shared_and_reversible.py --quick    # seconds; writes build/shared_and_reversible_quick.json
+    python benchmarks/paper/shared_and_reversible.py            # minutes; writes results/shared_and_reversible.json
+    python benchmarks/paper/shared_and_reversible.py --quick    # seconds; writes build/shared_and_reversible_quick.json
 
 Three byte models with full attention, of equally many parameters, on the source code of Python's standard library:
 
@@ -10,8 +10,8 @@ Three byte models with full attention, of equally many parameters, on the source
     regular    queries and keys projected apart; ordinary residual layers, of which there is one stream
 
 What sharing saves, and the narrower last layer of one stream, is given to the feed-forward layers. Each model is
-trained with every learning rate once, with the first seed, and with the best of them with the other seeds.
-A killed run goes on where it was; delete build/shared_and_reversible to begin anew.
+trained with every learning rate once, with the first seed, and with the best of them with the other seeds. If a run is
+killed, the same command resumes it from its last checkpoint; delete build/shared_and_reversible to start over.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """What does LSH attention miss? Against exact attention, on the vectors of a trained model and on random ones.
 
-    python benchmarks/what_lsh_misses.py            # minutes; writes benchmarks/results/what_lsh_misses.json
-    python benchmarks/what_lsh_misses.py --quick    # seconds; writes build/what_lsh_misses_quick.json
+    python benchmarks/paper/what_lsh_misses.py            # minutes; writes results/what_lsh_misses.json
+    python benchmarks/paper/what_lsh_misses.py --quick    # seconds; writes build/what_lsh_misses_quick.json
 
 The model is match_full.py's with three LSH layers, as that script has trained it (it is trained first where its
 checkpoint is missing), on held-out text. Exact attention is that of the same layer's own queries and values: shared

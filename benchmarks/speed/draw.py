@@ -10,9 +10,8 @@ import matplotlib.pyplot as plt
 
 from minireformer.course import plots
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-FIGURE = ROOT / "docs" / "time_and_memory.png"
+RESULTS = Path(__file__).parent / "results"
+FIGURE = Path(__file__).resolve().parents[2] / "docs" / "time_and_memory.png"
 SHOWN = ("minireformer", "Hugging Face", "lucidrains", "exact (torch)")
 
 
@@ -27,7 +26,7 @@ def cell(one):
 
 def results(name, what):
     """{size: {contender: {"seconds": ..., "peak_mb": ...}}} of a contest."""
-    recorded = json.loads((RESULTS / f"{name}.json").read_text())[what]
+    recorded = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))[what]
     return {int(size): contenders for size, contenders in recorded.items()}
 
 
@@ -41,7 +40,7 @@ def table(name, what="lengths"):
 
 
 def curves(ax, by_size, key, plot):
-    """What `key` says of every contender that is shown, against the size."""
+    """Plot the field `key` of every contender in `SHOWN` against the size."""
     for i, name in enumerate(SHOWN):
         done = [(size, one[name][key]) for size, one in by_size.items() if key in one.get(name, {})]
         if done:
@@ -61,7 +60,7 @@ def figure():
     axes[0].set_title("LSH attention grows in proportion to length")
     axes[1].set_title("and so does its memory")
     axes[0].legend()
-    depths = results("depth", "depths")
+    depths = results("training_step_by_depth", "depths")
     curves(axes[2], depths, "peak_mb", axes[2].plot)
     axes[2].set_xticks(list(depths))
     axes[2].set(xlabel="layers", ylabel="peak memory, MB", ylim=(0, None))
@@ -72,5 +71,5 @@ def figure():
 if __name__ == "__main__":
     table("attention")
     table("training_step")
-    table("depth", "depths")
+    table("training_step_by_depth", "depths")
     figure()

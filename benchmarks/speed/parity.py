@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "fixtures")]
 
 from make_lucidrains import lucidrains_case  # noqa: E402
@@ -85,7 +85,7 @@ def describe(given):
 def written_and_loaded(given, seed, folder):
     """The largest difference between the logits of a model of theirs, and of the same after minireformer wrote it."""
     model = huggingface_model(given["config"], given["head"], 3, seed)
-    weights = {name: value.np() for name, value in model.state_dict().items()}
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
     mr.to_huggingface(mr.from_huggingface(weights, model.config.to_dict()), folder)
     again = type(model).from_pretrained(folder, hash_seed=seed, **dict.fromkeys(DROPOUTS, 0.0)).eval()
     tokens = np.random.default_rng(seed).integers(0, given["config"]["vocab_size"], (1, given["length"]))
@@ -103,10 +103,10 @@ def at_full_size(name, length=600):
     model = huggingface_model(config, "tokens", None, seed=0).double()
     tokens = np.random.default_rng(0).integers(0, config["vocab_size"], (1, length))
     with watched_hashing() as seen, torch.no_grad():
-        theirs = logits_of(model, "tokens", tokens, None, None).np()
-    weights = {name: value.np() for name, value in model.state_dict().items()}
+        theirs = logits_of(model, "tokens", tokens, None, None).numpy()
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
     ours = mr.from_huggingface(weights, config, "float64")
-    return float(np.abs(ours(tokens, rotations=seen["rotations"][0].np()) - theirs).max())
+    return float(np.abs(ours(tokens, rotations=seen["rotations"][0].numpy()) - theirs).max())
 
 
 def main():

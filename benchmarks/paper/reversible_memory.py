@@ -1,28 +1,26 @@
 """Peak memory of one training step, 2 to 24 layers deep: reversible beside a model that stores its activations.
 
-    python benchmarks/memory_against_depth.py
+    python benchmarks/paper/reversible_memory.py
 
-measures (about four minutes), writes `benchmarks/results/memory_against_depth.json` and draws
-`docs/memory_against_depth.png`. Notebook 00 does the same with a smaller model.
+This takes about four minutes. It writes results/reversible_memory.json and draws docs/memory_against_depth.png, the
+first figure of the README. Notebook 00 does the same with a smaller model.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
-import contest
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import recording
 
 import minireformer as mr
 from minireformer.course import plots
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "memory_against_depth.json"
-FIGURE = ROOT / "docs" / "memory_against_depth.png"
+RESULTS = Path(__file__).parent / "results" / "reversible_memory.json"
+FIGURE = recording.ROOT / "docs" / "memory_against_depth.png"
 
 DEPTHS = (2, 4, 8, 12, 16, 20, 24)
 BATCH, LENGTH = 1, 4096
@@ -90,14 +88,14 @@ def draw(results):
 def main():
     """Measure, write down, draw."""
     mr.backend.set_threads(1)  # threads have buffers of their own: with one, a peak is the same each time
-    results = {"surroundings": contest.surroundings(), "depths": DEPTHS, "batch": BATCH, "length": LENGTH}
+    results = {"depths": DEPTHS, "batch": BATCH, "length": LENGTH}
     results["block"] = dataclasses.asdict(BLOCK)
     for name, reversible in ("stored", False), ("reversible", True):
         results[name] = []
         for depth in DEPTHS:
             results[name].append(measure(depth, reversible))
             print(f"{depth:3} layers, {name}: {results[name][-1]['peak'] / 2**20:.0f} MiB", flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    recording.write(RESULTS, results)
     draw(results)
 
 

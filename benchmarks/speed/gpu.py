@@ -1,15 +1,15 @@
 """LSH attention and the training of a language model on a GPU: time, memory, and the other Reformer on the same card.
 
-    make gpu                                       # after the tests, on CuPy
-    python benchmarks/cuda.py --lengths 4096 16384  # some lengths
-    python benchmarks/cuda.py --quick               # small sizes: does the script run?
+    make gpu                                             # after the tests, on CuPy
+    python benchmarks/speed/gpu.py --lengths 4096 16384  # some lengths
+    python benchmarks/speed/gpu.py --quick               # small sizes: does the script run?
 
 The sizes of attention.py and training_step.py, float32, at 4,096 to 262,144 tokens, and one training step of the model
 that motivates the Reformer (12 layers, 64K tokens, d_model 1024) at batch 8. Where torch with CUDA is installed,
-Hugging Face's Reformer and torch's exact attention run on the same card; whoever lacks memory is noted as such. Every
-contender has a process of its own. Seconds are medians of steps between two waits for the device, after two to warm
-up. Peak memory is the most that was alive during a step above what was alive before it: inputs and parameters exist by
-then. Writes benchmarks/results/gpu_<card>.json.
+Hugging Face's Reformer and torch's exact attention run on the same card. If a contender runs out of memory, the result
+says so. Each contender has a process of its own. Seconds are medians over steps, between two waits for the device,
+after two steps to warm up. Peak memory is the most that was alive during a step beyond what was alive before it: inputs
+and parameters exist by then. Writes benchmarks/speed/results/gpu_<card>.json.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def measure(step, is_torch, patience=PATIENCE):
 
 
 def work(which, name, lengths, patience):
-    """A worker's side: one line of JSON for each length, until memory runs out."""
+    """What a worker does: print one line of JSON for each length, until memory runs out."""
     is_torch = name in ("Hugging Face", "exact (torch)")
     for length in lengths:
         try:
@@ -183,13 +183,13 @@ def big_step(n_layers, length, batch, d_model, n_heads, d_ff):
     try:
         with mr.memory.peak() as m:
             model = mr.Reformer(config)
-            optimiser = mr.Adafactor(model.params)
+            optimizer = mr.Adafactor(model.params)
             tokens = np.random.default_rng(0).integers(0, 256, (batch, length + 1))
             tokens, targets = map(mr.backend.asarray, (tokens[:, :-1], tokens[:, 1:]))
             wait()
             began = time.perf_counter()
             loss, grads = model.loss_and_grads(tokens, targets)
-            optimiser.step(grads)
+            optimizer.step(grads)
             wait()
         seconds = time.perf_counter() - began
     except Exception as error:
@@ -202,7 +202,7 @@ def big_step(n_layers, length, batch, d_model, n_heads, d_ff):
 
 
 def main():
-    """Let everybody work, write down what they say."""
+    """Run all contenders and write down their results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--quick", action="store_true", help="small sizes")
@@ -232,19 +232,21 @@ def main():
             for length, result in zip(options.lengths, ask(which, name, options)):
                 results[which][length][name] = result
                 print(f"{which}, {length} tokens, {name}: {in_words(result)}", flush=True)
-                path.write_text(json.dumps(results, indent=1) + "\n")
+                path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (result,) = ask("big", OURS, options)
     print(f"one step of the big model: {in_words(result)}")
     results["big_model"] = big | result
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def ask(which, name, options):
-    """What a worker says, line by line; a worker that dies has failed."""
+    """The results that a worker prints, one a line; a worker that dies has failed."""
     command = [sys.executable, __file__, "--worker", which, name, "--lengths", *map(str, options.lengths)]
     environment = os.environ | {"CUPY_TF32": "1" if name.endswith("TF32") else "0", "TRANSFORMERS_VERBOSITY": "error"}
     command += ["--quick"] * options.quick
-    worker = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    worker = subprocess.Popen(
+        command, env=environment, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     said = [json.loads(line) for line in worker.stdout if line.startswith("{")]
     last_words = worker.communicate()[1].strip().splitlines()[-1:]
     if worker.returncode:

@@ -1,11 +1,11 @@
 """One training step of a whole language model (loss and all gradients), beside the PyTorch Reformers.
 
-    python benchmarks/training_step.py                      # part of make bench
-    python benchmarks/training_step.py --lengths 4096
+    python benchmarks/speed/training_step.py                      # part of make bench
+    python benchmarks/speed/training_step.py --lengths 4096
 
 Six layers, all LSH: d_model 256, 4 heads of 64, d_ff 1024, vocabulary 256, chunks of 64, 4 hash rounds, causal,
 float32, batch 1. Contenders: this package, Hugging Face's transformers, reformer-pytorch (lucidrains). Writes
-benchmarks/results/training_step.json.
+benchmarks/speed/results/training_step.json.
 """
 
 from pathlib import Path

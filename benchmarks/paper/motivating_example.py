@@ -1,22 +1,22 @@
 """The model whose sums motivate the Reformer, for one whole training step on this CPU.
 
-    python benchmarks/motivating_example.py                                # the real size: a quarter of an hour or so
-    python benchmarks/motivating_example.py --layers 2 --length 8192       # smaller
+    python benchmarks/paper/motivating_example.py                            # the real size: about a quarter of an hour
+    python benchmarks/paper/motivating_example.py --layers 2 --length 8192   # smaller
 
 12 layers, all LSH, 64K tokens, d_model 1024, 8 heads of 128, d_ff 4096, vocabulary 256, batch 1, float32, with
 Adafactor. A Transformer that stores its activations would keep several times 12 * 0.25 GB of them, and one
-attention matrix of one head alone takes 16 GB. Prints where the memory is as it goes; Linux only (/proc).
-Writes benchmarks/results/motivating_example.json at the real size.
+attention matrix of one head alone takes 16 GB. Prints the memory of the process as it goes, which it reads from /proc:
+this works on Linux alone. Writes benchmarks/paper/results/motivating_example.json at the real size.
 """
 
 import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 
-import contest
 import numpy as np
+import recording
+from recording import machine
 
 import minireformer as mr
 
@@ -26,7 +26,7 @@ GB = 1e9
 
 def say(text, began):
     """Print `text` with the time since `began`, the memory of the process now, and its highest so far."""
-    now, highest = (contest.status(field) / GB for field in ("VmRSS", "VmHWM"))
+    now, highest = (machine.memory(field) / GB for field in ("VmRSS", "VmHWM"))
     print(f"{time.perf_counter() - began:7.1f} s   {now:5.2f} GB now, {highest:5.2f} GB at most   {text}", flush=True)
 
 
@@ -36,6 +36,7 @@ def main():
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--length", type=int, default=65536)
     options = parser.parse_args()
+    machine.require_proc()
     config = mr.ReformerConfig(
         vocab_size=256,
         d_model=1024,
@@ -58,9 +59,9 @@ def main():
     began = time.perf_counter()
     say("start", began)
     model = mr.Reformer(config)
-    optimiser = mr.Adafactor(model.params)
+    optimizer = mr.Adafactor(model.params)
     n_params = sum(param.size for param in model.params.values())
-    say(f"model of {n_params / 1e6:.0f} million parameters and its optimiser", began)
+    say(f"model of {n_params / 1e6:.0f} million parameters and its optimizer", began)
     tokens = np.random.default_rng(0).integers(0, 256, (1, options.length + 1))
     for i, block in enumerate(model.layers.blocks):
         for name, part in zip(("attention", "feed-forward"), block):
@@ -68,13 +69,13 @@ def main():
     step_began = time.perf_counter()
     loss, grads = model.loss_and_grads(tokens[:, :-1], tokens[:, 1:])
     say(f"loss {loss:.3f} and {len(grads)} gradients", began)
-    optimiser.step(grads)
-    seconds, peak = time.perf_counter() - step_began, contest.status("VmHWM")
+    optimizer.step(grads)
+    seconds, peak = time.perf_counter() - step_began, machine.memory("VmHWM")
     say("parameters moved: one training step", began)
     if (options.layers, options.length) == (12, 65536):
-        results = {"surroundings": contest.surroundings(), "config": dataclasses.asdict(config), "loss": loss}
+        results = {"config": dataclasses.asdict(config), "loss": loss}
         results |= {"seconds": seconds, "peak_resident_bytes": peak, "parameters": n_params}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        recording.write(RESULTS, results)
 
 
 def _told(backward, text, began):

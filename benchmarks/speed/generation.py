@@ -1,6 +1,6 @@
 """Tokens per second with and without a cache against the length of the text, and what the cache changes.
 
-    python benchmarks/generation.py                 # part of make bench
+    python benchmarks/speed/generation.py                 # part of make bench
 
 Speed: a model of six LSH layers (d_model 256, 4 heads of 64, d_ff 1024, vocabulary 256, chunks of 64, 4 hash rounds,
 2,048 buckets), float32, batch 1: the median time of a token after a text of T tokens. Without a cache a token is one
@@ -8,7 +8,7 @@ run of the model on the whole text.
 
 Difference: with several LSH layers, cached logits are not those of a new run (see decoding.py). Models of 2 and 6
 LSH layers are trained on Python's standard library, and both ways asked for the next byte of held-out text, 128 bytes
-in a row after a prompt of 512. Writes benchmarks/results/generation.json.
+in a row after a prompt of 512. Writes benchmarks/speed/results/generation.json.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def main():
     times = [row["cached_s"] for row in results["lengths"].values()]
     results["cached_slowest_over_fastest"] = max(times) / min(times)
     results["difference"] = {n: [difference(n, s) for s in (0, options.steps)] for n in (2, 6)}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

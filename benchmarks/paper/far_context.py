@@ -1,19 +1,19 @@
 """Does far context help? A small Reformer of bytes with 16,384 tokens of context, on Python's standard library.
 
-    python benchmarks/long_text.py            # about 30 minutes of one core; writes benchmarks/results/long_text.json
-    python benchmarks/long_text.py --quick    # seconds; writes build/long_text_quick.json
+    python benchmarks/paper/far_context.py            # about 30 minutes of one core; writes results/far_context.json
+    python benchmarks/paper/far_context.py --quick    # seconds; writes build/far_context_quick.json
 
 Training begins with short pieces and goes on with whole ones. Then, on held-out files:
 
 position    bits per byte against the place in the context, and the same where everything further back than `near` bytes
             is replaced by another file's bytes, or has its own bytes shuffled
-kept        bits per byte of the last bytes against how many true bytes stand before them, another file's before those
+kept        bits per byte of the last bytes against the number of true bytes before them; before those, another file's
 copy        a made-up name returns after some distance: bits per byte of its end, with and without a first visit
 attention   where the LSH layer looks: mass against distance, and the far pairs with the most weight
 sample      a held-out file, continued
 
-Notebook 09 draws the result. A run that is killed goes on where its last checkpoint left it when the same command is
-given again; delete the folder with the checkpoints (build/long_text) to begin anew.
+Notebook 09 draws the result. If a run is killed, the same command resumes it from its last checkpoint; delete
+build/far_context to start over.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ import math
 
 import numpy as np
 import recording
-from attention_weights import far_attention
 from match_full import summary, without_layers
+from where_lsh_looks import far_attention
 
 import minireformer as mr
 from minireformer import backend, rng, training
@@ -229,7 +229,7 @@ def sample(model, name, piece, size):
 def main():
     """Train, measure, write one JSON file."""
     options = recording.options(__doc__)
-    folder, path = recording.places("long_text", options)
+    folder, path = recording.places("far_context", options)
     size = QUICK if options.quick else FULL
     corpus = mr.data.standard_library()
     model, log = trained(corpus, size, folder / "model.safetensors")

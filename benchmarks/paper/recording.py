@@ -1,7 +1,7 @@
-"""What the scripts that repeat an experiment of the paper share: their command line, their seeds, the file they write.
+"""What the scripts that repeat an experiment of the paper share: command line, training, and the file they write.
 
-Such a script trains models, which takes minutes, and leaves checkpoints in a folder of its own below `build`: killed
-and started again with the same command, it goes on where it was.
+Such a script trains models for minutes and keeps checkpoints in its own folder below `build`. If you kill it, the same
+command resumes it from there.
 """
 
 import argparse
@@ -9,14 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-import contest
 import numpy as np
 
 import minireformer as mr
 from minireformer import backend, training
 from minireformer.training.optimizers import warmup_cosine
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import machine  # noqa: E402
 
 
 def options(description, *more):
@@ -30,29 +31,29 @@ def options(description, *more):
     return parser.parse_args()
 
 
-def nonzero(name, options):
-    """-> the folder for checkpoints, the JSON file to write: of a quick run below `build`, else among the results."""
+def places(name, options):
+    """-> the folder for checkpoints, and the JSON file to write: in `results`, or in `build` for a quick run."""
     if options.quick:
         name += "_quick"
-    results = options.build if options.quick else ROOT / "benchmarks" / "results"
+    results = options.build if options.quick else Path(__file__).resolve().parent / "results"
     return options.build / name, results / f"{name}.json"
 
 
 def surroundings():
     """What a result depends on: versions, machine, threads, date."""
-    return contest.surroundings() | {"threads": backend.n_threads()}
+    return machine.surroundings() | {"threads": backend.n_threads()}
 
 
 def write(path, result):
     """Write `result`, and what it depends on, to the JSON file `path`."""
     result |= {"surroundings": surroundings()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path.name}")
 
 
 def over_seeds(values):
-    """The mean of what was found with each seed, the least and the greatest of it."""
+    """The mean, least and greatest of `values`, one for each seed."""
     return {"mean": sum(values) / len(values), "least": min(values), "greatest": max(values)}
 
 

@@ -1,18 +1,17 @@
 """The paper's duplicate task (section 5, Table 2), smaller: train with full and LSH attention, evaluate with both.
 
-    python benchmarks/duplicate_task.py            # minutes; writes benchmarks/results/duplicate_task.json
-    python benchmarks/duplicate_task.py --quick    # T = 32, in seconds; writes build/duplicate_task_quick.json
+    python benchmarks/paper/duplicate_task.py            # minutes; writes results/duplicate_task.json
+    python benchmarks/paper/duplicate_task.py --quick    # T = 32, in seconds; writes build/duplicate_task_quick.json
 
-Full attention comes in three forms, because the paper does not say which its table means. In all of them queries and
-keys are one projection, so that the parameters fit LSH attention as well:
+Full attention comes in three forms, because the paper does not say which one its table means. In all of them queries
+and keys are one projection, so that the parameters fit LSH attention as well:
 
     full       keys of unit length, as in LSH attention; a token does not see itself (the package's `shared_full`)
     raw        keys are the queries as they are, logits q . k / sqrt(D); a token does not see itself
     raw+self   the same, and a token sees itself, as in an ordinary Transformer
 
-Notebook 08 draws `logs` and `accuracy`, which are those of the first seed; `over_seeds` has all of them. A run that
-is killed goes on where its last checkpoint left it when the same command is given again; delete the folder with the
-checkpoints (build/duplicate_task) to begin anew.
+Notebook 08 draws `logs` and `accuracy`, those of the first seed; `over_seeds` has all seeds. If a run is killed, the
+same command resumes it from its last checkpoint; delete build/duplicate_task to start over.
 """
 
 import dataclasses

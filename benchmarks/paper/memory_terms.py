@@ -1,14 +1,14 @@
 """Memory, term by term (tables 1 and 3 of the paper): from a Transformer to a Reformer, measured and predicted.
 
-    python benchmarks/memory_terms.py            # two minutes; writes benchmarks/results/memory_terms.json
-    python benchmarks/memory_terms.py --quick    # seconds; writes build/memory_terms_quick.json
+    python benchmarks/paper/memory_terms.py            # two minutes; writes results/memory_terms.json
+    python benchmarks/paper/memory_terms.py --quick    # seconds; writes build/memory_terms_quick.json
 
-The starting point is a plain Transformer, which this package has not got: attention that keeps its T x T weights, a
-feed-forward layer that keeps its hidden layer, and every activation stored. From there, one step at a time: reversible
-blocks; feed-forward layer and loss in chunks; LSH attention. Between the last two stands what the paper does not have:
-exact attention computed tile by tile; behind them LSH without chunks, because chunks save nothing of the peak while
-there are T x T weights: it is in the attention layer. Each is the peak of one `loss_and_grads` beyond the parameters,
-beside the sum of the terms that should make it up. Bytes of arrays are counted: the numbers are the same every time.
+We start from a plain Transformer, which is built here because the package has none: attention that keeps its T x T
+weights, a feed-forward layer that keeps its hidden layer, and every activation stored. Then we change one thing at a
+time: reversible blocks; feed-forward layer and loss in chunks; LSH attention. Two more models are not in the paper:
+exact attention computed tile by tile, before LSH, and LSH without chunks, at the end, because chunks save nothing of a
+peak that the T x T weights cause. Measured is the peak of one `loss_and_grads` beyond the parameters, next to the sum
+of the terms that should explain it. The bytes of arrays are counted, so the numbers are the same every time.
 """
 
 import math
@@ -84,8 +84,8 @@ class StoringFeedForward(FeedForward):
     """`FeedForward` (with ReLU) that keeps its hidden layer, of all positions, for backward."""
 
     def forward(self, x, seed=0, training=True):
-        hidden = x @ self.params["reference.weight"].T
-        hidden += self.params["reference.bias"]
+        hidden = x @ self.params["dense.weight"].T
+        hidden += self.params["dense.bias"]
         np.maximum(hidden, 0, out=hidden)
         return hidden @ self.params["output.weight"].T + self.params["output.bias"], HiddenCache(x, hidden)
 
@@ -95,12 +95,12 @@ class StoringFeedForward(FeedForward):
         rows = {"dy": dy, "dhidden": dhidden, "x": cache.x, "hidden": cache.hidden}
         rows = {name: values.reshape(-1, values.shape[-1]) for name, values in rows.items()}
         grads = {
-            "reference.weight": rows["dhidden"].T @ rows["x"],
-            "reference.bias": rows["dhidden"].sum(axis=0),
+            "dense.weight": rows["dhidden"].T @ rows["x"],
+            "dense.bias": rows["dhidden"].sum(axis=0),
             "output.weight": rows["dy"].T @ rows["hidden"],
             "output.bias": rows["dy"].sum(axis=0),
         }
-        return dhidden @ self.params["reference.weight"], grads
+        return dhidden @ self.params["dense.weight"], grads
 
     def forward_and_backward(self, x, dy, seed=0, training=True):
         y, cache = self.forward(x)
