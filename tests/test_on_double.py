@@ -119,10 +119,10 @@ def test_a_training_step_waits_for_the_device_once_however_deep_the_model(n_bloc
     opt.step(grads)
     assert counts["synchronize"] == 1
     counts.clear()
-    loop._step(model, lambda step: (tokens, targets), opt, 0, None, 1.0, seed=0)
+    loop.training_step(model, lambda step: (tokens, targets), opt, 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 1  # loss, norm of the gradients, whether all ids are in the vocabulary
     counts.clear()
-    loop._step(model, lambda step: (tokens, targets, mask), opt, 0, None, 1.0, seed=0)
+    loop.training_step(model, lambda step: (tokens, targets, mask), opt, 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 2  # and how many positions the mask leaves
     assert counts["to_host"] == 1
 
@@ -133,7 +133,7 @@ def test_a_training_step_of_an_encoder_and_decoder_waits_once(cupy, counts):
     model = mr.EncoderDecoder(mr.EncoderDecoderConfig(**sizes, attn_layers=("lsh",), max_len=32))
     tokens = backend.asarray([[3, 4, 5], [6, 7, 8]])
     counts.clear()
-    loop._step(model, lambda step: ((tokens, tokens), tokens), mr.Adam(model.params), 0, None, 1.0, seed=0)
+    loop.training_step(model, lambda step: ((tokens, tokens), tokens), mr.Adam(model.params), 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 1
 
 
@@ -148,13 +148,13 @@ def test_an_id_out_of_range_is_named_at_the_one_wait_and_the_next_step_is_as_eve
     before = {name: param.get() for name, param in model.params.items()}
     counts.clear()
     with pytest.raises(ValueError, match=rf"^{which}: expected ids from 0 to 19; got .*{bad}"):
-        loop._step(model, lambda step: tuple(wrong.values()), opt, 0, None, 1.0, seed=0)
+        loop.training_step(model, lambda step: tuple(wrong.values()), opt, 0, None, 1.0, seed=0)
     assert counts["synchronize"] == 1
     for name, param in model.params.items():
         np.testing.assert_array_equal(param.get(), before[name])
     with pytest.raises(ValueError, match="^tokens: expected 1 to"):  # raised within the block: nothing stays put off
-        loop._step(model, lambda step: (tokens_too_long(), tokens_too_long()), opt, 0, None, 1.0, seed=0)
-    _, loss, norm = loop._step(model, lambda step: tuple(given.values()), opt, 0, None, 1.0, seed=0)
+        loop.training_step(model, lambda step: (tokens_too_long(), tokens_too_long()), opt, 0, None, 1.0, seed=0)
+    _, loss, norm = loop.training_step(model, lambda step: tuple(given.values()), opt, 0, None, 1.0, seed=0)
     assert math.isfinite(loss) and norm > 0
 
 

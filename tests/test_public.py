@@ -18,7 +18,6 @@ NAMES = """
     data.duplicate_task data.standard_library data.text_files backend.use backend.get_xp __version__
 """.split()
 MODULES = [module.name for module in pkgutil.walk_packages(mr.__path__, "minireformer.")]
-MODULES = [name for name in MODULES if name != "minireformer.generation.beam_search"]  # until it is called `beams`
 
 
 @pytest.mark.parametrize("name", NAMES)
