@@ -19,6 +19,7 @@ from minireformer.hashing import sort_by_bucket
 from minireformer.head_table import HeadTable
 from minireformer.kernel import LOWEST, attend, attend_backward
 from minireformer.schedule import Plan, Schedule
+from minireformer.scratch import Scratch
 from minireformer.unit_length import add_unit_length_backward, inverse_length
 
 
@@ -169,7 +170,7 @@ def attention(q, k, v, plan):
     m, l = xp.full(len(q_rows), LOWEST, q.dtype), xp.zeros(len(q_rows), q.dtype)
 
     def work(heads):
-        scratch = threads.Scratch(xp, q.dtype)
+        scratch = Scratch(xp, q.dtype)
         for group in plan.groups(heads, queries, keys.shape[2]):
             attend(Schedule(plan, group, "queries", queries, keys, scratch), q_rows, k_rows, v_rows, scale, out, m, l)
 
@@ -189,7 +190,7 @@ def attention_backward(dout, cache):
     dq, dv, dk = xp.zeros_like(q_rows), xp.zeros_like(v_rows), None if k is None else xp.empty_like(k_rows)
 
     def work(heads):
-        scratch = threads.Scratch(xp, q.dtype)
+        scratch = Scratch(xp, q.dtype)
         for group in plan.groups(heads, queries, keys.shape[2]):
             s = Schedule(plan, group, "keys", queries, keys, scratch)
             dkeys = scratch("dk", len(group) * keys.shape[2], q.shape[3])  # of the scaled keys

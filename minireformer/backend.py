@@ -123,12 +123,6 @@ def nonzero(conditions):
     return np.flatnonzero(conditions) if get_xp(conditions) is np else slice(None)
 
 
-@functools.cache  # the driver takes its time
-def device_bytes():
-    """All memory of the GPU in use, in bytes."""
-    return _import_cupy().cuda.runtime.memGetInfo()[1]
-
-
 def set_threads(n):
     """Share heads out over `n` threads on the CPU.
 

@@ -9,12 +9,14 @@ C++ but for its index variables, so that tests can run it where there is no GPU.
 """
 
 import functools
+import math
 import os
 
 import numpy as np
 
 _C_TYPES = {"float32": "float", "float64": "double"}
 _THREADS, _LANES = 128, 32
+_SHARE, _LEAST_BYTES = 4, 1 << 20  # a tile takes at most this share of the bytes of all queries, or the least bytes
 _DEFAULT_MATH, _TF32_MATH = 0, 3  # of cuBLAS's `cublasMath_t`: CuPy has no name for the second
 
 _SOURCE = r"""
@@ -145,6 +147,21 @@ def launch(xp, name, n_rows, arrays, numbers):
     kernel = _module(xp, arrays[0].dtype.name).get_function(name)
     n_blocks = -(-n_rows * _LANES // _THREADS)
     kernel((n_blocks,), (_THREADS,), (*arrays, *map(np.int64, (n_rows, *numbers))))
+
+
+@functools.cache  # the driver takes its time
+def device_bytes(xp):
+    """All memory of the GPU in use, in bytes."""
+    return xp.cuda.runtime.memGetInfo()[1]
+
+
+def logits_per_tile(queries, window_len):
+    """How many logits a tile may have so that memory grows with the length: `queries` is their `HeadTable`."""
+    itemsize = queries.dtype.itemsize
+    room = max(_SHARE * math.prod(queries.shape) * queries.d_head * itemsize, _LEAST_BYTES)
+    room = min(room, device_bytes(queries.xp) // 16)
+    gathered = 12 * queries.d_head / window_len  # numbers in rows of vectors, for each logit; P and dS are two more
+    return max(1, int(room / itemsize / (2 + gathered)))
 
 
 def running_softmax(s, S, m, l, chunk, window, weights):

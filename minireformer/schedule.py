@@ -10,7 +10,6 @@ the processor's cache. (On a GPU, a tile is as large as memory allows.) Nothing 
 is `kernel.py`, which you can read first or next.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from minireformer import backend, cuda, rng, threads
 FAR = 2.0**100  # far beyond every logit, and exact when it multiplies a position
 TILE_LOGITS = 1 << 17  # of a tile on a CPU: half a megabyte in float32 stays in a core's own cache
 BLOCK_LEN = 1024  # of a tile's window on a CPU, where all meet all
-GPU_SHARE, GPU_LEAST = 4, 1 << 20  # a tile on a GPU: at most so often the bytes of all queries, or at least these
 
 
 class Plan(NamedTuple):
@@ -40,12 +38,7 @@ class Plan(NamedTuple):
 
     def logits_per_tile(self, queries, n_keys):
         """How many logits a tile may have, those of all its heads together. `queries` is a `HeadTable`."""
-        if queries.xp is np:
-            return TILE_LOGITS
-        size = math.prod(queries.shape) * queries.d_head * queries.dtype.itemsize
-        room = min(max(GPU_SHARE * size, GPU_LEAST), backend.device_bytes() // 16)
-        vectors = 12 * queries.d_head / self.window_len(n_keys)  # numbers in rows that were gathered, for each logit
-        return max(1, int(room / queries.dtype.itemsize / (2 + vectors)))
+        return TILE_LOGITS if queries.xp is np else cuda.logits_per_tile(queries, self.window_len(n_keys))
 
     def groups(self, heads, queries, n_keys):
         """The ranges of heads that go through together: one by one on a CPU; on a GPU with room for them, all."""
@@ -152,15 +145,7 @@ class Schedule:
         shape = len(x), (x.shape[1] - window_len) // self.chunk_len + 1, window_len, *x.shape[2:]
         return backend.strided(x, shape, (group, self.chunk_len * slot, slot, *rest))
 
-    # Rows of tables: what a gather picks, and what the gradient of a gather adds up
-
-    def gather(self, name, table, rows, factor=None):
-        """table[rows] in scratch memory, for rows (g, slots); times factor (g, slots), where there is one."""
-        out = self.scratch(name, *rows.shape, *table.shape[1:])
-        backend.gather(table, rows, out)
-        if factor is not None:
-            out *= factor[..., None]
-        return out
+    # Rows of tables
 
     def gather_queries_and_keys(self, q, k, scale, chunk, window):
         """The rows of a tile's queries, and those of its keys times scale (g, slots): (g, slots, D) each.
@@ -169,35 +154,19 @@ class Schedule:
         """
         queries, keys = (chunk, window) if self.by == "queries" else (window, chunk)
         if q is not k or self.key_rows is not self.query_rows:
-            K = self.gather("K", k, self.key_rows[:, keys], scale[:, keys])
-            return self.gather("Q", q, self.query_rows[:, queries]), K
-        both = self.gather("Q", q, self.query_rows[:, window])
+            K = self.scratch.gather("K", k, self.key_rows[:, keys], scale[:, keys])
+            return self.scratch.gather("Q", q, self.query_rows[:, queries]), K
+        both = self.scratch.gather("Q", q, self.query_rows[:, window])
         own = both[:, chunk.start - window.start : chunk.stop - window.start]
         Q, K = (own, both) if self.by == "queries" else (both, own)
         return Q, self.xp.multiply(K, scale[:, keys, None], out=self.scratch("K", *K.shape))
 
-    def scatter_add(self, table, rows, values, rescale=None):
-        """table[rows] = table[rows] * rescale + values, for rows (g, slots) that are all different."""
-        values = values.reshape(*rows.shape, -1)
-        if cuda.compiles(self.xp):
-            cuda.scatter_add(self.xp, table, rows, values, rescale)
-            return
-        sums = self.gather("sums", table, rows)
-        if rescale is not None:
-            sums *= rescale[..., None]
-        sums += values
-        table[rows] = sums
-
     def add_chunk(self, table, rows, chunk, values, rescale=None):
         """`scatter_add` of a tile's own chunks to the rows of a table that is 0 before. The first round only writes."""
         if self.all_pairs or chunk.stop > self.pad + self.n_keys:
-            self.scatter_add(table, rows[:, chunk], values, rescale)
+            self.scratch.scatter_add(table, rows[:, chunk], values, rescale)
         else:
             table[rows[:, chunk]] = values.reshape(len(values), chunk.stop - chunk.start, -1)
-
-    def matmul(self, name, a, b):
-        """a @ b for matrices a (g, n, i, k) and b (g, n, k, j), in scratch memory."""
-        return threads.batched_matmul(a, b, self.scratch(name, *a.shape[:3], b.shape[3]))
 
     # Masks
 

@@ -4,7 +4,6 @@ Read next: `rng.py`.
 """
 
 import functools
-import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -109,22 +108,3 @@ def _pool(n):
 @functools.cache
 def _blas():
     return ThreadpoolController()
-
-
-class Scratch:
-    """Arrays that a thread allocates once and uses again and again: `scratch(name, *shape)`.
-
-    Those of one name share their memory, whatever their shapes: what they hold is lost at the next call.
-    """
-
-    def __init__(self, xp, dtype):
-        self.xp, self.dtype, self.memory, self.views = xp, dtype, {}, {}
-
-    def __call__(self, name, *shape):
-        view = self.views.get((name, shape))
-        if view is None:
-            size, memory = math.prod(shape), self.memory.get(name)
-            if memory is None or memory.size < size:
-                memory = self.memory[name] = self.xp.empty(size, self.dtype)
-            view = self.views[name, shape] = memory[:size].reshape(shape)
-        return view

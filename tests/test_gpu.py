@@ -8,11 +8,12 @@ import pytest
 
 import host_cuda
 import minireformer as mr
-from minireformer import backend, cuda, schedule, threads
+from minireformer import backend, cuda, threads
 from minireformer.attention import AttentionOptions
 from minireformer.backend import row_dot
 from minireformer.head_table import HeadTable
 from minireformer.schedule import Plan, Schedule
+from minireformer.scratch import Scratch
 from test_on_double import CONFIGS, training
 
 KERNELS = re.findall(r"__global__ void (\w+)\(", cuda.source("float32"))
@@ -183,8 +184,8 @@ def test_whatever_a_tile_holds_the_numbers_are_the_same(by, causal, monkeypatch,
     request.getfixturevalue(by)
     results = []
     for size in (0, 1 << 12, 1 << 16, 1 << 40):
-        monkeypatch.setattr(schedule, "GPU_SHARE", 0)
-        monkeypatch.setattr(schedule, "GPU_LEAST", size)
+        monkeypatch.setattr(cuda, "_SHARE", 0)
+        monkeypatch.setattr(cuda, "_LEAST_BYTES", size)
         results.append(attention("cupy", "float64", 1, causal=causal))
     for other in results[1:]:
         for a, b in zip(results[0], other):
@@ -197,9 +198,9 @@ def test_a_tile_takes_a_sixteenth_of_a_small_card_at_most(cupy, monkeypatch):
     q, v = (backend.asarray(x) for x in np.random.default_rng(0).standard_normal((2, 1, 4, 4096, 16), "float32"))
     plan, queries = Plan(AttentionOptions(64), order=cupy.broadcast_to(cupy.arange(4096), (4, 1, 4096))), HeadTable(q)
     for card in (1 << 34, 1 << 22):
-        monkeypatch.setattr(backend, "device_bytes", lambda card=card: card)
+        monkeypatch.setattr(cuda, "device_bytes", lambda xp, card=card: card)
         for group in plan.groups(range(4), queries, 4096):
-            s = Schedule(plan, group, "queries", queries, queries, threads.Scratch(cupy, q.dtype))
+            s = Schedule(plan, group, "queries", queries, queries, Scratch(cupy, q.dtype))
             sizes = [chunk.stop - chunk.start for chunk, _ in s.tiles()]
             assert sum(sizes) == 4096
         with mr.memory.peak() as m:

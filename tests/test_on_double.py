@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import minireformer as mr
-from minireformer import backend, schedule
+from minireformer import backend, cuda, schedule
 from minireformer.training import loop
 from minireformer.training.data import duplicate_task
 
@@ -55,9 +55,8 @@ CONFIGS = {
 @pytest.fixture
 def one_tile(monkeypatch):
     """A round is one tile on both backends: where a tile ends, sums are added up in another order."""
-    for name in ("TILE_LOGITS", "GPU_LEAST"):
-        monkeypatch.setattr(schedule, name, 1 << 40)
-    monkeypatch.setattr(backend, "device_bytes", lambda: 1 << 50)
+    monkeypatch.setattr(schedule, "TILE_LOGITS", 1 << 40)
+    monkeypatch.setattr(cuda, "logits_per_tile", lambda queries, window_len: 1 << 40)
 
 
 def training(name, config, dtype, make, scale=1):

@@ -10,7 +10,7 @@ from minireformer import reference, schedule
 from minireformer.attention import AttentionOptions
 from minireformer.head_table import HeadTable
 from minireformer.schedule import FAR, Plan, Schedule
-from minireformer.threads import Scratch
+from minireformer.scratch import Scratch
 
 
 def make(plan, by="queries", n_heads=1, n_queries=None, n_keys=None, dtype="float64", head=0):
