@@ -26,8 +26,8 @@ LOWEST = -FAR / 8  # m of a query that has met no key yet: below every real logi
 def attend(s, q, k, v, scale, out, m, l):
     """Attention for the heads of schedule `s`, by queries. Fills their rows of out (N, D), m (N,) and l (N,).
 
-    q, k, v are tables of rows (`head_table.py`). A key is a row of k times its entry of scale. A query that sees nothing
-    ends with l = 0, and its output is 0, or its own value where tokens do not see themselves.
+    q, k, v are tables of rows (`head_table.py`). A key is a row of k times its entry of scale. A query that sees
+    nothing ends with l = 0, and its output is 0, or its own value where tokens do not see themselves.
     """
     w, scale = s.scratch, scale[s.key_rows]
     for chunk, window in s.tiles():

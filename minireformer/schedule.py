@@ -2,27 +2,28 @@
 
 Tokens are put into *slots*: R rounds of T slots, each round in its own order. C slots make a chunk. A query sees the
 keys in its *window*: its own chunk, and a few chunks before and after it. The chunks of all rounds form one circle, so
-the first chunk of a round looks back at the last one of the round before. Where everything meets everything, as in full
-attention and cross-attention, tokens stay where they are, and a window is all of them.
+the first chunk of a round looks back at the last chunk of the round before. In full attention and cross-attention all
+meet all: tokens stay where they are, and a window is all of them.
 
-A `Schedule` goes through all this a *tile* at a time: a few chunks with their windows, so few that their logits stay in
-the processor's cache. (On a GPU, a tile is as large as memory allows.) Nothing here multiplies a query with a key: that
-is `kernel.py`, which you can read first or next.
+A `Schedule` goes through this a *tile* at a time: a few chunks with their windows, so few that their logits stay in the
+processor's cache. (On a GPU, a tile is as large as memory allows.) Nothing here multiplies a query with a key: that is
+`kernel.py`, which you can read first or next.
 """
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minireformer import backend, cuda, rng, threads
 
-FAR = 2.0**100  # far beyond every logit, and exact when it multiplies a position
-TILE_LOGITS = 1 << 17  # of a tile on a CPU: half a megabyte in float32 stays in a core's own cache
-BLOCK_LEN = 1024  # of a tile's window on a CPU, where all meet all
+FAR = 2.0**100  # far beyond every logit; a power of two, so that multiplying a position with it is exact
+TILE_LOGITS = 1 << 17  # logits of a tile on a CPU: half a megabyte in float32 stays in a core's own cache
+BLOCK_LEN = 1024  # length of a tile's window on a CPU, where all meet all
 
 
 class Plan(NamedTuple):
-    """Who meets whom, for G = B * H heads of T queries and S keys: the same for forward and backward."""
+    """Who meets whom, for G = B * H heads of T queries and S keys. Forward and backward follow the same plan."""
 
     options: Any  # `attention.AttentionOptions`
     exclude_self: bool = False  # a token sees itself only when it sees nothing else
@@ -33,15 +34,15 @@ class Plan(NamedTuple):
     seeds: tuple = (0,)  # of the dropout masks, one for each round
 
     def window_len(self, n_keys):
-        """How many keys a query meets in a round, masks apart."""
+        """How many keys a query meets in one round, before any mask."""
         return n_keys if self.order is None else self.options.width * self.options.chunk_len
 
     def logits_per_tile(self, queries, n_keys):
-        """How many logits a tile may have, those of all its heads together. `queries` is a `HeadTable`."""
+        """How many logits a tile may have, over all its heads. `queries` is a `HeadTable`."""
         return TILE_LOGITS if queries.xp is np else cuda.logits_per_tile(queries, self.window_len(n_keys))
 
     def groups(self, heads, queries, n_keys):
-        """The ranges of heads that go through together: one by one on a CPU; on a GPU with room for them, all."""
+        """The ranges of heads to take together: one at a time on a CPU; on a GPU all of them, if there is room."""
         least = self.window_len(n_keys) * (1 if self.order is None else self.options.chunk_len)
         if queries.xp is not np and len(heads) * least <= self.logits_per_tile(queries, n_keys):
             return [heads]
@@ -51,14 +52,14 @@ class Plan(NamedTuple):
 class Schedule:
     """The tiles of g heads (`heads` is the range of their numbers), and who may see whom in them.
 
-    With `by="queries"`, the chunks of a tile hold queries, and their windows the keys that these see. With `by="keys"`
-    the chunks hold keys, and their windows the queries that see them: that way, backward gets the gradients of a chunk
-    of keys and values whole. Either way, every pair that meets does so once.
+    With `by="queries"`, chunks hold queries and windows the keys that they see: forward gets a chunk's output whole.
+    With `by="keys"`, chunks hold keys and windows the queries that see them: backward gets the gradients of a chunk of
+    keys and values whole. Either way, every pair that meets is in one tile. `queries` and `keys` are `HeadTable`s.
     """
 
     def __init__(self, plan, heads, by, queries, keys, scratch):
         self.plan, self.options, self.heads, self.by, self.scratch = plan, plan.options, heads, by, scratch
-        self.xp, self.n_queries, self.n_keys = queries.xp, queries.shape[2], keys.shape[2]
+        self.xp, (_, self.n_heads, self.n_queries), self.n_keys = queries.xp, queries.shape, keys.shape[2]
         self.chunk_len, self.n_rounds, self.all_pairs = plan.options.chunk_len, len(plan.seeds), plan.order is None
         self.logits_per_tile = plan.logits_per_tile(queries, self.n_keys) // len(heads)
         if self.all_pairs:
@@ -68,6 +69,7 @@ class Schedule:
             self.before, self.after = around if by == "queries" else around[::-1]  # slots of a window beside its chunk
             self.pad = max(around)
             slot = self.xp.arange(-self.pad, self.n_rounds * self.n_keys + self.pad)  # the circle, cut open
+            self.round = slot // self.n_keys
             circle = plan.order[heads.start : heads.stop].reshape(len(heads), -1)
             self.query = self.key = circle[:, slot % circle.shape[1]]  # (g, slots): the token in each slot
         self.query_rows = queries.rows(heads, self.query)
@@ -75,30 +77,6 @@ class Schedule:
         self.key_rows = self.query_rows if same_rows else keys.rows(heads, self.key)
         self.all_queries, self.all_keys = queries.all_rows(heads), keys.all_rows(heads)
         self.own_key_rows = self.key if len(heads) == 1 else self.key_rows  # in a table of these heads alone
-        # A query's position is half a place early where it does not see itself, and else half a place late. So
-        # FAR * (query - key) is far above every logit where the key may be seen, and far below where it comes too late.
-        half, exact = -0.5 if plan.exclude_self else 0.5, scratch.dtype if self.n_keys < 1 << 22 else "float64"
-        self.query_position, self.key_position = self.query.astype(exact), self.key.astype(exact)
-        self.query_position += half
-        self.query_position *= FAR
-        self.key_position *= FAR
-        self.hidden = None
-        if plan.key_mask is not None:
-            batch = self.xp.arange(heads.start, heads.stop)[:, None] // queries.shape[1]
-            self.hidden = ~plan.key_mask[batch, self.key]
-            if self.options.causal:  # a hidden key is later than every query
-                self.key_position = self.xp.where(self.hidden, self.key_position.dtype.type(np.inf), self.key_position)
-        if self.options.count_once and not self.all_pairs:
-            inverse = self.xp.argsort(plan.order[heads.start : heads.stop], axis=-1)
-            self.chunk_of_token = inverse // self.chunk_len  # (g, R, T)
-        if plan.dropout or plan.options.same_bucket or plan.options.count_once:
-            self.round = None if self.all_pairs else slot // self.n_keys
-        if plan.dropout:
-            head = self.xp.arange(heads.start, heads.stop, dtype=self.xp.uint32)[:, None]
-            seeds = self.xp.asarray([seed & 0xFFFFFFFF for seed in plan.seeds], self.xp.uint32)
-            seeds = seeds if self.all_pairs else seeds[self.round % self.n_rounds]
-            self.query_word = rng.hash_uint32(rng.hash_uint32(head ^ seeds) + self.query.astype("uint32"))
-            self.key_word = rng.hash_uint32(self.key.astype("uint32"))
 
     # Tiles
 
@@ -171,48 +149,83 @@ class Schedule:
     # Masks
 
     def forbid(self, S, chunk, window, weights):
-        """Lower the logits S of keys that their queries may not see to less than -FAR / 4. `weights` as below."""
-        keys, queries = (window, chunk) if self.by == "queries" else (chunk, window)
-        if self.options.causal and not (self.all_pairs and self.hidden is None and keys.stop <= queries.start):
-            query, key = self.pairs(self.query_position, self.key_position, chunk, window)
-            cap = self.xp.subtract(query, key, out=self.scratch("product", *S.shape))
-            self.xp.minimum(S, cap, out=S)
-        bad = []
-        if self.plan.exclude_self and not self.options.causal:
-            bad.append(self.xp.equal(*self.pairs(self.query, self.key, chunk, window)))
-        if self.hidden is not None and not self.options.causal:
-            bad.append(self.pairs(self.hidden, self.hidden, chunk, window)[1])
+        """Lower the logits S of keys that their queries may not see to below -FAR / 4. `weights` as below."""
+        xp, queries, keys, bad = self.xp, *((chunk, window) if self.by == "queries" else (window, chunk)), []
+        if self.options.causal:
+            if not self.all_pairs or keys.stop > queries.start or self.hidden is not None:  # some key comes too late
+                query, key = self.pairs(*self.positions, chunk, window)
+                xp.minimum(S, xp.subtract(query, key, out=self.scratch("product", *S.shape)), out=S)
+        else:
+            if self.plan.exclude_self:
+                bad.append(xp.equal(*self.pairs(self.query, self.key, chunk, window)))
+            if self.hidden is not None:
+                bad.append(self.pairs(self.hidden, self.hidden, chunk, window)[1])
         if weights is not None:
             bad.append(weights == 0)
         for pairs in bad:
-            S -= self.xp.multiply(pairs, S.dtype.type(FAR), out=self.scratch("product", *pairs.shape))
+            S -= xp.multiply(pairs, S.dtype.type(FAR), out=self.scratch("product", *pairs.shape))
+
+    @cached_property
+    def positions(self):
+        """Positions (g, slots) of queries and keys: query - key is far above every logit, or far below if key is late.
+
+        Late is a key that comes after the query, the query itself where tokens do not see themselves, a hidden key.
+        """
+        exact = self.scratch.dtype if self.n_keys < 1 << 22 else "float64"
+        query, key = self.query.astype(exact), self.key.astype(exact)
+        query += -0.5 if self.plan.exclude_self else 0.5
+        query *= FAR
+        key *= FAR
+        return query, key if self.hidden is None else self.xp.where(self.hidden, key.dtype.type(np.inf), key)
+
+    @cached_property
+    def hidden(self):
+        """Booleans (g, slots): true for keys that the key mask hides; None without one."""
+        if self.plan.key_mask is None:
+            return None
+        return ~self.plan.key_mask[self.xp.arange(self.heads.start, self.heads.stop)[:, None] // self.n_heads, self.key]
 
     def weights(self, chunk, window):
-        """What the paper's own equations multiply exp(S) with; None where they are not asked for.
+        """What the paper's own equations multiply exp(S) with; None where the options do not ask for them.
 
-        0 for a key of another round, or of another bucket (`same_bucket`: eq. 4), and 1/N for one that a query
-        meets in N rounds (`count_once`: the -log N of eq. 16).
+        0 for a key of another round, or of another bucket with `same_bucket` (eq. 4); 1 / N for a key that the query
+        meets in N rounds with `count_once` (the -log N of eq. 16).
         """
-        if not self.options.same_bucket and not self.options.count_once:
+        options = self.options
+        if not options.same_bucket and not options.count_once:
             return None
         seen = self.xp.equal(*self.pairs(self.round[None], self.round[None], chunk, window))
-        if self.options.same_bucket:
+        if options.same_bucket:
             seen = seen & self._same_bucket((chunk.start - self.pad) // self.n_keys, chunk, window)
-        if not self.options.count_once:
+        if not options.count_once:
             return seen.astype(self.scratch.dtype)
         times = 0
         for r in range(self.n_rounds):
             query, key = self._pairs_of_tokens(self.chunk_of_token[:, r], chunk, window)
-            met = (key >= query - self.options.n_before) & (key <= query + self.options.n_after)
-            times = times + (met & self._same_bucket(r, chunk, window) if self.options.same_bucket else met)
+            met = (key >= query - options.n_before) & (key <= query + options.n_after)
+            times = times + (met & self._same_bucket(r, chunk, window) if options.same_bucket else met)
         return seen / self.xp.maximum(times, 1).astype(self.scratch.dtype)
 
+    @cached_property
+    def chunk_of_token(self):
+        """The chunk that each token is in, in each round: (g, R, T)."""
+        return self.xp.argsort(self.plan.order[self.heads.start : self.heads.stop], axis=-1) // self.chunk_len
+
     def keep(self, chunk, window):
-        """The dropout mask, divided by 1 - rate: a function of (seed, head, round, query, key) and nothing else."""
-        query, key = self.pairs(self.query_word, self.key_word, chunk, window)
+        """The dropout mask, divided by 1 - rate: a function of (seed, head, round, query, key) and of nothing else."""
+        query, key = self.pairs(*self.dropout_words, chunk, window)
         keep = (rng.hash_uint32(query + key) >= rng.keep_threshold(self.plan.dropout)).astype(self.scratch.dtype)
         keep *= self.scratch.dtype.type(1 / (1 - self.plan.dropout))
         return keep
+
+    @cached_property
+    def dropout_words(self):
+        """Random words (g, slots) of queries and of keys, whose sums are hashed once more for each pair."""
+        head = self.xp.arange(self.heads.start, self.heads.stop, dtype=self.xp.uint32)[:, None]
+        seeds = self.xp.asarray([seed & 0xFFFFFFFF for seed in self.plan.seeds], self.xp.uint32)
+        seeds = seeds if self.all_pairs else seeds[self.round % self.n_rounds]
+        query = rng.hash_uint32(rng.hash_uint32(head ^ seeds) + self.query.astype("uint32"))
+        return query, rng.hash_uint32(self.key.astype("uint32"))
 
     def pairs(self, of_queries, of_keys, chunk, window):
         """Arrays (g, slots) of queries and of keys, cut to a tile and shaped so that together they fit its logits."""
@@ -229,5 +242,5 @@ class Schedule:
         return self.chunks(of_chunks)[..., None], self.windows(of_windows)[:, :, None]
 
     def _same_bucket(self, r, chunk, window):
-        of_heads = self.plan.buckets[self.heads.start : self.heads.stop, r]
-        return self.xp.equal(*self._pairs_of_tokens(of_heads, chunk, window))
+        buckets = self.plan.buckets[self.heads.start : self.heads.stop, r]
+        return self.xp.equal(*self._pairs_of_tokens(buckets, chunk, window))
