@@ -114,7 +114,8 @@ class SeenWindow(SeenTokens):
     """Of local attention: a token meets the chunks of its window, which stand in a circle as in `local_attention`."""
 
     def meet(self, query, lengths):
-        chunk_len, n_before, n_after = self.layer.window.values()
+        options = self.layer.options
+        chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
         width = (n_before + 1 + n_after) * chunk_len
         padded = np.array([padded_length(n + 1, self.layer.chunk_lens) for n in lengths.tolist()])
         one_chunk = padded <= chunk_len  # nothing before it or after it
@@ -136,7 +137,7 @@ class SeenBuckets(SeenTokens):
 
     def __init__(self, layer, n_rows, max_len, seed):
         super().__init__(layer, n_rows, max_len, seed)
-        self.n_buckets = layer.n_buckets or default_n_buckets(max_len, layer.window["chunk_len"], layer.max_len)
+        self.n_buckets = layer.n_buckets or default_n_buckets(max_len, layer.options.chunk_len, layer.max_len)
         sizes = (layer.n_heads, layer.d_head, layer.n_hashes, self.n_buckets, self.table.dtype)
         self.rotations = random_rotations(rng.fold(seed, "hash"), *sizes)
         self.orders = [[] for _ in range(n_rows)]
@@ -166,7 +167,7 @@ class SeenBuckets(SeenTokens):
         for row, entries in zip(positions, found):
             row[: len(entries)] = entries
         positions %= self.max_len  # from bucket * max_len + position
-        if self.layer.paper["count_once"]:
+        if self.layer.options.count_once:
             positions.sort(axis=1)
             positions[:, 1:][positions[:, 1:] == positions[:, :-1]] = -1
             positions = np.where(positions < 0, own, positions)
@@ -175,7 +176,8 @@ class SeenBuckets(SeenTokens):
 
     def _insert(self, orders, buckets, position):
         """Put one head's token at `position` into the `orders` of its rounds; -> the list entries that it meets."""
-        chunk_len, n_before, n_after = self.layer.window.values()
+        options = self.layer.options
+        chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
         slots = []
         for order, bucket in zip(orders, buckets):
             entry = bucket * self.max_len + position
@@ -187,10 +189,10 @@ class SeenBuckets(SeenTokens):
         n_chunks, met = padded_len // chunk_len, array(self.code)
         for r, (order, slot) in enumerate(zip(orders, slots)):
             first, last = slot // chunk_len - n_before, slot // chunk_len + n_after
-            if self.layer.paper["same_bucket"]:  # the token is the last of its bucket
+            if self.layer.options.same_bucket:  # the token is the last of its bucket
                 start = bisect_left(order, buckets[r] * self.max_len)
                 met += order[max(start, first * chunk_len) : slot]
-            elif first >= 0 and last < n_chunks or self.layer.paper["count_once"]:
+            elif first >= 0 and last < n_chunks or self.layer.options.count_once:
                 met += order[max(0, first) * chunk_len : (last + 1) * chunk_len]
             else:  # into the neighbouring rounds: the chunks of all rounds stand in one circle
                 for chunk in range(first, last + 1):
