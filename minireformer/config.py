@@ -14,67 +14,6 @@ KINDS = ("lsh", "local", "full", "shared_full")  # of attention layers: see `att
 HEADS = ("tokens", "sequence", "span")  # see `heads.py`
 
 
-def expect(name, value, fits, expected):
-    """`value` of the field `name`; ValueError, which says what was expected, unless it `fits`."""
-    if not fits:
-        raise ValueError(f"{name}: expected {expected}; got {value!r}")
-    return value
-
-
-def one_of(*choices):
-    """The check that a field is one of these texts."""
-    return lambda name, value: expect(name, value, value in choices, f"one of {', '.join(choices)}")
-
-
-def check_kinds(name, kinds):
-    """`kinds`; ValueError unless they are a tuple of one or more of `KINDS`."""
-    expect(name, kinds, isinstance(kinds, tuple), 'a tuple such as ("lsh",)')
-    known = all(isinstance(kind, str) and kind in KINDS for kind in kinds)
-    return expect(name, kinds, known and kinds, f"one or more of {', '.join(KINDS)}")
-
-
-def _check_n_buckets(name, value):
-    factors = tuple(int(factor) for factor in bucket_factors(value))
-    return factors if isinstance(value, tuple) else factors[0]
-
-
-def _check_eps(name, value):
-    return float(expect(name, value, is_number(value) and 0 <= value < math.inf, "a finite number >= 0"))
-
-
-def _check_flag(name, value):
-    return expect(name, value, isinstance(value, bool), "True or False")
-
-
-SIZES = (
-    "vocab_size",
-    "d_model",
-    "n_heads",
-    "d_head",
-    "d_ff",
-    "lsh_chunk_len",
-    "local_chunk_len",
-    "n_hashes",
-    "max_len",
-)
-CHECKS = {  # of each field: (name, value) -> the value in Python's own types, which JSON knows
-    **dict.fromkeys((*SIZES, "loss_chunk_len", "n_labels"), check_count),
-    **dict.fromkeys(
-        ("lsh_n_before", "lsh_n_after", "local_n_before", "local_n_after"), partial(check_count, at_least=0)
-    ),
-    "ff_chunk_len": partial(check_count, at_least=0),
-    **dict.fromkeys(("dropout", "attention_dropout", "head_dropout"), check_rate),
-    **dict.fromkeys(("lsh_attention_dropout", "local_attention_dropout"), check_rate),
-    **dict.fromkeys(("same_bucket", "count_once", "causal", "reversible"), _check_flag),
-    "layer_norm_eps": _check_eps,
-    "n_buckets": _check_n_buckets,
-    "attn_layers": check_kinds,
-    "activation": one_of(*ACTIVATIONS),
-    "head": one_of(*HEADS),
-    "positions": one_of("axial", "learned", "sinusoidal"),
-}
-
-
 @dataclass(frozen=True)
 class ReformerConfig:
     """The shape of a model. Checked when made: a ValueError names the field that doesn't fit."""
@@ -113,7 +52,8 @@ class ReformerConfig:
     n_labels: int = 2  # of the sequence head
     head_dropout: float | None = None  # of the sequence head, where it differs from `dropout`
 
-    def __post_init__(self, checks=CHECKS):
+    def __post_init__(self, **more_checks):
+        checks = CHECKS | more_checks
         for field in fields(self):
             value = getattr(self, field.name)
             value = tuple(value) if isinstance(value, list) else value  # JSON gives tuples back as lists
@@ -132,8 +72,9 @@ class ReformerConfig:
 
     def attention_options(self, kind):
         """The `AttentionOptions` of the model's layers of a `kind`, from fields such as `lsh_n_after` and `causal`."""
-        names = set(AttentionOptions.__dataclass_fields__) if kind in ("lsh", "local") else {"causal"}
-        names -= {"same_bucket", "count_once"} if kind == "local" else set()
+        names = {field.name for field in fields(AttentionOptions)} if kind in ("lsh", "local") else {"causal"}
+        if kind == "local":
+            names -= {"same_bucket", "count_once"}
         return AttentionOptions(**{name: getattr(self, f"{kind}_{name}", getattr(self, name, None)) for name in names})
 
     def _set(self, name, value):
@@ -150,3 +91,51 @@ class ReformerConfig:
         expect("axial_shape", shape, math.prod(shape) >= self.max_len, f"a product of at least max_len {self.max_len}")
         self._set("axial_shape", shape)
         self._set("axial_dims", dims)
+
+
+def expect(name, value, fits, expected):
+    """`value` of the field `name`; ValueError, which says what was expected, unless it `fits`."""
+    if not fits:
+        raise ValueError(f"{name}: expected {expected}; got {value!r}")
+    return value
+
+
+def one_of(*choices):
+    """The check that a field is one of these texts."""
+    return lambda name, value: expect(name, value, value in choices, f"one of {', '.join(choices)}")
+
+
+def _check_kinds(name, kinds):
+    expect(name, kinds, isinstance(kinds, tuple), 'a tuple such as ("lsh",)')
+    known = all(isinstance(kind, str) and kind in KINDS for kind in kinds)
+    return expect(name, kinds, known and kinds, f"one or more of {', '.join(KINDS)}")
+
+
+def _check_n_buckets(name, value):
+    factors = tuple(int(factor) for factor in bucket_factors(value))
+    return factors if isinstance(value, tuple) else factors[0]
+
+
+def _check_eps(name, value):
+    return float(expect(name, value, is_number(value) and 0 <= value < math.inf, "a finite number >= 0"))
+
+
+def _check_flag(name, value):
+    return expect(name, value, isinstance(value, bool), "True or False")
+
+
+check_at_least_0 = partial(check_count, at_least=0)
+_TABLE = {  # fields, and their check: (name, value) -> the value in Python's own types, which JSON knows
+    "vocab_size d_model n_heads d_head d_ff lsh_chunk_len local_chunk_len n_hashes max_len": check_count,
+    "loss_chunk_len n_labels": check_count,
+    "lsh_n_before lsh_n_after local_n_before local_n_after ff_chunk_len": check_at_least_0,
+    "dropout attention_dropout lsh_attention_dropout local_attention_dropout head_dropout": check_rate,
+    "layer_norm_eps": _check_eps,
+    "same_bucket count_once causal reversible": _check_flag,
+    "attn_layers": _check_kinds,
+    "n_buckets": _check_n_buckets,
+    "activation": one_of(*ACTIVATIONS),
+    "head": one_of(*HEADS),
+    "positions": one_of("axial", "learned", "sinusoidal"),
+}
+CHECKS = {name: check for names, check in _TABLE.items() for name in names.split()}

@@ -8,12 +8,11 @@ its cross-attention layers, and on through the encoder. Read next: `data.py`.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from minireformer import rng
 from minireformer.checks import check_array, check_count, check_not_empty
-from minireformer.config import CHECKS, ReformerConfig, expect
+from minireformer.config import ReformerConfig, check_at_least_0, expect
 from minireformer.embedding import check_tokens
 from minireformer.heads import make_head
 from minireformer.layer import prefixed
@@ -35,9 +34,8 @@ class EncoderDecoderConfig(ReformerConfig):
     pad_token: int | None = None  # hidden wherever it stands, on both sides; None: nothing is
 
     def __post_init__(self):
-        at_least_0 = partial(check_count, at_least=0)
-        own = {"source_vocab_size": check_count, "encoder_n_after": at_least_0, "pad_token": at_least_0}
-        super().__post_init__(CHECKS | own)
+        more_checks = {"encoder_n_after": check_at_least_0, "pad_token": check_at_least_0}
+        super().__post_init__(source_vocab_size=check_count, **more_checks)
         expect("causal", self.causal, self.causal, "True, for the decoder writes one token after another")
         expect("head", self.head, self.head == "tokens", "tokens, which the decoder writes")
         if self.pad_token is not None:
