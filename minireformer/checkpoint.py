@@ -6,7 +6,7 @@ either kind. A file is written beside its place and then renamed into it, so a r
 previous file whole.
 
 Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another config, or holds
-infinity or NaN. Arrays that hold either are not written in the first place.
+infinity or NaN. Arrays that hold either are not written in the first place. Read next: `training/data.py`.
 """
 
 import dataclasses

@@ -47,13 +47,13 @@ class ModelCache(NamedTuple):
 
 
 class Body(Layer):
-    """All of a Reformer but its head, from tokens to features; on its own, the encoder of an `EncoderDecoder`.
+    """From tokens to features: a Reformer without its head. On its own, it is the encoder of an `EncoderDecoder`.
 
     Parameters: `embedding.weight`, `positions.*`, `layers.{i}.attention.*`, `layers.{i}.feed_forward.*`,
-    `layer_norm.*`.
+    `layer_norm.*`. A subclass may give its blocks more sub-layers: see `make_block` and `stack`.
     """
 
-    stack = ReversibleStack
+    stack = ReversibleStack  # what the blocks are put into
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__()
@@ -71,17 +71,16 @@ class Body(Layer):
         self.dropout = Dropout(config.dropout)
 
     def make_block(self, i, kind, seed):
-        """The sub-layers of block i, whose attention is of a `kind`: those that PreNorms go around."""
+        """The sub-layers of block i, with attention of a `kind`, before a `PreNorm` is put around each of them."""
         attention = make_attention(self.config, kind, rng.fold(seed, i, "attention"), self.dtype)
         return attention, make_feed_forward(self.config, rng.fold(seed, i, "feed_forward"), self.dtype)
 
     def features(self, tokens, seed=0, training=True, key_mask=None, rotations=None, **inputs):
-        """tokens (B, T) ints -> features (B, T, 2 d_model) floats, what a head reads; cache.
+        """tokens (B, T) ints -> features (B, T, 2 d_model) floats, which the head reads; cache.
 
         `key_mask` (B, T) booleans: False hides a padding token. `rotations`: explicit hash rotations (H, D, R,
         columns), R being n_hashes, instead of ones drawn from `seed`: one array for every LSH layer, or a list with
-        one for each. `inputs`: others of the layers' `forward`. ValueError or TypeError names the argument that doesn't
-        fit.
+        one for each. `inputs` go to the layers. ValueError or TypeError names the argument that doesn't fit.
         """
         self.check(tokens)
         if key_mask is not None:
@@ -98,11 +97,11 @@ class Body(Layer):
         return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
 
     def forward(self, tokens, *args, **kwargs):
-        """As `features`, which it is for a body without a head."""
+        """What a body returns as a layer: see `features`."""
         return self.features(tokens, *args, **kwargs)
 
     def backward(self, dfeatures, cache):
-        """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), dmemory of a decoder, grads."""
+        """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), dmemory if there is a memory, grads."""
         check_array("dfeatures", dfeatures, *cache.layer_norm.x.shape, like=cache.layer_norm.x)
         caches = list(cache)  # handed over, here and below: see `reversible.py`
         dy, _ = self.dropout.backward(dfeatures, caches.pop())
@@ -138,12 +137,12 @@ class Body(Layer):
 
 
 class Model(Layer):
-    """What a head makes of features. A subclass has a `head`, its name, and `features` and `features_backward`.
+    """From features to logits and the loss. A subclass has a `head`, and `features`, `features_backward` and `check`.
 
-    Other arguments, of `features`, are given by name: `key_mask` and `rotations`, or `source_mask` and `target_mask`.
+    `inputs` go to `features`: `key_mask` and `rotations`, or, of pairs, `source_mask` and `target_mask`.
     """
 
-    head_name, config_class = "head", ReformerConfig
+    head_name, config_class = "head", ReformerConfig  # `head_name.` begins the names of the head's parameters
 
     def forward(self, tokens, seed=0, training=True, **inputs):
         """tokens (B, T) ints -> logits (B, T, V), or those of another head; cache."""
@@ -164,12 +163,12 @@ class Model(Layer):
         """Mean cross-entropy of `targets` (B, T) ints with the logits of `tokens` (B, T) ints, and its gradients.
 
         -> loss, a float in nats, and grads, a dict with the names and shapes of `params`. `mask` (B, T) booleans: the
-        mean is over the positions where it is true (None: all). With a head of labels, `targets` are as in its `loss`,
-        and there is no mask. The host waits for a GPU once, for the loss (and to know how many positions a mask
-        leaves); see `backend.deferred_sync`.
+        mean is over the positions where it is true (None: all). If the head predicts labels, `targets` are those of
+        its `loss` (see `heads.py`), and there is no mask.
 
-        Training mode: `seed` draws dropout and hash rotations; another seed each step. The logits of all
-        positions never exist together: head and loss go through `loss_chunk_len` positions at a time.
+        This is training mode: `seed` draws dropout and hash rotations, so use another one each step. The logits of all
+        positions never exist together: head and loss go through `loss_chunk_len` positions at a time. The host waits
+        for a GPU once, for the loss (and to know how many positions a mask leaves); see `backend.deferred_sync`.
         ValueError (shapes, ids, a mask that is false everywhere) or TypeError (dtypes) names the argument.
         """
         with backend.deferred_sync() as fetch:
@@ -194,6 +193,7 @@ class Reformer(Model, Body):
     """A language model; with `causal=False`, an encoder; with another `head` than "tokens", what `heads.py` says.
 
     `seed` draws the parameters, `dtype` is "float32" or "float64". Parameters: those of a `Body`, and `head.*`.
+    `Model` comes first, so that `forward` goes on to the logits.
     """
 
     def __init__(self, config, seed=0, dtype="float32"):

@@ -279,6 +279,21 @@ def test_targets_mask_and_rotations_are_checked_before_any_layer_runs(monkeypatc
         model.loss_and_grads(tokens, **(given | {name: make(targets, rotations) for name, make in change.items()}))
 
 
+def test_seed_is_0_by_default_everywhere(tiny_model):
+    model, (tokens, targets) = tiny_model(), tokens_and_targets()
+    assert model.loss_and_grads(tokens, targets)[0] == model.loss_and_grads(tokens, targets, seed=0)[0]
+    xp.testing.assert_array_equal(model.forward(tokens)[0], model.forward(tokens, seed=0)[0])
+    xp.testing.assert_array_equal(model(tokens), model(tokens, seed=0))
+
+
+def test_options_of_attention_are_made_from_a_config(tiny_config):
+    config = tiny_config(lsh_n_after=1, local_n_before=2, same_bucket=True, causal=False)
+    options = {kind: config.attention_options(kind) for kind in ("lsh", "local", "full", "shared_full")}
+    assert options["lsh"] == mr.AttentionOptions(chunk_len=4, n_after=1, same_bucket=True, causal=False)
+    assert options["local"] == mr.AttentionOptions(chunk_len=6, n_before=2, causal=False)
+    assert options["full"] == options["shared_full"] == mr.AttentionOptions(causal=False)
+
+
 @pytest.mark.parametrize("positions", ["axial", "learned", "sinusoidal"])
 def test_a_model_made_before_a_switch_keeps_its_backend(cupy, positions, tiny_config):
     mr.backend.use("numpy")

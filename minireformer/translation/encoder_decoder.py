@@ -68,8 +68,10 @@ class DecoderStack(ReversibleStack):
 
 
 class Decoder(Body):
-    """Target tokens and a memory to features, and the head. Parameters: those of a `Body`, `head.*`, and in every block
-    `layers.{i}.cross_attention.*`."""
+    """Target tokens and a memory to features: a `Body` with cross-attention in every block. It also owns the head.
+
+    Parameters: those of a `Body`, `layers.{i}.cross_attention.*` and `head.*`.
+    """
 
     stack = DecoderStack
 
