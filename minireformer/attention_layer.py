@@ -39,8 +39,9 @@ class AttentionLayerCache(NamedTuple):
 class AttentionLayer(Layer):
     """What self-attention and cross-attention share: H = n_heads heads of D = d_head each, between projections.
 
-    A subclass says in `projections` which of its inputs each projection reads, and defines `attend`. Parameters:
-    `<name>.weight` (H * D, width of its input) for every projection, and `output.weight` (d_model, H * D).
+    A subclass says in `projections` which input each projection reads, 0 for x or 1 for a memory, and defines `attend`.
+    `widths` are those of the inputs. Parameters: `<name>.weight` (H * D, width of its input) for every projection, and
+    `output.weight` (d_model, H * D).
     """
 
     projections = {"query": 0, "key": 0, "value": 0}
@@ -60,7 +61,7 @@ class AttentionLayer(Layer):
         self.output = self.add("output", Linear(width, self.d_model, rng.fold(seed, "output"), **shared))
 
     def _forward(self, inputs, seed, training, key_mask, **kwargs):
-        """y (B, T, d_model), cache. `inputs`: x (B, T, d_model) and, for cross-attention, what x looks at."""
+        """-> y (B, T, d_model), cache. `inputs`: x (B, T, d_model) and, for cross-attention, the memory."""
         check_array("x", inputs[0], None, None, self.d_model, like=self.params["output.weight"])
         projected = [self.parts[name].forward(inputs[i]) for name, i in self.projections.items()]
         rate = self.attention_dropout if training else 0.0
@@ -71,12 +72,12 @@ class AttentionLayer(Layer):
         return y, AttentionLayerCache([cache for _, cache in projected], attention, output, dropout, buckets)
 
     def backward(self, dy, cache):
-        """dy (B, T, d_model) -> dx (B, T, d_model), the gradient of the second input if there is one, grads."""
+        """dy (B, T, d_model) -> dx (B, T, d_model), dmemory if there is a memory, grads."""
         check_array("dy", dy, *cache.projections[0].x.shape, like=self.params["output.weight"])
         projections, attention, output, dropout, _ = cache
         dy, _ = self.dropout.backward(dy, dropout)
         dmixed, output_grads = self.output.backward(dy, output)
-        del dy, output, cache  # these and those below are not needed any more, and would count in the peak of a step
+        del dy, output, cache  # what is not needed any more would count in the peak of a training step
         dheads = list(self.attend_backward(self.split(dmixed), attention))
         del dmixed, attention
         dinputs, grads = [], prefixed("output", output_grads)
@@ -90,7 +91,7 @@ class AttentionLayer(Layer):
         return *dinputs, grads
 
     def attend(self, heads, seed, settings):
-        """heads, one array (B, H, T, D) a projection -> (B, H, T, D), the function's cache, and buckets or None."""
+        """heads, an array (B, H, T, D) for each projection -> (B, H, T, D), the function's cache, buckets or None."""
         raise NotImplementedError
 
     def attend_backward(self, dmixed, cache):

@@ -120,10 +120,6 @@ def _check_eps(name, value):
     return float(expect(name, value, is_number(value) and 0 <= value < math.inf, "a finite number >= 0"))
 
 
-def _check_flag(name, value):
-    return expect(name, value, isinstance(value, bool), "True or False")
-
-
 check_at_least_0 = partial(check_count, at_least=0)
 _TABLE = {  # fields, and their check: (name, value) -> the value in Python's own types, which JSON knows
     "vocab_size d_model n_heads d_head d_ff lsh_chunk_len local_chunk_len n_hashes max_len": check_count,
@@ -131,7 +127,7 @@ _TABLE = {  # fields, and their check: (name, value) -> the value in Python's ow
     "lsh_n_before lsh_n_after local_n_before local_n_after ff_chunk_len": check_at_least_0,
     "dropout attention_dropout lsh_attention_dropout local_attention_dropout head_dropout": check_rate,
     "layer_norm_eps": _check_eps,
-    "same_bucket count_once causal reversible": _check_flag,
+    "same_bucket count_once causal reversible": lambda name, x: expect(name, x, isinstance(x, bool), "True or False"),
     "attn_layers": _check_kinds,
     "n_buckets": _check_n_buckets,
     "activation": one_of(*ACTIVATIONS),

@@ -23,17 +23,7 @@ from minireformer.linear import Linear
 from minireformer.losses import check_targets, chunked_cross_entropy_backward, cross_entropy_at, softmax_cross_entropy
 
 
-class LinearHead(Linear):
-    """Logits (..., n) of every token: features W' + b. Parameters: `weight` (n, width of the features), `bias` (n,)."""
-
-    def backward(self, dlogits, cache):
-        """dlogits (..., n) -> dfeatures, grads."""
-        weight = self.params["weight"]
-        check_array("dlogits", dlogits, *cache.x.shape[:-1], len(weight), like=weight)
-        return super().backward(dlogits, cache)
-
-
-class TokenHead(LinearHead):
+class TokenHead(Linear):
     """Logits (B, T, V). The loss takes `chunk_len` positions at a time: all logits never exist together."""
 
     def __init__(self, d_in, vocab_size, seed=0, chunk_len=1024, dtype="float32"):
@@ -53,7 +43,10 @@ class TokenHead(LinearHead):
 
 
 class LabelHead(Layer):
-    """What the heads of few logits share. A subclass defines `labels_shape` and `loss`."""
+    """What the heads with few logits share.
+
+    A subclass defines `loss`, and in `labels_shape` the shape of its labels and how many there are to choose from.
+    """
 
     def check(self, tokens, labels, mask):
         """`labels`, ints as in `loss`; no mask."""
@@ -70,13 +63,12 @@ class LabelHead(Layer):
         return loss, *self.backward(dlogits, cache)
 
 
-class SpanHead(LabelHead, LinearHead):
+class SpanHead(LabelHead, Linear):
     """Logits (B, T, 2): how well an answer would start at each position, and end there."""
 
     name = "span"
 
     def labels_shape(self, tokens):
-        """The shape of the labels, and how many labels there are to choose from."""
         return (len(tokens), 2), tokens.shape[1]
 
     def loss(self, logits, labels):
@@ -132,8 +124,6 @@ class SequenceHead(LabelHead):
 
     def backward(self, dlogits, cache):
         """dlogits (B, n_labels) -> dfeatures (B, T, 2 d_model), 0 except for the first token; grads."""
-        weight = self.params["output.weight"]
-        check_array("dlogits", dlogits, len(cache.hidden), len(weight), like=weight)
         dhidden, output_grads = self.output.backward(dlogits, cache.output)
         dhidden, _ = self.dropout.backward(dhidden, cache.second_dropout)
         dfirst, dense_grads = self.dense.backward(dhidden * (1 - cache.hidden**2), cache.dense)

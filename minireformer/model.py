@@ -44,6 +44,7 @@ class ModelCache(NamedTuple):
 
     features: Any
     head: Any
+    logits_shape: tuple
 
 
 class Body(Layer):
@@ -148,10 +149,11 @@ class Model(Layer):
         """tokens (B, T) ints -> logits (B, T, V), or those of another head; cache."""
         features, cache = self.features(tokens, seed, training, **inputs)
         logits, head = self.head.forward(features, rng.fold(seed, "head"), training)
-        return logits, ModelCache(cache, head)
+        return logits, ModelCache(cache, head, logits.shape)
 
     def backward(self, dlogits, cache):
         """dlogits, of the shape of the logits -> None (tokens have no gradient), grads."""
+        check_array("dlogits", dlogits, *cache.logits_shape, like=next(iter(self.params.values())))
         dfeatures, head_grads = self.head.backward(dlogits, cache.head)
         return None, self.features_backward(dfeatures, cache.features) | prefixed(self.head_name, head_grads)
 

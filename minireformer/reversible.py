@@ -129,7 +129,7 @@ class ReversibleStack(Layer):
                 kwargs = kwargs | {"rotations": rotations[i]}
             f, cache = sublayer.forward(x2, rng.fold(seed, i, name), training, **kwargs)
             f += x1  # in place: f is fresh, while a cache may hold the old x1
-            x1, x2 = x2, f
+            x1, x2 = x2, f  # x1, x2 = x2, x1 + f(x2)
             if name == "attention":
                 replays.append(sublayer.replay(cache))
             if store:
@@ -147,7 +147,7 @@ class ReversibleStack(Layer):
         del dy, y, cache  # as much memory as the streams themselves
         dmemory, grads = [], {}
         for i, name, sublayer in reversed(self.sublayers()):
-            # This sub-layer read x1 and added f(x1) to x2, so dx2 is also the gradient of f(x1).
+            # Back: x1, x2 = x2 - f(x1), x1. Here x2 still contains f(x1), so dx2 is also the gradient of f(x1).
             kwargs = inputs[name] | (replays[i] if name == "attention" else {})
             own_seed = rng.fold(seed, i, name)
             if stored:
@@ -163,11 +163,11 @@ class ReversibleStack(Layer):
                 d, *of_memory, part_grads = sublayer.backward(dx2, caches.pop())
             dx1 += d
             del d
-            if name == "cross_attention":  # every block reads the same memory
+            if name == "cross_attention":  # every block reads the same memory, so its gradient is a sum
                 if dmemory:
                     dmemory[0] += of_memory.pop()
                 dmemory = dmemory or of_memory
-            x1, x2, dx1, dx2 = x2, x1, dx2, dx1
+            x1, x2, dx1, dx2 = x2, x1, dx2, dx1  # the streams change places, and their gradients with them
             grads |= prefixed(f"{i}.{name}", part_grads)
         dx1 += dx2  # both streams started as x
         return dx1, *dmemory, {name: grads[name] for name in self.params}
