@@ -25,17 +25,17 @@ def masks_of(pair):
     return tuple(xp.arange(tokens.shape[1])[None] < length for tokens, length in zip(pair, lengths))
 
 
-def slopes(model, names, directions, pair, targets, given, step=1e-6):
+def slopes(model, names, directions, pair, targets, kwargs, step=1e-6):
     """(exact, by finite differences): the slope of the loss along `directions` of the parameters `names`."""
-    _, grads = model.loss_and_grads(pair, targets, **given)
-    mask = given["target_mask"]
+    _, grads = model.loss_and_grads(pair, targets, **kwargs)
+    mask = kwargs["target_mask"]
     before = {name: model.params[name].copy() for name in names}
     losses = []
     for sign in (1, -1):
         for name in names:
             model.params[name][...] = before[name] + sign * step * directions[name]
-        masks = {"source_mask": given["source_mask"], "target_mask": given["target_mask"]}
-        logits = model.forward(pair, seed=given["seed"], **masks)[0][mask]
+        masks = {"source_mask": kwargs["source_mask"], "target_mask": kwargs["target_mask"]}
+        logits = model.forward(pair, seed=kwargs["seed"], **masks)[0][mask]
         log_p = logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
         losses.append(-xp.take_along_axis(log_p, targets[mask][:, None], -1).mean())
     for name in names:
@@ -51,13 +51,13 @@ def test_gradient_is_that_of_finite_differences(seed, reversible, tiny_model):
     pair = pair_of(seed)
     masks = masks_of(pair)
     targets = xp.random.default_rng(seed + 9).integers(0, 11, pair[1].shape)
-    given = {"seed": 3, "source_mask": masks[0], "target_mask": masks[1], "mask": masks[1]}
+    kwargs = {"seed": 3, "source_mask": masks[0], "target_mask": masks[1], "mask": masks[1]}
     assert list(model.loss_and_grads(pair, targets)[1]) == list(model.params)
     random = xp.random.default_rng(seed)
     directions = {name: random.standard_normal(param.shape) for name, param in model.params.items()}
     alone = [[name] for name in model.params] if seed == 0 else []
     for names in [list(model.params), *alone]:
-        exact, slope = slopes(model, names, directions, pair, targets, given)
+        exact, slope = slopes(model, names, directions, pair, targets, kwargs)
         assert abs(exact - slope) < 1e-6 * max(abs(exact), abs(slope), 1e-3), names
 
 
@@ -163,9 +163,9 @@ def test_cached_decoding_gives_the_logits_of_a_new_run(layers, tiny_model):
     model, (source, target) = tiny_model(pairs=True, attn_layers=layers), pair_of(n_target=24)
     assert is_exact(model)
     source_mask = masks_of((source, target))[0]
-    given = {"source": source, "source_mask": source_mask}
+    kwargs = {"source": source, "source_mask": source_mask}
     decoders, lengths = [CachedDecoder(model, 24), PlainDecoder(model, 24)], np.array([1, 7])
-    logits = [decoder.start(target, lengths, **given) for decoder in decoders]
+    logits = [decoder.start(target, lengths, **kwargs) for decoder in decoders]
     while True:
         for row, length in enumerate(lengths.tolist()):
             one = slice(row, row + 1)
@@ -177,7 +177,7 @@ def test_cached_decoding_gives_the_logits_of_a_new_run(layers, tiny_model):
         logits = [decoder.step(target[xp.arange(2), backend.asarray(lengths)]) for decoder in decoders]
         lengths = lengths + 1
     for decoder in decoders:
-        decoder.start(target[:, :5], **given)
+        decoder.start(target[:, :5], **kwargs)
         decoder.select([1, 1, 0])
     cached, plain = (decoder.step(backend.asarray([1, 2, 3])) for decoder in decoders)
     xp.testing.assert_allclose(cached, plain, rtol=0, atol=1e-10)
@@ -272,7 +272,7 @@ def reversing(seed, n_rows=32, longest=8):
     return (source, target), targets, mask
 
 
-@pytest.mark.skipif("backend.active() is not numpy", reason="a minute and a half on the double, for the same numbers")
+@pytest.mark.skipif("backend.active() is not np", reason="a minute and a half on the double, for the same numbers")
 def test_it_learns_to_write_digits_in_reverse(record_property):
     sizes = {"d_model": 64, "n_heads": 1, "d_head": 64, "d_ff": 128, "local_chunk_len": 4, "max_len": 16}
     layers = {"encoder_layers": ("local",), "attn_layers": ("local",), "positions": "sinusoidal"}

@@ -54,8 +54,8 @@ def test_gradients_of_the_whole_model(assert_gradients, monkeypatch, seed, lengt
     """Buckets are not held fixed here, but steps are so small that none changes: that is asserted as well."""
     hashed = []
 
-    def noted(*given):
-        hashed.append(mr.hash_vectors(*given))
+    def noted(*args):
+        hashed.append(mr.hash_vectors(*args))
         return hashed[-1]
 
     monkeypatch.setattr(attention_layer, "hash_vectors", noted)
@@ -269,14 +269,14 @@ def test_bad_inputs_are_named(tiny_config, tiny_model):
 def test_targets_mask_and_rotations_are_checked_before_any_layer_runs(monkeypatch, change, error, message, tiny_model):
     model, (tokens, targets) = tiny_model(), tokens_and_targets()
     rotations = mr.random_rotations(0, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
-    given = {"targets": targets, "rotations": [rotations, rotations]}
-    model.loss_and_grads(tokens, **given)
+    kwargs = {"targets": targets, "rotations": [rotations, rotations]}
+    model.loss_and_grads(tokens, **kwargs)
     if "ids" in message and xp.__name__ == "cupy":
         pytest.skip("on a GPU, ids are looked at when the loss is there: see test_on_double.py")
     monkeypatch.setattr(mr.layer.Layer, "forward", None)
     monkeypatch.setattr(type(model.embedding), "forward", None)
     with pytest.raises(error, match=message):
-        model.loss_and_grads(tokens, **(given | {name: make(targets, rotations) for name, make in change.items()}))
+        model.loss_and_grads(tokens, **(kwargs | {name: make(targets, rotations) for name, make in change.items()}))
 
 
 def test_seed_is_0_by_default_everywhere(tiny_model):
