@@ -1,11 +1,10 @@
-"""Attention layers: project to heads, attend, put the heads together, project back. No biases.
+"""Attention layers: project to heads, attend, put the heads back together, project back. No biases.
 
-    heads = x Wq', x Wk', x Wv'     mixed = attend(heads)     y = dropout(mixed Wo')
+    Q, K, V = x Wq', x Wk', x Wv', each cut into heads        O = attention(Q, K, V)        y = dropout(O Wo')
 
-`LSHAttention` projects queries and keys with one matrix (section 2, "shared-QK"), draws its hash rotations
-from the seed, and keeps the buckets in its cache: a recompute gets them back through `replay`, because
-inputs that differ in the last bit may hash differently, and the gradient would silently be of another function.
-Read next: `reversible.py`.
+`LSHAttention` projects queries and keys with one matrix (section 2, "shared-QK") and draws its hash rotations from the
+seed. Its cache keeps the buckets, and `replay` hands them to a recompute: inputs that differ in the last bit may hash
+differently, and the gradient would silently be that of another function. Read next: `reversible.py`.
 """
 
 from typing import Any, NamedTuple
@@ -16,20 +15,18 @@ from minireformer.attention import (
     full_attention,
     full_attention_backward,
     local_attention,
-    local_attention_backward,
     lsh_attention,
-    lsh_attention_backward,
     padded_length,
 )
-from minireformer.checks import check_array, check_count, check_flags, check_rate
+from minireformer.checks import check_array, check_count, check_rate
 from minireformer.dropout import Dropout
-from minireformer.hashing import bucket_factors, default_n_buckets, hash_vectors, random_rotations
+from minireformer.hashing import bucket_factors, check_rotations, default_n_buckets, hash_vectors, random_rotations
 from minireformer.layer import Layer, prefixed
 from minireformer.linear import Linear
 from minireformer.positions import check_sizes
 
 
-class SelfAttentionCache(NamedTuple):
+class AttentionLayerCache(NamedTuple):
     """The caches of a layer's parts, in the order of `forward`."""
 
     projections: list  # of the linear layers, in order
@@ -39,100 +36,110 @@ class SelfAttentionCache(NamedTuple):
     buckets: Any = None  # (B, H, R, T), LSH only
 
 
-class SelfAttention(Layer):
-    """What the four kinds share: x (B, T, d_model) -> y (B, T, d_model), by H = n_heads heads of D = d_head each.
+class AttentionLayer(Layer):
+    """What self-attention and cross-attention share: H = n_heads heads of D = d_head each, between projections.
 
-    d_model, n_heads, d_head  sizes, whole numbers >= 1.
-    causal             whether a token sees only those before it, and itself.
-    dropout            rate of entries of y set to zero in training, in [0, 1).
-    attention_dropout  rate of attention weights, likewise.
-    seed, dtype        of the parameters: an integer, and "float32" or "float64".
-
-    Parameters: `<name>.weight` (H * D, d_model) for every name in `projections`, and `output.weight`
-    (d_model, H * D). A setting out of range is refused when the layer is made: ValueError names it.
+    A subclass says in `projections` which input each projection reads, 0 for x or 1 for a memory, and defines `attend`.
+    `widths` are those of the inputs. Parameters: `<name>.weight` (H * D, width of its input) for every projection, and
+    `output.weight` (d_model, H * D).
     """
 
-    projections = ("query", "key", "value")
+    projections = {"query": 0, "key": 0, "value": 0}
 
-    def __init__(
-        self,
-        d_model,
-        n_heads,
-        d_head,
-        *,
-        causal=True,
-        dropout=0.0,
-        attention_dropout=0.0,
-        seed=0,
-        dtype="float32",
-    ):
+    def __init__(self, widths, n_heads, d_head, dropout, attention_dropout, seed, dtype):
         super().__init__()
-        for name, value in (("d_model", d_model), ("n_heads", n_heads), ("d_head", d_head)):
-            check_count(name, value)
-        for name, value in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-            check_rate(name, value)
-        check_flags(causal=causal)
-        self.d_model, self.n_heads, self.d_head, self.causal = d_model, n_heads, d_head, causal
-        self.attention_dropout = attention_dropout
-        width = n_heads * d_head
+        self.d_model, self.n_heads = check_count("d_model", widths[0]), check_count("n_heads", n_heads)
+        self.d_head = check_count("d_head", d_head)
+        for name, rate in (("dropout", dropout), ("attention_dropout", attention_dropout)):
+            check_rate(name, rate)
+        self.attention_dropout, self.dropout = attention_dropout, Dropout(dropout)
+        width, shared = self.n_heads * self.d_head, {"bias": False, "dtype": dtype}
         self.parts = {
-            name: self.add(name, Linear(d_model, width, rng.fold(seed, name), bias=False, dtype=dtype))
-            for name in self.projections
+            name: self.add(name, Linear(widths[i], width, rng.fold(seed, name), **shared))
+            for name, i in self.projections.items()
         }
-        self.output = self.add("output", Linear(width, d_model, rng.fold(seed, "output"), bias=False, dtype=dtype))
-        self.dropout = Dropout(dropout)
+        self.output = self.add("output", Linear(width, self.d_model, rng.fold(seed, "output"), **shared))
 
-    def forward(self, x, seed=0, training=True, key_mask=None, **given):
-        """x (B, T, d_model) -> y (B, T, d_model), cache. `key_mask` (B, T) booleans hides keys from everybody.
-
-        LSH layers also take `buckets` (B, H, R, T), or `rotations` to hash with instead of ones drawn from `seed`.
-        """
-        check_array("x", x, None, None, self.d_model, like=self.params["output.weight"])
-        heads, projections = [], []
-        for part in self.parts.values():
-            y, cache = part.forward(x)
-            heads.append(self._split(y))
-            projections.append(cache)
-        options = {
-            "causal": self.causal,
-            "key_mask": key_mask,
-            "dropout": self.attention_dropout if training else 0.0,
-            "seed": rng.fold(seed, "attention"),
-        }
-        mixed, attention, buckets = self.attend(heads, seed, options, **given)
-        y, output = self.output.forward(self._join(mixed))
-        y, dropout = self.dropout.forward(y, seed=rng.fold(seed, "output"), training=training)
-        return y, SelfAttentionCache(projections, attention, output, dropout, buckets)
+    def _forward(self, inputs, seed, training, key_mask, **kwargs):
+        """-> y (B, T, d_model), cache. `inputs`: x (B, T, d_model) and, for cross-attention, the memory."""
+        check_array("x", inputs[0], None, None, self.d_model, like=self.params["output.weight"])
+        projected = [self.parts[name].forward(inputs[i]) for name, i in self.projections.items()]
+        rate = self.attention_dropout if training else 0.0
+        settings = {"key_mask": key_mask, "dropout": rate, "seed": rng.fold(seed, "attention")}
+        mixed, attention, buckets = self.attend([self.split(y) for y, _ in projected], seed, settings, **kwargs)
+        y, output = self.output.forward(self.join(mixed))
+        y, dropout = self.dropout.forward(y, rng.fold(seed, "output"), training)
+        return y, AttentionLayerCache([cache for _, cache in projected], attention, output, dropout, buckets)
 
     def backward(self, dy, cache):
-        """dy (B, T, d_model) -> dx (B, T, d_model), grads."""
-        check_array("dy", dy, *cache.attention.out.shape[::2], self.d_model, like=self.params["output.weight"])
-        xp = backend.get_xp(dy)
-        projections, *attention, output, dropout, _ = cache
-        del cache  # here and below, what has been used is let go: at the peak of a step it would count
+        """dy (B, T, d_model) -> dx (B, T, d_model), dmemory if there is a memory, grads."""
+        check_array("dy", dy, *cache.projections[0].x.shape, like=self.params["output.weight"])
+        projections, attention, output, dropout, _ = cache
         dy, _ = self.dropout.backward(dy, dropout)
-        dmixed, grads = self.output.backward(dy, output)
-        grads = prefixed("output", grads)
-        dmixed = [self._split(dmixed)]
-        del dy, output
-        dheads, dx = list(self.attend_backward(dmixed.pop(), attention.pop())), None
-        for (name, part), part_cache in zip(self.parts.items(), projections):
-            dpart, part_grads = part.backward(self._join(dheads.pop(0)), part_cache)
-            dx = dpart if dx is None else xp.add(dx, dpart, out=dx)
-            grads.update(prefixed(name, part_grads))
-        return dx, grads
+        dmixed, output_grads = self.output.backward(dy, output)
+        del dy, output, cache  # what is not needed any more would count in the peak of a training step
+        dheads = list(self.attend_backward(self.split(dmixed), attention))
+        del dmixed, attention
+        dinputs, grads = [], prefixed("output", output_grads)
+        for (name, i), part_cache in zip(self.projections.items(), projections):
+            dinput, part_grads = self.parts[name].backward(self.join(dheads.pop(0)), part_cache)
+            if i == len(dinputs):
+                dinputs.append(dinput)
+            else:
+                dinputs[i] += dinput
+            grads |= prefixed(name, part_grads)
+        return *dinputs, grads
+
+    def attend(self, heads, seed, settings):
+        """heads, an array (B, H, T, D) for each projection -> (B, H, T, D), the function's cache, buckets or None."""
+        raise NotImplementedError
+
+    def attend_backward(self, dmixed, cache):
+        """dmixed (B, H, T, D) -> the gradients of the heads, in order."""
+        return full_attention_backward(dmixed, cache)
 
     def replay(self, cache):
-        """What `forward` must be given, beside the seed, to do the same again."""
+        """The arguments that `forward` needs, besides its inputs and seed, to do the same again."""
         return {} if cache.buckets is None else {"buckets": cache.buckets}
 
-    def _split(self, x):
+    def split(self, x):
         """(B, T, H D) -> (B, H, T, D)"""
         return x.reshape(*x.shape[:2], self.n_heads, self.d_head).swapaxes(1, 2)
 
-    def _join(self, x):
+    def join(self, x):
         """(B, H, T, D) -> (B, T, H D)"""
         return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+class SelfAttention(AttentionLayer):
+    """What the four kinds share: x (B, T, d_model) -> y (B, T, d_model).
+
+    d_model, n_heads, d_head  sizes, whole numbers >= 1.
+    dropout            rate of entries of y set to zero in training, in [0, 1).
+    attention_dropout  rate of attention weights, likewise.
+    seed, dtype        of the parameters: an integer, and "float32" or "float64".
+    options            those of `AttentionOptions` in `takes`, kept as `self.options`.
+
+    A bad setting is refused when the layer is made: a ValueError or TypeError names it.
+    """
+
+    takes = {"causal"}
+
+    def __init__(
+        self, d_model, n_heads, d_head, *, dropout=0.0, attention_dropout=0.0, seed=0, dtype="float32", **options
+    ):
+        super().__init__((d_model,), n_heads, d_head, dropout, attention_dropout, seed, dtype)
+        self.options, default = AttentionOptions(**options), AttentionOptions()
+        for name in options.keys() - self.takes:
+            if getattr(self.options, name) != getattr(default, name):
+                raise TypeError(f"{name}: {type(self).__name__} has no such option; got {options[name]!r}")
+
+    def forward(self, x, seed=0, training=True, key_mask=None, **kwargs):
+        """x (B, T, d_model) -> y (B, T, d_model), cache. `key_mask` (B, T) booleans: False hides a key.
+
+        LSH layers also take `buckets` (B, H, R, T), or `rotations` to hash with instead of ones drawn from `seed`.
+        """
+        return self._forward((x,), seed, training, key_mask, **kwargs)
 
 
 class FullAttention(SelfAttention):
@@ -141,11 +148,8 @@ class FullAttention(SelfAttention):
     Arguments as `SelfAttention`. Parameters: `query.weight`, `key.weight`, `value.weight`, `output.weight`.
     """
 
-    def attend(self, heads, seed, options):
-        return *full_attention(*heads, **options), None
-
-    def attend_backward(self, dmixed, cache):
-        return full_attention_backward(dmixed, cache)
+    def attend(self, heads, seed, settings):
+        return *full_attention(*heads, causal=self.options.causal, **settings), None
 
 
 class SharedFullAttention(SelfAttention):
@@ -154,83 +158,64 @@ class SharedFullAttention(SelfAttention):
     Arguments as `SelfAttention`. Parameters: `query_key.weight`, `value.weight`, `output.weight`.
     """
 
-    projections = ("query_key", "value")
+    projections = {"query_key": 0, "value": 0}
 
-    def attend(self, heads, seed, options):
-        return *full_attention(heads[0], None, heads[1], **options), None
-
-    def attend_backward(self, dmixed, cache):
-        return full_attention_backward(dmixed, cache)
+    def attend(self, heads, seed, settings):
+        return *full_attention(heads[0], None, heads[1], causal=self.options.causal, **settings), None
 
 
-class LocalAttention(SelfAttention):
-    """Tokens see their own chunk of `chunk_len`, `n_before` chunks back and `n_after` ahead.
+class ChunkedAttention(SelfAttention):
+    """What local and LSH layers share: tokens see their own chunk of `chunk_len` and its neighbours, as `options` say.
 
-    `chunk_lens`: the chunk lengths of all layers of a model, which fills up the last chunks of each as far as its
-    layers agree (`attention.padded_length`); None for a layer on its own. Other arguments as `SelfAttention`,
-    parameters as `FullAttention`.
+    `chunk_lens`: the chunk lengths of all layers of a model, which all pad their tokens to the same length
+    (`attention.padded_length`); None for a layer on its own. Other arguments as `SelfAttention`.
     """
 
-    def __init__(self, *args, chunk_len, n_before=1, n_after=0, chunk_lens=None, **kwargs):
-        self.chunk_lens = _check_chunks(chunk_len, n_before, n_after, chunk_lens)
-        super().__init__(*args, **kwargs)
-        self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
+    def __init__(self, *sizes, chunk_len, chunk_lens=None, **settings):
+        super().__init__(*sizes, chunk_len=check_count("chunk_len", chunk_len), **settings)
+        self.chunk_lens = check_sizes("chunk_lens", (chunk_len,) if chunk_lens is None else chunk_lens)
+        if chunk_len not in self.chunk_lens:
+            raise ValueError(f"chunk_lens: expected chunk_len {chunk_len} among them; got {self.chunk_lens}")
 
-    def attend(self, heads, seed, options):
-        padded_len = padded_length(heads[0].shape[2], self.chunk_lens)
-        return *local_attention(*heads, padded_len=padded_len, **self.window, **options), None
-
-    def attend_backward(self, dmixed, cache):
-        return local_attention_backward(dmixed, cache)
+    def padded_len(self, x):
+        """How many tokens x (B, H, T, D) has with its padding."""
+        return padded_length(x.shape[2], self.chunk_lens)
 
 
-class LSHAttention(SelfAttention):
+class LocalAttention(ChunkedAttention):
+    """Tokens see their own chunk, `n_before` chunks back and `n_after` ahead. Parameters as `FullAttention`."""
+
+    takes = AttentionOptions.__dataclass_fields__.keys() - {"same_bucket", "count_once"}
+
+    def attend(self, heads, seed, settings):
+        return *local_attention(*heads, padded_len=self.padded_len(heads[0]), **vars(self.options), **settings), None
+
+
+class LSHAttention(ChunkedAttention):
     """Tokens see those that hash alike, in `n_hashes` rounds (section 2). Parameters as `SharedFullAttention`.
 
-    `chunk_len`, `n_before`, `n_after` and `chunk_lens` as `LocalAttention`, the order being that of the buckets.
-    `n_buckets`: an even int, a list of factors, or None for about two buckets a chunk (`default_n_buckets` of the
-    length with its last chunk filled up, which `max_len` is for).
-    `same_bucket` and `count_once` choose the paper's own equations: see `attention.lsh_attention`.
+    Chunks are cut from the tokens in the order of their buckets. `n_buckets`: an even int, a list of factors, or None
+    for about two buckets a chunk (`default_n_buckets` of the padded length; `max_len` is for that). `same_bucket` and
+    `count_once` choose the paper's own equations.
     """
 
-    projections = ("query_key", "value")
+    projections = {"query_key": 0, "value": 0}
+    takes = AttentionOptions.__dataclass_fields__.keys()
 
-    def __init__(
-        self,
-        *args,
-        chunk_len,
-        n_before=1,
-        n_after=0,
-        chunk_lens=None,
-        n_hashes=1,
-        n_buckets=None,
-        max_len=None,
-        same_bucket=False,
-        count_once=False,
-        **kwargs,
-    ):
-        self.chunk_lens = _check_chunks(chunk_len, n_before, n_after, chunk_lens)
-        check_count("n_hashes", n_hashes)
+    def __init__(self, *sizes, n_hashes=1, n_buckets=None, max_len=None, **settings):
+        super().__init__(*sizes, **settings)
+        self.n_hashes, self.n_buckets, self.max_len = check_count("n_hashes", n_hashes), n_buckets, max_len
         if n_buckets is not None:
             bucket_factors(n_buckets)
         if max_len is not None:
             check_count("max_len", max_len)
-        check_flags(same_bucket=same_bucket, count_once=count_once)
-        super().__init__(*args, **kwargs)
-        self.window = {"chunk_len": chunk_len, "n_before": n_before, "n_after": n_after}
-        self.paper = {"same_bucket": same_bucket, "count_once": count_once}
-        self.n_hashes, self.n_buckets, self.max_len = n_hashes, n_buckets, max_len
 
-    def attend(self, heads, seed, options, buckets=None, rotations=None):
+    def attend(self, heads, seed, settings, buckets=None, rotations=None):
         query_key, value = heads
         if buckets is None:
             buckets = self.hash(query_key, seed, rotations)
-        options = {"padded_len": padded_length(query_key.shape[2], self.chunk_lens), **options}
-        mixed, cache = lsh_attention(query_key, value, buckets, **self.window, **self.paper, **options)
-        return mixed, cache, buckets
-
-    def attend_backward(self, dmixed, cache):
-        return lsh_attention_backward(dmixed, cache)
+        options = {"padded_len": self.padded_len(query_key), **vars(self.options), **settings}
+        return *lsh_attention(query_key, value, buckets, **options), buckets
 
     def hash(self, query_key, seed, rotations=None):
         """Buckets of query_key (B, H, T, D): (B, H, R, T). One bucket where a chunk holds all tokens.
@@ -238,27 +223,18 @@ class LSHAttention(SelfAttention):
         `rotations` (H, D, R, columns): those to hash with, instead of ones drawn from `seed`; R is `n_hashes`.
         """
         check_array("query_key", query_key, None, self.n_heads, None, self.d_head)
+        sizes = (self.n_heads, self.d_head, self.n_hashes)
         if rotations is not None:
-            check_array("rotations", rotations, self.n_heads, self.d_head, None, None, like=query_key, whose="x")
-            if rotations.shape[2] != self.n_hashes:
-                raise ValueError(f"rotations: expected {self.n_hashes} rounds (n_hashes); got {rotations.shape[2]}")
-        length, chunk_len = query_key.shape[2], self.window["chunk_len"]
-        padded_len = padded_length(length, self.chunk_lens)
+            check_rotations("rotations", rotations, *sizes, None, like=query_key, whose="x")
+        chunk_len, padded_len = self.options.chunk_len, self.padded_len(query_key)
         if padded_len <= chunk_len:
-            return backend.get_xp(query_key).zeros((*query_key.shape[:2], 1, length), "int16")
+            n_batch, n_heads, length, _ = query_key.shape
+            return backend.get_xp(query_key).zeros((n_batch, n_heads, 1, length), "int16")
         n_buckets = self.n_buckets or default_n_buckets(padded_len, chunk_len, self.max_len)
         if rotations is None:
-            sizes = (self.n_heads, self.d_head, self.n_hashes, n_buckets, query_key.dtype)
-            rotations = random_rotations(rng.fold(seed, "hash"), *sizes, like=query_key)
+            seed = rng.fold(seed, "hash")
+            rotations = random_rotations(seed, *sizes, n_buckets, query_key.dtype, like=query_key)
         return hash_vectors(query_key, rotations, n_buckets)
 
 
-def _check_chunks(chunk_len, n_before, n_after, chunk_lens):
-    """`chunk_lens`, or (chunk_len,); ValueError unless all of it are sizes and `chunk_len` is among `chunk_lens`."""
-    AttentionOptions(chunk_len=chunk_len, n_before=n_before, n_after=n_after)
-    if chunk_lens is None:
-        return (chunk_len,)
-    chunk_lens = check_sizes("chunk_lens", chunk_lens)
-    if chunk_len not in chunk_lens:
-        raise ValueError(f"chunk_lens: expected chunk_len {chunk_len} among them; got {chunk_lens}")
-    return chunk_lens
+ATTENTION = {"lsh": LSHAttention, "local": LocalAttention, "full": FullAttention, "shared_full": SharedFullAttention}

@@ -1,19 +1,18 @@
-"""Models and training runs in one safetensors file: arrays and a line of JSON, nothing that runs when read.
+"""Models and training runs in one safetensors file: arrays and a line of JSON, nothing that runs when you read it.
 
-A file holds the arrays `params.<name>` and, if training wrote it, `optimizer.<name>`; its metadata is one
-JSON text with the model's config and dtype and what training has to remember besides arrays. A model can be
-loaded from either kind. A file is written beside its place and renamed into it, so that whoever is killed
-half-way leaves the previous one whole.
+A file holds the arrays `params.<name>` and, if training wrote it, `optimizer.<name>`. Its metadata is one JSON text
+with the model's config and dtype, and with what training has to remember besides arrays. You can load a model from
+either kind. A file is written beside its place and then renamed into it, so a run that is killed half-way leaves the
+previous file whole.
 
-Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another config,
-or holds an infinity or NaN; what holds one is not written either. Read next: `training.py`.
+Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another config, or holds
+infinity or NaN. Arrays that hold either are not written in the first place. Read next: `training/data.py`.
 """
 
 import dataclasses
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import safetensors
@@ -27,11 +26,11 @@ _FORMAT = "minireformer 1"
 
 
 def save_model(model, path, opt=None, progress=None):
-    """Write the parameters and config of `model`, the state of optimiser `opt`, and `progress` (JSON-able).
+    """Write the parameters and config of `model`, the state of the optimizer `opt`, and `progress` (JSON-able).
 
-    The file at `path` is replaced in one step, after the new one has reached the disk. ValueError, before anything
-    is written, names an array that holds NaN or infinity: nobody could load it; or `path`, where it is a folder or
-    lies in one that is not there.
+    The file at `path` is replaced in one step, after the new one has reached the disk. Before anything is written, a
+    ValueError names an array that holds NaN or infinity, for nobody could load it; or `path`, if it is a folder or in
+    a folder that doesn't exist.
     """
     path = _file_path(path)
     if not path.parent.is_dir():
@@ -48,7 +47,7 @@ def write_arrays(path, arrays, metadata):
     path = check_path("path", path)
     arrays = {name: np.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
     check_finite(f"{path}: not written, because", arrays)
-    folder = path.with_name(path.name + ".part")  # what a killed run leaves in it, the next save clears away
+    folder = path.with_name(path.name + ".part")  # if a killed run leaves anything in it, the next save clears it away
     temporary = folder / path.name
     try:
         folder.mkdir(exist_ok=True)
@@ -67,8 +66,7 @@ def load_model(model_class, config_class, path):
     """`model_class(config_class(**config), dtype=...)` with the parameters of the file at `path`."""
     about, arrays = _read(path, "params.")
     try:
-        config = config_class(**about["config"])
-        model = model_class(config, dtype=about["dtype"])
+        model = model_class(config_class(**about["config"]), dtype=about["dtype"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: its config is not a {config_class.__name__}: {error}") from error
     _copy(path, arrays, prefixed("params", model.params))
@@ -76,66 +74,22 @@ def load_model(model_class, config_class, path):
 
 
 def resume(model, opt, path, check=lambda progress: None):
-    """Put the file's parameters into `model` and its optimiser state into `opt`; -> the saved `progress`.
+    """Put the file's parameters into `model` and its optimizer state into `opt`; -> the saved `progress`.
 
-    Nothing changes unless everything in the file fits, and `check(progress)` raises nothing. ValueError names a
-    file that holds no training run.
+    Nothing changes unless everything in the file fits and `check(progress)` raises nothing. ValueError names a file
+    that holds no training run.
     """
     about, arrays = _read(path, "")
     if about.get("progress") is None:
         raise ValueError(f"{path}: holds a model, but no training run that could go on")
     old, new = about["config"], _config(model)
-    differ = [
-        f"{name} {old.get(name)!r}, here {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if differ:
-        raise ValueError(f"{path}: saved from a model of another config: {'; '.join(differ)}")
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if names:
+        differ = "; ".join(f"{name} {old.get(name)!r}, here {new.get(name)!r}" for name in names)
+        raise ValueError(f"{path}: saved from a model of another config: {differ}")
     check(about["progress"])
     _copy(path, arrays, prefixed("params", model.params) | prefixed("optimizer", opt.state))
     return about["progress"]
-
-
-def _config(model):
-    """The model's config as JSON gives it back: tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(model.config)))
-
-
-def _read(path, prefix):
-    """-> (the metadata, the arrays whose names begin with `prefix`), all checked but for their shapes."""
-    path = _file_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: {path}: no such file")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            about = _metadata(path, file)
-            names = [name for name in file.keys() if name.startswith(prefix)]
-            arrays = {name: file.get_tensor(name) for name in names}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
-    check_finite(f"{path}:", arrays)
-    return about, arrays
-
-
-def _file_path(path):
-    """`path` as a `Path`; ValueError where it is a folder, as "" is."""
-    if check_path("path", path).is_dir():
-        raise ValueError(f"path: expected a file; got the folder {str(path)!r}")
-    return Path(path)
-
-
-def _metadata(path, file):
-    """What `save_model` noted about the open `file`."""
-    try:
-        about = json.loads((file.metadata() or {}).get("minireformer", "null"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: its metadata is not JSON ({error})") from None
-    if not isinstance(about, dict) or about.get("format") != _FORMAT:
-        raise ValueError(f"{path}: a safetensors file, but not one that minireformer wrote")
-    if not isinstance(about.get("config"), dict) or not isinstance(about.get("dtype"), str):
-        raise ValueError(f"{path}: expected a config and a dtype in its metadata; got {sorted(about)}")
-    return about
 
 
 def check_finite(where, arrays):
@@ -145,8 +99,42 @@ def check_finite(where, arrays):
             raise ValueError(f"{where} {name} holds NaN or infinity")
 
 
+def _config(model):
+    """The model's config as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(model.config)))
+
+
+def _file_path(path):
+    """`path` as a `Path`; ValueError if it is a folder, as "" is."""
+    path, given = check_path("path", path), str(path)
+    if path.is_dir():
+        raise ValueError(f"path: expected a file; got the folder {given!r}")
+    return path
+
+
+def _read(path, prefix):
+    """-> (the metadata, the arrays whose names begin with `prefix`), all checked except for their shapes."""
+    path = _file_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: {path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get("minireformer", "null"))
+            if not isinstance(about, dict) or about.get("format") != _FORMAT:
+                raise ValueError(f"{path}: a safetensors file, but not one that minireformer wrote")
+            if not isinstance(about.get("config"), dict) or not isinstance(about.get("dtype"), str):
+                raise ValueError(f"{path}: expected a config and a dtype in its metadata; got {sorted(about)}")
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata is not JSON ({error})") from None
+    check_finite(f"{path}:", arrays)
+    return about, arrays
+
+
 def _copy(path, arrays, targets):
-    """Copy `arrays` into `targets`, dicts with the same names and shapes, once it is sure that all fit."""
+    """Copy `arrays` into `targets`, a dict with the same names and shapes, once all of them are known to fit."""
     missing, unknown = sorted(targets.keys() - arrays.keys()), sorted(arrays.keys() - targets.keys())
     if missing or unknown:
         raise ValueError(f"{path}: missing {missing[:5]}, unknown {unknown[:5]}")

@@ -82,9 +82,10 @@ def is_number(value):
 
 
 def check_rate(name, rate):
-    """Raise ValueError unless `rate` is a dropout rate, a number in [0, 1)."""
+    """`rate` as a float; ValueError unless it is a dropout rate, a number in [0, 1)."""
     if not is_number(rate) or not 0 <= rate < 1:
         raise ValueError(f"{name}: expected a rate in [0, 1); got {rate!r}")
+    return float(rate)
 
 
 def check_flags(**flags):

@@ -1,21 +1,17 @@
 """The shape of a model, checked when it is made. Read next: `heads.py`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 
-from minireformer.attention_layer import FullAttention, LocalAttention, LSHAttention, SharedFullAttention
+from minireformer.attention import AttentionOptions
 from minireformer.checks import check_count, check_rate, is_number
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
-from minireformer.heads import HEADS
 from minireformer.positions import check_sizes
 
-ATTENTION = {
-    "lsh": LSHAttention,
-    "local": LocalAttention,
-    "full": FullAttention,
-    "shared_full": SharedFullAttention,
-}
+KINDS = ("lsh", "local", "full", "shared_full")  # of attention layers: see `attention_layer.ATTENTION`
+HEADS = ("tokens", "sequence", "span")  # see `heads.py`
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class ReformerConfig:
     local_n_after: int = 0
     n_hashes: int = 4  # hash rounds
     n_buckets: int | tuple | None = None  # even, or even factors; None: about two a chunk, by the length
-    same_bucket: bool = False  # the paper's own equations: see `lsh_attention`
+    same_bucket: bool = False  # the paper's own equations: see `AttentionOptions`
     count_once: bool = False
     positions: str = "axial"  # "axial", "learned" or "sinusoidal"
     axial_shape: tuple = (128, 128)  # its product is at least max_len
@@ -56,66 +52,86 @@ class ReformerConfig:
     n_labels: int = 2  # of the sequence head
     head_dropout: float | None = None  # of the sequence head, where it differs from `dropout`
 
-    def __post_init__(self):
-        for name in ("attn_layers", "axial_shape", "axial_dims", "n_buckets"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        sizes = ("vocab_size", "d_model", "n_heads", "d_head", "d_ff", "lsh_chunk_len", "local_chunk_len")
-        for name in (
-            *sizes,
-            "n_hashes",
-            "max_len",
-            "loss_chunk_len",
-            "n_labels",
-        ):  # as Python's own numbers, which JSON knows
-            object.__setattr__(self, name, check_count(name, getattr(self, name)))
-        for name in ("lsh_n_before", "lsh_n_after", "local_n_before", "local_n_after", "ff_chunk_len"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name), at_least=0))
-        for name in ("dropout", "attention_dropout"):
-            check_rate(name, getattr(self, name))
-            object.__setattr__(self, name, float(getattr(self, name)))
-        for name in ("lsh_attention_dropout", "local_attention_dropout", "head_dropout"):
-            if getattr(self, name) is not None:
-                check_rate(name, getattr(self, name))
-                object.__setattr__(self, name, float(getattr(self, name)))
-        eps = self.layer_norm_eps
-        self._check("layer_norm_eps", is_number(eps) and 0 <= eps < math.inf, "a finite number >= 0")
-        object.__setattr__(self, "layer_norm_eps", float(eps))
-        for name in ("same_bucket", "count_once", "causal", "reversible"):
-            self._check(name, isinstance(getattr(self, name), bool), "True or False")
-        self._check("attn_layers", isinstance(self.attn_layers, tuple), 'a tuple such as ("lsh",)')
-        known = all(isinstance(kind, str) and kind in ATTENTION for kind in self.attn_layers)
-        self._check("attn_layers", known and self.attn_layers, f"one or more of {', '.join(ATTENTION)}")
-        self._check("activation", self.activation in tuple(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}")
-        self._check("head", self.head in HEADS, f"one of {', '.join(HEADS)}")
-        if self.n_buckets is not None:
-            factors = tuple(int(factor) for factor in bucket_factors(self.n_buckets))
-            object.__setattr__(self, "n_buckets", factors if isinstance(self.n_buckets, tuple) else factors[0])
-        kinds = ("axial", "learned", "sinusoidal")
-        self._check("positions", self.positions in kinds, f"one of {', '.join(kinds)}")
+    def __post_init__(self, **more_checks):
+        checks = CHECKS | more_checks
+        for field in fields(self):
+            value = getattr(self, field.name)
+            value = tuple(value) if isinstance(value, list) else value  # JSON gives tuples back as lists
+            if field.name in checks and not (value is None and field.default is None):
+                value = checks[field.name](field.name, value)
+            self._set(field.name, value)
         if self.positions == "axial":
             self._check_axial()
         if self.positions == "sinusoidal":
-            self._check("d_model", self.d_model % 2 == 0, "an even number, for sinusoidal positions")
+            expect("d_model", self.d_model, self.d_model % 2 == 0, "an even number, for sinusoidal positions")
 
     @property
     def chunk_lens(self):
         """The chunk lengths of the model's LSH and local layers: what `attention.padded_length` needs."""
-        kinds = (kind for kind in ("lsh", "local") if kind in self.attn_layers)
-        return tuple(getattr(self, f"{kind}_chunk_len") for kind in kinds)
+        return tuple(getattr(self, f"{kind}_chunk_len") for kind in ("lsh", "local") if kind in self.attn_layers)
 
-    def _check(self, name, fits, expected):
-        if not fits:
-            raise ValueError(f"{name}: expected {expected}; got {getattr(self, name)!r}")
+    def attention_options(self, kind):
+        """The `AttentionOptions` of the model's layers of a `kind`, from fields such as `lsh_n_after` and `causal`."""
+        names = {field.name for field in fields(AttentionOptions)} if kind in ("lsh", "local") else {"causal"}
+        if kind == "local":
+            names -= {"same_bucket", "count_once"}
+        return AttentionOptions(**{name: getattr(self, f"{kind}_{name}", getattr(self, name, None)) for name in names})
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)  # the way into a frozen dataclass
 
     def _check_axial(self):
-        object.__setattr__(self, "axial_shape", check_sizes("axial_shape", self.axial_shape))
-        n_axes = len(self.axial_shape)
-        if self.axial_dims is None:
-            part = self.d_model // n_axes
-            object.__setattr__(self, "axial_dims", (self.d_model - part * (n_axes - 1), *[part] * (n_axes - 1)))
-        object.__setattr__(self, "axial_dims", check_sizes("axial_dims", self.axial_dims))
-        self._check("axial_dims", len(self.axial_dims) == n_axes, f"{n_axes} sizes, one an axis of axial_shape")
-        self._check("axial_dims", sum(self.axial_dims) == self.d_model, f"sizes that add up to d_model {self.d_model}")
-        grid = math.prod(self.axial_shape)
-        self._check("axial_shape", grid >= self.max_len, f"a product of at least max_len {self.max_len}")
+        shape, dims, d_model = check_sizes("axial_shape", self.axial_shape), self.axial_dims, self.d_model
+        if dims is None:
+            part = d_model // len(shape)
+            dims = (d_model - part * (len(shape) - 1), *[part] * (len(shape) - 1))
+        dims = check_sizes("axial_dims", dims)
+        expect("axial_dims", dims, len(dims) == len(shape), f"{len(shape)} sizes, one an axis of axial_shape")
+        expect("axial_dims", dims, sum(dims) == d_model, f"sizes that add up to d_model {d_model}")
+        expect("axial_shape", shape, math.prod(shape) >= self.max_len, f"a product of at least max_len {self.max_len}")
+        self._set("axial_shape", shape)
+        self._set("axial_dims", dims)
+
+
+def expect(name, value, fits, expected):
+    """`value` of the field `name`; ValueError, which says what was expected, unless it `fits`."""
+    if not fits:
+        raise ValueError(f"{name}: expected {expected}; got {value!r}")
+    return value
+
+
+def one_of(*choices):
+    """The check that a field is one of these texts."""
+    return lambda name, value: expect(name, value, value in choices, f"one of {', '.join(choices)}")
+
+
+def _check_kinds(name, kinds):
+    expect(name, kinds, isinstance(kinds, tuple), 'a tuple such as ("lsh",)')
+    known = all(isinstance(kind, str) and kind in KINDS for kind in kinds)
+    return expect(name, kinds, known and kinds, f"one or more of {', '.join(KINDS)}")
+
+
+def _check_n_buckets(name, value):
+    factors = tuple(int(factor) for factor in bucket_factors(value))
+    return factors if isinstance(value, tuple) else factors[0]
+
+
+def _check_eps(name, value):
+    return float(expect(name, value, is_number(value) and 0 <= value < math.inf, "a finite number >= 0"))
+
+
+check_at_least_0 = partial(check_count, at_least=0)
+_TABLE = {  # fields, and their check: (name, value) -> the value in Python's own types, which JSON knows
+    "vocab_size d_model n_heads d_head d_ff lsh_chunk_len local_chunk_len n_hashes max_len": check_count,
+    "loss_chunk_len n_labels": check_count,
+    "lsh_n_before lsh_n_after local_n_before local_n_after ff_chunk_len": check_at_least_0,
+    "dropout attention_dropout lsh_attention_dropout local_attention_dropout head_dropout": check_rate,
+    "layer_norm_eps": _check_eps,
+    "same_bucket count_once causal reversible": lambda name, x: expect(name, x, isinstance(x, bool), "True or False"),
+    "attn_layers": _check_kinds,
+    "n_buckets": _check_n_buckets,
+    "activation": one_of(*ACTIVATIONS),
+    "head": one_of(*HEADS),
+    "positions": one_of("axial", "learned", "sinusoidal"),
+}
+CHECKS = {name: check for names, check in _TABLE.items() for name in names.split()}

@@ -6,8 +6,25 @@ Two streams pass through blocks of attention F and feed-forward G, each behind a
     y2 = x2 + G(y1)        x1 = y1 - F(x2)
 
 The right column gives a block's inputs back from its outputs, so backward starts from the last pair of streams
-and rebuilds each block's activations just before it needs them. Besides that pair, only what a recompute
-cannot make again is kept: the seed and, for LSH, the buckets. Memory does not grow with the number of blocks.
+and rebuilds each block's activations just before it needs them. Besides that pair, it keeps only what a recompute
+cannot make again: the seed and, for LSH, the buckets. Memory does not grow with the number of blocks.
+
+F and G are a block's sub-layers. Each takes the same step, after which the streams change places,
+
+    x1, x2 = x2, x1 + f(x2)                  back: x1, x2 = x2 - f(x1), x1
+
+so a block may have any number of them. The decoder for translation has three: attention, cross-attention and
+feed-forward.
+
+**Handing over.** Memory also depends on who holds an array. The variables of a function keep their arrays alive while
+it calls another function. So where a backward pass of this package calls another one, it keeps what it needs for the
+last time in a list and pops it in the call itself,
+
+    caches = list(cache)
+    del cache
+    dx, grads = part.backward(dy, caches.pop())
+
+The called function then has the only reference, and frees the arrays as soon as it has used them.
 Read next: `config.py`.
 """
 
@@ -18,6 +35,8 @@ from minireformer.checks import check_array
 from minireformer.layer import Layer, prefixed
 from minireformer.layer_norm import LayerNorm
 
+NAMES = {2: ("attention", "feed_forward"), 3: ("attention", "cross_attention", "feed_forward")}  # by their number
+
 
 class PreNormCache(NamedTuple):
     """The caches of the two parts."""
@@ -27,7 +46,10 @@ class PreNormCache(NamedTuple):
 
 
 class PreNorm(Layer):
-    """y = part(LayerNorm(x)). Parameters: the part's own, and `layer_norm.*` beside them."""
+    """y = part(LayerNorm(x)). Parameters: the part's own, and `layer_norm.*` beside them.
+
+    `kwargs` go to the part. Where it has a second input (`memory`, of cross-attention), only x is normalised.
+    """
 
     def __init__(self, part, d_model, eps=1e-12, dtype="float32"):
         super().__init__()
@@ -35,30 +57,29 @@ class PreNorm(Layer):
         self.part = part
         self.params.update(part.params)
 
-    def forward(self, x, seed=0, training=True, **given):
+    def forward(self, x, seed=0, training=True, **kwargs):
         normed, layer_norm = self.layer_norm.forward(x)
-        y, part = self.part.forward(normed, seed=seed, training=training, **given)
+        y, part = self.part.forward(normed, seed=seed, training=training, **kwargs)
         return y, PreNormCache(layer_norm, part)
 
     def backward(self, dy, cache):
-        layer_norm, *part = cache
-        del cache  # if nobody else holds it, the part can let go of what it has used
-        dnormed, grads = self.part.backward(dy, part.pop())
-        dx, norm_grads = self.layer_norm.backward(dnormed, layer_norm)
-        return dx, grads | prefixed("layer_norm", norm_grads)
+        caches = list(cache)  # handed over, see above
+        del cache
+        dnormed, *dmemory, grads = self.part.backward(dy, caches.pop())
+        dx, norm_grads = self.layer_norm.backward(dnormed, caches.pop())
+        return dx, *dmemory, grads | prefixed("layer_norm", norm_grads)
 
-    def forward_and_backward(self, x, dy, seed=0, training=True, **given):
+    def forward_and_backward(self, x, dy, seed=0, training=True, **kwargs):
         normed, layer_norm = self.layer_norm.forward(x)
-        y, dnormed, grads = self.part.forward_and_backward(normed, dy, seed, training, **given)
+        y, dnormed, *dmemory, grads = self.part.forward_and_backward(normed, dy, seed, training, **kwargs)
         dx, norm_grads = self.layer_norm.backward(dnormed, layer_norm)
-        return y, dx, grads | prefixed("layer_norm", norm_grads)
+        return y, dx, *dmemory, grads | prefixed("layer_norm", norm_grads)
 
-    def __call__(self, x, seed=0, **given):
-        normed = self.layer_norm(x)
-        return self.part.forward(normed, seed=seed, training=False, **given)[0]
+    def __call__(self, x, seed=0, **kwargs):
+        return self.forward(x, seed, training=False, **kwargs)[0]
 
     def replay(self, cache):
-        """What the part's `forward` must be given again: see `SelfAttention.replay`."""
+        """The arguments that `forward` needs to do the same again: see `AttentionLayer.replay`."""
         return self.part.replay(cache.part)
 
 
@@ -68,86 +89,91 @@ class ReversibleCache(NamedTuple):
     y: Any  # (B, T, 2 d_model): the last pair of streams, side by side
     seed: int
     training: bool
-    key_mask: Any
+    inputs: dict  # by the names of sub-layers: what they get besides a stream and a seed
     replays: list  # per block: the buckets, or nothing
-    stored: list  # per block: the caches of F and G, with `reversible=False` in training; else empty
+    stored: list  # per block: the caches of its sub-layers, with `reversible=False` in training; else empty
 
 
 class ReversibleStack(Layer):
     """Blocks of (attention F, feed-forward G), each a `PreNorm`; parameters `0.attention.*`, `0.feed_forward.*`, ...
 
-    x (B, T, d_model) starts both streams; y (B, T, 2 d_model) is the last pair side by side. `reversible=False`
-    is the same function with every activation stored in training: it exists to compare memory and gradients.
+    Blocks of three have `0.cross_attention.*` between the two. x (B, T, d_model) starts both streams; y (B, T, 2
+    d_model) is the last pair side by side. `reversible=False` is the same function with every activation stored in
+    training: it exists to compare memory and gradients.
     """
 
     def __init__(self, blocks, reversible=True):
         super().__init__()
         self.blocks, self.reversible = blocks, reversible
-        for i, (attention, feed_forward) in enumerate(blocks):
-            self.add(f"{i}.attention", attention)
-            self.add(f"{i}.feed_forward", feed_forward)
+        for i, name, sublayer in self.sublayers():
+            self.add(f"{i}.{name}", sublayer)
 
-    def forward(self, x, seed=0, training=True, key_mask=None, rotations=None):
-        """x (B, T, d_model) -> y (B, T, 2 d_model), cache. `rotations`: a list, per block an array or None."""
+    def sublayers(self):
+        """(number of the block, name, layer) of every sub-layer, in the order of `forward`."""
+        return [(i, *pair) for i, block in enumerate(self.blocks) for pair in zip(NAMES[len(block)], block)]
+
+    def forward(self, x, seed=0, training=True, key_mask=None, rotations=None, cross_attention=None):
+        """x (B, T, d_model) -> y (B, T, 2 d_model), cache.
+
+        `key_mask` and `rotations`, a list with an array or None for each block, are for attention; `cross_attention`
+        is a dict of what that layer's `forward` needs besides x and a seed.
+        """
         check_array("x", x, None, None, None, like=next(iter(self.params.values()), None))
+        inputs = {"attention": {"key_mask": key_mask}, "cross_attention": cross_attention, "feed_forward": {}}
         store = training and not self.reversible
         x1 = x2 = x
-        replays, stored = [], []
-        for i, (attention, feed_forward) in enumerate(self.blocks):
-            given = {"key_mask": key_mask}
-            if rotations is not None and rotations[i] is not None:
-                given["rotations"] = rotations[i]
-            f, f_cache = attention.forward(x2, rng.fold(seed, i, "attention"), training, **given)
-            f += x1  # in place: f is fresh, while the old x1 may stand in a cache
-            x1 = f
-            replays.append(attention.replay(f_cache))
-            if not store:
-                del f_cache
-            g, g_cache = feed_forward.forward(x1, rng.fold(seed, i, "feed_forward"), training)
-            g += x2
-            x2 = g
+        replays, stored = [], [[] for _ in self.blocks] if store else []
+        for i, name, sublayer in self.sublayers():
+            kwargs = inputs[name]
+            if name == "attention" and rotations is not None and rotations[i] is not None:
+                kwargs = kwargs | {"rotations": rotations[i]}
+            f, cache = sublayer.forward(x2, rng.fold(seed, i, name), training, **kwargs)
+            f += x1  # in place: f is fresh, while a cache may hold the old x1
+            x1, x2 = x2, f  # x1, x2 = x2, x1 + f(x2)
+            if name == "attention":
+                replays.append(sublayer.replay(cache))
             if store:
-                stored.append((f_cache, g_cache))
-            del f, g, g_cache
+                stored[i].append(cache)
+            del f, cache
         y = backend.get_xp(x).concatenate([x1, x2], axis=-1)
-        return y, ReversibleCache(y, seed, training, key_mask, replays, stored)
+        return y, ReversibleCache(y, seed, training, inputs, replays, stored)
 
     def backward(self, dy, cache):
-        """dy (B, T, 2 d_model) -> dx (B, T, d_model), grads."""
+        """dy (B, T, 2 d_model) -> dx (B, T, d_model), dmemory if there is cross-attention, grads."""
         check_array("dy", dy, *cache.y.shape)
-        (dx1, dx2), (x1, x2) = _streams(dy), (None, None) if cache.stored else _streams(cache.y)
-        _, seed, training, key_mask, replays, stored = cache
-        del dy, cache  # nobody else may need them: as much memory as the streams themselves
-        grads = {}
-        for i, (attention, feed_forward) in reversed(list(enumerate(self.blocks))):
+        y, seed, training, inputs, replays, stored = cache
+        stored = [part_cache for block in stored for part_cache in block]
+        (dx1, dx2), (x1, x2) = _streams(dy), (None, None) if stored else _streams(y)
+        del dy, y, cache  # as much memory as the streams themselves
+        dmemory, grads = [], {}
+        for i, name, sublayer in reversed(self.sublayers()):
+            # Back: x1, x2 = x2 - f(x1), x1. Here x2 still contains f(x1), so dx2 is also the gradient of f(x1).
+            kwargs = inputs[name] | (replays[i] if name == "attention" else {})
+            own_seed = rng.fold(seed, i, name)
             if stored:
-                d, part_grads = feed_forward.backward(dx2, stored[i][1])
+                d, *of_memory, part_grads = sublayer.backward(dx2, stored.pop())
+            elif name == "feed_forward":  # computes its hidden layer once for both passes
+                f, d, part_grads = sublayer.forward_and_backward(x1, dx2, own_seed, training)
+                x2 -= f
+                del f
             else:
-                g, d, part_grads = feed_forward.forward_and_backward(
-                    x1, dx2, rng.fold(seed, i, "feed_forward"), training
-                )
-                x2 -= g
-                del g
+                f, *caches = sublayer.forward(x1, own_seed, training, **kwargs)
+                x2 -= f
+                del f
+                d, *of_memory, part_grads = sublayer.backward(dx2, caches.pop())
             dx1 += d
             del d
-            grads.update(prefixed(f"{i}.feed_forward", part_grads))
-            if stored:
-                f_cache = [stored[i][0]]
-            else:
-                f, *f_cache = attention.forward(
-                    x2, rng.fold(seed, i, "attention"), training, key_mask=key_mask, **replays[i]
-                )
-                x1 -= f
-                del f
-            d, part_grads = attention.backward(dx1, f_cache.pop())
-            dx2 += d
-            del d
-            grads.update(prefixed(f"{i}.attention", part_grads))
+            if name == "cross_attention":  # every block reads the same memory, so its gradient is a sum
+                if dmemory:
+                    dmemory[0] += of_memory.pop()
+                dmemory = dmemory or of_memory
+            x1, x2, dx1, dx2 = x2, x1, dx2, dx1  # the streams change places, and their gradients with them
+            grads |= prefixed(f"{i}.{name}", part_grads)
         dx1 += dx2  # both streams started as x
-        return dx1, {name: grads[name] for name in self.params}
+        return dx1, *dmemory, {name: grads[name] for name in self.params}
 
-    def __call__(self, x, seed=0, **given):
-        return self.forward(x, seed, training=False, **given)[0]
+    def __call__(self, x, seed=0, **kwargs):
+        return self.forward(x, seed, training=False, **kwargs)[0]
 
 
 def _streams(y):

@@ -9,12 +9,14 @@ also arrives when pytest-xdist runs the test in another process.
 
 import importlib
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from minireformer import backend
+from arrays import xp
+from minireformer import EncoderDecoder, EncoderDecoderConfig, Reformer, ReformerConfig, backend
 from minireformer.tools.gradcheck import TOLERANCE, gradcheck
 
 DOUBLE = Path(__file__).parent / "double"  # where `import cupy` finds the double
@@ -58,6 +60,56 @@ def counts(cupy):
     counts = importlib.import_module("cupy._memory").counts
     counts.clear()
     return counts
+
+
+TINY = ReformerConfig(
+    vocab_size=11,
+    d_model=12,
+    n_heads=2,
+    d_head=5,
+    d_ff=16,
+    attn_layers=("lsh", "local", "full", "shared_full", "lsh"),
+    lsh_chunk_len=4,
+    local_chunk_len=6,
+    n_hashes=2,
+    n_buckets=4,
+    axial_shape=(4, 8),
+    axial_dims=(4, 8),
+    max_len=32,
+    dropout=0.1,
+    attention_dropout=0.1,
+    ff_chunk_len=7,
+    loss_chunk_len=5,
+)
+OF_PAIRS = {"source_vocab_size": 9, "encoder_layers": ("lsh", "local"), "attn_layers": ("local", "full", "lsh")}
+OF_PAIRS |= {"activation": "gelu", "dropout": 0.0, "attention_dropout": 0.0}  # relu has kinks
+
+
+@pytest.fixture
+def tiny_config():
+    """`tiny_config(**changes)`: a model of every kind of layer, with chunks, buckets and sizes that differ."""
+    return lambda **changes: replace(TINY, **changes)
+
+
+@pytest.fixture
+def tiny_pair_config():
+    """The same for an `EncoderDecoderConfig`."""
+    return lambda **changes: EncoderDecoderConfig(**asdict(TINY) | OF_PAIRS | changes)
+
+
+@pytest.fixture
+def tiny_model(tiny_config, tiny_pair_config):
+    """`tiny_model(dtype="float64", seed=0, pairs=False, **changes)`: such a model, without zeros that hide errors."""
+
+    def make(dtype="float64", seed=0, pairs=False, **changes):
+        kind, config = (EncoderDecoder, tiny_pair_config) if pairs else (Reformer, tiny_config)
+        model = kind(config(**changes), seed=seed, dtype=dtype)
+        random = xp.random.default_rng(seed)
+        for param in model.params.values():
+            param += 0.1 * random.standard_normal(param.shape)
+        return model
+
+    return make
 
 
 @pytest.fixture

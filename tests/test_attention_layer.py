@@ -1,5 +1,6 @@
 """Attention layers: projections around the functions, gradients of everything, buckets that can be replayed."""
 
+import numpy as np
 import pytest
 
 import minireformer as mr
@@ -88,6 +89,36 @@ def test_inference_has_no_dropout():
 def test_bad_settings_are_refused_when_the_layer_is_made(kind, change, message):
     with pytest.raises(ValueError, match=message):
         kind(**(SIZES | {"chunk_len": 4} | change))
+
+
+@pytest.mark.parametrize(
+    "kind, options, message",
+    [
+        (FullAttention, {"chunk_len": 4}, "chunk_len: FullAttention has no such option; got 4"),
+        (SharedFullAttention, {"n_after": 1}, "n_after: SharedFullAttention has no such option; got 1"),
+        (
+            LocalAttention,
+            {"chunk_len": 4, "count_once": True},
+            "count_once: LocalAttention has no such option; got True",
+        ),
+        (LocalAttention, {"chunk_len": 4, "n_hashes": 2}, "unexpected keyword argument 'n_hashes'"),
+        (LSHAttention, {"chunk_len": 4, "causal": "yes"}, "causal: expected True or False; got 'yes'"),
+    ],
+)
+def test_options_that_a_layer_has_nothing_for_are_refused(kind, options, message):
+    with pytest.raises(TypeError, match=message):
+        kind(**SIZES, **options)
+
+
+def test_the_options_of_a_layer_are_one_record():
+    layer = LSHAttention(**SIZES, chunk_len=4, n_before=2, count_once=True)
+    assert layer.options == mr.AttentionOptions(chunk_len=4, n_before=2, count_once=True)
+    assert LSHAttention(**SIZES, **vars(layer.options)).options == layer.options
+
+
+def test_small_integers_of_numpy_do_not_overflow():
+    layer = FullAttention(d_model=8, n_heads=np.int8(16), d_head=np.int8(16))
+    assert layer.params["output.weight"].shape == (8, 256)
 
 
 @pytest.mark.parametrize("change", [{"n_buckets": 3}, {"n_hashes": 0}, {"max_len": 0}])

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import stat
@@ -9,33 +8,24 @@ import safetensors
 import safetensors.numpy
 
 from minireformer import backend, checkpoint
-from minireformer.model import Reformer, ReformerConfig
+from minireformer.model import Reformer
 from minireformer.training.optimizers import Adafactor, Adam
 
-CONFIG = ReformerConfig(
-    vocab_size=11,
-    d_model=8,
-    n_heads=2,
-    d_head=4,
-    d_ff=12,
-    attn_layers=("local", "lsh"),
-    lsh_chunk_len=4,
-    local_chunk_len=4,
-    n_buckets=(2, 4),
-    axial_shape=(4, 8),
-    axial_dims=(2, 6),
-    max_len=32,
-)
 
+@pytest.fixture
+def trained(tiny_config):
+    """`trained()`: a model and an optimizer that have made a few steps, so that nothing is at its initial value."""
 
-def trained(seed=0, config=CONFIG, dtype="float32", make=Adam, steps=2):
-    """A model and an optimiser that have made a few steps, so that nothing is at its initial value."""
-    model = Reformer(config, seed=seed, dtype=dtype)
-    opt = make(model.params, lr=0.1)
-    random = np.random.default_rng(seed)
-    for _ in range(steps):
-        opt.step({n: backend.asarray(random.standard_normal(p.shape), dtype) for n, p in model.params.items()})
-    return model, opt
+    def make(seed=0, dtype="float32", make=Adam, steps=2, **changes):
+        changes = {"attn_layers": ("local", "lsh"), "n_buckets": (2, 4)} | changes
+        model = Reformer(tiny_config(**changes), seed=seed, dtype=dtype)
+        opt = make(model.params, lr=0.1)
+        random = np.random.default_rng(seed)
+        for _ in range(steps):
+            opt.step({n: backend.asarray(random.standard_normal(p.shape), dtype) for n, p in model.params.items()})
+        return model, opt
+
+    return make
 
 
 def assert_same_bits(arrays, expected):
@@ -46,7 +36,7 @@ def assert_same_bits(arrays, expected):
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved(tmp_path, trained):
     model, opt = trained()
     path = tmp_path / "run.safetensors"
     checkpoint.save_model(model, path, opt, progress={"step": 2, "loss": 0.1 + 0.2})
@@ -62,7 +52,7 @@ def rewrite(path, change):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_saved_model_comes_back_bit_for_bit(tmp_path, dtype):
+def test_a_saved_model_comes_back_bit_for_bit(tmp_path, dtype, trained):
     model, _ = trained(dtype=dtype)
     model.save(tmp_path / "model.safetensors")
     loaded = Reformer.load(str(tmp_path / "model.safetensors"))
@@ -72,7 +62,7 @@ def test_a_saved_model_comes_back_bit_for_bit(tmp_path, dtype):
     np.testing.assert_array_equal(backend.to_numpy(loaded(tokens)), backend.to_numpy(model(tokens)))
 
 
-def test_arrays_that_are_not_contiguous_are_saved_as_they_look(tmp_path):
+def test_arrays_that_are_not_contiguous_are_saved_as_they_look(tmp_path, trained):
     model, _ = trained()
     expected = {name: param.copy() for name, param in model.params.items()}
     model.params |= {name: param.T.copy().T for name, param in expected.items()}
@@ -81,7 +71,7 @@ def test_arrays_that_are_not_contiguous_are_saved_as_they_look(tmp_path):
 
 
 @pytest.mark.parametrize("make", [Adam, Adafactor])
-def test_a_resumed_optimiser_goes_on_as_if_nothing_had_happened(tmp_path, make):
+def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, make, trained):
     path = tmp_path / "run.safetensors"
     model, opt = trained(make=make)
     progress = {"step": 2, "log": [{"loss": 1 / 3}], "nothing": None}
@@ -89,22 +79,22 @@ def test_a_resumed_optimiser_goes_on_as_if_nothing_had_happened(tmp_path, make):
     other, other_opt = trained(seed=9, make=make, steps=5)
     assert checkpoint.resume(other, other_opt, path) == progress
     assert_same_bits(other_opt.state, opt.state)
-    for optimiser in (opt, other_opt):
-        optimiser.step({name: param * 0 + 1 for name, param in model.params.items()})
+    for optimizer in (opt, other_opt):
+        optimizer.step({name: param * 0 + 1 for name, param in model.params.items()})
     assert_same_bits(other.params, model.params)
 
 
-def test_a_model_can_be_loaded_from_a_training_checkpoint(saved):
+def test_a_model_can_be_loaded_from_a_training_checkpoint(saved, trained):
     assert_same_bits(Reformer.load(saved).params, trained()[0].params)
 
 
-def test_the_same_model_gives_the_same_bytes(saved, tmp_path):
+def test_the_same_model_gives_the_same_bytes(saved, tmp_path, trained):
     model, opt = trained()
     checkpoint.save_model(model, tmp_path / "again", opt, progress={"step": 2, "loss": 0.1 + 0.2})
     assert (tmp_path / "again").read_bytes() == saved.read_bytes()
 
 
-def test_whoever_stops_half_way_leaves_the_previous_file_whole(saved, monkeypatch):
+def test_whoever_stops_half_way_leaves_the_previous_file_whole(saved, monkeypatch, trained):
     def write_half(arrays, path, metadata):
         path.write_bytes(before[: len(before) // 2])
         raise KeyboardInterrupt
@@ -117,7 +107,7 @@ def test_whoever_stops_half_way_leaves_the_previous_file_whole(saved, monkeypatc
     assert os.listdir(saved.parent) == [saved.name]
 
 
-def test_the_new_file_is_on_the_disk_before_it_takes_the_place_of_the_old(saved, monkeypatch):
+def test_the_new_file_is_on_the_disk_before_it_takes_the_place_of_the_old(saved, monkeypatch, trained):
     before, calls = saved.read_bytes(), []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append(saved.read_bytes() == before), fsync(file)))
@@ -127,7 +117,7 @@ def test_the_new_file_is_on_the_disk_before_it_takes_the_place_of_the_old(saved,
     assert saved.read_bytes() != before
 
 
-def test_what_a_killed_run_left_is_cleared_away(saved):
+def test_what_a_killed_run_left_is_cleared_away(saved, trained):
     folder = saved.with_name(saved.name + ".part")
     folder.mkdir()
     (folder / ".tmpA1b2").write_bytes(b"half a file")
@@ -142,7 +132,7 @@ def test_files_are_as_readable_as_the_users_other_files(saved):
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
-def test_a_truncated_file_is_named(saved, keep):
+def test_a_truncated_file_is_named(saved, keep, trained):
     saved.write_bytes(saved.read_bytes()[:keep])
     for read in (Reformer.load, lambda path: checkpoint.resume(*trained(), path)):
         with pytest.raises(ValueError, match="run.safetensors: not a safetensors file, or only a part of one"):
@@ -166,7 +156,7 @@ def test_a_pickle_is_refused_unread(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "minireformer 1"])
-def test_metadata_that_is_not_json_is_named(saved, text):
+def test_metadata_that_is_not_json_is_named(saved, text, trained):
     rewrite(saved, lambda _, metadata: metadata.update(minireformer=text))
     for read in (Reformer.load, lambda path: checkpoint.resume(*trained(), path)):
         with pytest.raises(ValueError, match="run.safetensors: its metadata is not JSON"):
@@ -175,7 +165,7 @@ def test_metadata_that_is_not_json_is_named(saved, text):
 
 @pytest.mark.parametrize("name", ["config", "dtype"])
 @pytest.mark.parametrize("value", [None, 3])
-def test_metadata_without_a_config_or_a_dtype_is_named(saved, name, value):
+def test_metadata_without_a_config_or_a_dtype_is_named(saved, name, value, trained):
     def change(_, metadata):
         about = json.loads(metadata["minireformer"]) | {name: value}
         metadata["minireformer"] = json.dumps({key: value for key, value in about.items() if value is not None})
@@ -186,7 +176,7 @@ def test_metadata_without_a_config_or_a_dtype_is_named(saved, name, value):
             read(saved)
 
 
-def test_metadata_without_progress_is_a_model(saved):
+def test_metadata_without_progress_is_a_model(saved, trained):
     def change(_, metadata):
         about = json.loads(metadata["minireformer"])
         del about["progress"]
@@ -197,7 +187,7 @@ def test_metadata_without_progress_is_a_model(saved):
         checkpoint.resume(*trained(), saved)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path, monkeypatch):
+def test_a_missing_file_and_a_folder_are_named(tmp_path, monkeypatch, trained):
     with pytest.raises(FileNotFoundError, match=f"path: {tmp_path / 'nowhere'}: no such file"):
         Reformer.load(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
@@ -208,14 +198,14 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_is_not_saved_into_a_folder_that_is_missing(tmp_path):
+def test_a_model_is_not_saved_into_a_folder_that_is_missing(tmp_path, trained):
     path = tmp_path / "no" / "model.safetensors"
     with pytest.raises(ValueError, match=f"path: expected a file in a folder that is there; got '{path}'"):
         trained()[0].save(path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_that_is_refused_changes_nothing(saved):
+def test_progress_that_is_refused_changes_nothing(saved, trained):
     def refuse(progress):
         raise ValueError(f"not {progress['step']}")
 
@@ -228,7 +218,7 @@ def test_progress_that_is_refused_changes_nothing(saved):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["params.layer_norm.weight", "optimizer.mean.layer_norm.weight"])
-def test_nan_and_infinity_are_named_and_change_nothing(saved, bad, name):
+def test_nan_and_infinity_are_named_and_change_nothing(saved, bad, name, trained):
     rewrite(saved, lambda arrays, _: arrays[name].__setitem__(3, bad))
     model, opt = trained(seed=1)
     with pytest.raises(ValueError, match=f"run.safetensors: {name} holds NaN or infinity"):
@@ -257,7 +247,7 @@ def test_nan_and_infinity_are_named_and_change_nothing(saved, bad, name):
         ),
     ],
 )
-def test_parameters_that_do_not_fit_are_named_and_change_nothing(saved, change, message):
+def test_parameters_that_do_not_fit_are_named_and_change_nothing(saved, change, message, trained):
     rewrite(saved, lambda arrays, _: change(arrays))
     with pytest.raises(ValueError, match="run.safetensors: " + message):
         Reformer.load(saved)
@@ -268,17 +258,16 @@ def test_parameters_that_do_not_fit_are_named_and_change_nothing(saved, change, 
     assert_same_bits(opt.state, trained(seed=1)[1].state)
 
 
-def test_resuming_with_another_config_or_optimiser_says_what_differs(saved):
-    config = dataclasses.replace(CONFIG, n_hashes=2, attn_layers=("lsh", "lsh"))
-    with pytest.raises(ValueError, match=r"attn_layers \['local', 'lsh'\], here \['lsh', 'lsh'\]; n_hashes 4, here 2$"):
-        checkpoint.resume(*trained(config=config), saved)
+def test_resuming_with_another_config_or_optimizer_says_what_differs(saved, trained):
+    with pytest.raises(ValueError, match=r"attn_layers \['local', 'lsh'\], here \['lsh', 'lsh'\]; n_hashes 2, here 3$"):
+        checkpoint.resume(*trained(n_hashes=3, attn_layers=("lsh", "lsh")), saved)
     with pytest.raises(ValueError, match="run.safetensors: missing .*optimizer.columns"):
         checkpoint.resume(*trained(make=Adafactor), saved)
     with pytest.raises(ValueError, match="run.safetensors: .*float64.*; got .*float32"):
         checkpoint.resume(*trained(dtype="float64"), saved)
 
 
-def test_resuming_from_a_file_without_an_optimiser_says_so(tmp_path):
+def test_resuming_from_a_file_without_an_optimizer_says_so(tmp_path, trained):
     model, opt = trained()
     model.save(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="model.safetensors: holds a model, but no training run"):
@@ -286,7 +275,7 @@ def test_resuming_from_a_file_without_an_optimiser_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_and_infinity_are_not_written_and_the_last_file_stays(saved, bad):
+def test_nan_and_infinity_are_not_written_and_the_last_file_stays(saved, bad, trained):
     before = saved.read_bytes()
     model, opt = trained(seed=1)
     model.params["head.bias"][2] = bad
@@ -300,7 +289,7 @@ def test_nan_and_infinity_are_not_written_and_the_last_file_stays(saved, bad):
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_a_path_is_a_path():
+def test_a_path_is_a_path(trained):
     for call in (Reformer.load, trained()[0].save):
         with pytest.raises(TypeError, match="path: expected a path; got NoneType"):
             call(None)

@@ -7,7 +7,7 @@ import pytest
 
 import minireformer as mr
 from arrays import xp
-from minireformer import backend
+from minireformer import backend, schedule
 from minireformer.translation import cross_attention
 from minireformer.translation.cross_attention import CrossAttention, attention_weights, cross_attention_backward
 
@@ -33,9 +33,9 @@ def dense(q, k, v, key_mask=None):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Four queries a tile, so that short sequences have several, and an incomplete one."""
-    monkeypatch.setattr("minireformer.cross_attention._LEAST_QUERIES", 4)
-    monkeypatch.setattr("minireformer.cross_attention._TILE_LOGITS", 1)
+    """Four queries and five keys a tile, so that short sequences have several, and an incomplete one."""
+    monkeypatch.setattr(schedule, "TILE_LOGITS", 20)
+    monkeypatch.setattr(schedule, "BLOCK_LEN", 5)
 
 
 @pytest.mark.parametrize("sizes", [(9, 13), (13, 9), (1, 7), (7, 1), (8, 8)])
@@ -88,9 +88,9 @@ def test_dropout_sets_weights_to_zero_at_its_rate_and_the_seed_decides_which():
 def test_tiles_and_threads_change_no_more_than_rounding(monkeypatch):
     q, k, v = heads(100, 70)
     results = []
-    for least, n_threads in ((1000, 1), (16, 1), (16, 3)):
-        monkeypatch.setattr("minireformer.cross_attention._LEAST_QUERIES", least)
-        monkeypatch.setattr("minireformer.cross_attention._TILE_LOGITS", 1)
+    for block_len, n_threads in ((1000, 1), (16, 1), (16, 3)):
+        monkeypatch.setattr(schedule, "TILE_LOGITS", 16 * block_len)
+        monkeypatch.setattr(schedule, "BLOCK_LEN", block_len)
         monkeypatch.setattr(mr.backend, "_n_threads", n_threads)
         out, cache = cross_attention.cross_attention(q, k, v, key_mask=mask_of(70), dropout=0.1)
         results.append((out, *cross_attention_backward(out, cache)))
@@ -107,7 +107,7 @@ def test_memory_grows_with_the_inputs_and_not_with_their_product(monkeypatch):
         out, cache = cross_attention.cross_attention(q, k, v)
         cross_attention_backward(out, cache)
     if backend.active() is np:  # on a GPU all heads, and so their tiles, are taken at once
-        assert m.bytes < 4 * q.nbytes + 6 * 4 * cross_attention._TILE_LOGITS < 4096**2 / 4
+        assert m.bytes < 4 * q.nbytes + 6 * 4 * schedule.TILE_LOGITS < 4096**2 / 4
 
 
 def layer_and_inputs(**settings):
@@ -122,7 +122,7 @@ def test_the_layer_projects_attends_and_projects_back():
     split = lambda y: y.reshape(2, -1, 2, 5).swapaxes(1, 2)  # noqa: E731
     q, k, v = split(x @ p["query.weight"].T), split(memory @ p["key.weight"].T), split(memory @ p["value.weight"].T)
     mixed = dense(q, k, v, mask_of(13))[0].swapaxes(1, 2).reshape(2, 9, 10)
-    y, _ = layer.forward(x, memory=memory, memory_mask=mask_of(13))
+    y, _ = layer.forward(x, memory, memory_mask=mask_of(13))
     xp.testing.assert_allclose(y, mixed @ p["output.weight"].T, rtol=0, atol=1e-13)
 
 
@@ -133,10 +133,10 @@ def test_gradients_of_the_layer_of_its_input_and_of_the_memory(assert_gradients)
         layer.params.update(zip(layer.params, params))
         for name, part in (*layer.parts.items(), ("output", layer.output)):
             part.params["weight"] = layer.params[f"{name}.weight"]
-        return layer.forward(x, seed=5, memory=memory, memory_mask=mask_of(13))
+        return layer.forward(x, memory, seed=5, memory_mask=mask_of(13))
 
     def backward(dy, cache):
-        inputs, grads = layer.backward(dy, cache)
+        *inputs, grads = layer.backward(dy, cache)
         return *inputs, *(grads[name] for name in layer.params)
 
     assert_gradients((forward, backward), x, memory, *layer.params.values(), name="CrossAttention")
@@ -163,6 +163,6 @@ def test_bad_input_is_named():
         cross_attention_backward(k, function(q, k, v)[1])
     layer, x, memory = layer_and_inputs()
     with pytest.raises(ValueError, match="memory: expected shape"):
-        layer.forward(x, memory=x)
+        layer.forward(x, x)
     with pytest.raises(ValueError, match="d_memory: expected an integer >= 1; got 0"):
         CrossAttention(12, 0, 2, 5)

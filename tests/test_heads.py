@@ -1,21 +1,22 @@
 """The heads of a Reformer that label a sequence or find an answer in it: gradients, losses, bad input."""
 
-from dataclasses import replace
-
 import pytest
 
 import minireformer as mr
 from arrays import xp
-from minireformer.heads import SequenceHead, labels_loss
-from test_model import SMALL
+from minireformer.heads import SequenceHead
 
 SETTINGS = {"causal": False, "activation": "gelu", "dropout": 0.1, "attention_dropout": 0.1}
 tokens = xp.random.default_rng(0).integers(0, 11, (3, 18))
 LABELS = {"sequence": xp.array([2, 0, 1]), "span": xp.array([[0, 17], [3, 3], [9, 2]])}
 
 
-def model_of(head, **changes):
-    return mr.Reformer(replace(SMALL, head=head, n_labels=3, **SETTINGS | changes), dtype="float64")
+@pytest.fixture
+def headed(tiny_config):
+    """`headed(head, **changes)`: a tiny model with this head."""
+    return lambda head, **changes: mr.Reformer(
+        tiny_config(head=head, n_labels=3, **SETTINGS | changes), dtype="float64"
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -25,25 +26,26 @@ def test_gradients_of_the_sequence_head(assert_gradients, rate):
 
 
 @pytest.mark.parametrize("head", ["sequence", "span"])
-def test_gradients_of_a_model_with_another_head(assert_gradients, head):
-    model = model_of(head, attn_layers=("local",))  # the layers below are checked in test_model.py
+def test_gradients_of_a_model_with_another_head(assert_gradients, head, headed):
+    model = headed(head, attn_layers=("local",))  # the layers below are checked in test_model.py
     assert_gradients(model, tokens[:1, :9], name=f"Reformer, {head} head")
 
 
 @pytest.mark.parametrize("head", ["sequence", "span"])
-def test_gradients_of_the_loss(assert_gradients, head):
+def test_gradients_of_the_loss(assert_gradients, head, headed):
     logits = xp.random.default_rng(2).standard_normal((3, 3) if head == "sequence" else (3, 18, 2))
+    the_head = headed(head).head
 
     def loss(logits):
-        value, dlogits = labels_loss(logits, LABELS[head])
+        value, dlogits = the_head.loss(logits, LABELS[head])
         return xp.asarray(value)[None], dlogits
 
-    assert_gradients((loss, lambda dloss, dlogits: dloss * dlogits), logits, name=f"labels_loss, {head}")
+    assert_gradients((loss, lambda dloss, dlogits: dloss * dlogits), logits, name=f"loss, {head}")
 
 
 @pytest.mark.parametrize("head", ["sequence", "span"])
-def test_loss_and_grads_are_those_of_the_logits(head):
-    model = model_of(head, dropout=0.0, attention_dropout=0.0)
+def test_loss_and_grads_are_those_of_the_logits(head, headed):
+    model = headed(head, dropout=0.0, attention_dropout=0.0)
     logits, cache = model.forward(tokens, seed=4)
     log_p = logits - xp.log(xp.exp(logits).sum(axis=1, keepdims=True))  # over labels, or over positions
     if head == "sequence":
@@ -54,7 +56,7 @@ def test_loss_and_grads_are_those_of_the_logits(head):
     loss, grads = model.loss_and_grads(tokens, LABELS[head], seed=4)
     assert abs(loss - float(expected)) < 1e-12  # rounding of a few dozen logits
     assert list(grads) == list(model.params)
-    exact = model.backward(labels_loss(logits, LABELS[head])[1], cache)[1]
+    exact = model.backward(model.head.loss(logits, LABELS[head])[1], cache)[1]
     for name in grads:
         xp.testing.assert_array_equal(grads[name], exact[name])
 
@@ -67,14 +69,14 @@ def test_the_sequence_head_reads_the_first_token_alone():
     assert (dfeatures[:, 0] != 0).all() and (dfeatures[:, 1:] == 0).all()
 
 
-def test_the_sequence_head_may_have_a_dropout_of_its_own():
-    assert model_of("sequence", head_dropout=0.0).head.dropout.rate == 0
-    assert model_of("sequence").head.dropout.rate == SETTINGS["dropout"]
+def test_the_sequence_head_may_have_a_dropout_of_its_own(headed):
+    assert headed("sequence", head_dropout=0.0).head.dropout.rate == 0
+    assert headed("sequence").head.dropout.rate == SETTINGS["dropout"]
 
 
 @pytest.mark.parametrize("head", ["sequence", "span"])
-def test_it_is_saved_and_loaded(tmp_path, head):
-    model = model_of(head)
+def test_it_is_saved_and_loaded(tmp_path, head, headed):
+    model = headed(head)
     model.save(tmp_path / "model.safetensors")
     loaded = mr.Reformer.load(tmp_path / "model.safetensors")
     xp.testing.assert_array_equal(loaded(tokens, seed=3), model(tokens, seed=3))
@@ -89,20 +91,20 @@ def test_it_is_saved_and_loaded(tmp_path, head):
         ("span", xp.array([[0, 18]] * 3), "targets: expected"),
     ],
 )
-def test_bad_labels_are_named(head, targets, message):
+def test_bad_labels_are_named(head, targets, message, headed):
     with pytest.raises(ValueError, match=message):
-        model_of(head).loss_and_grads(tokens, targets)
+        headed(head).loss_and_grads(tokens, targets)
 
 
-def test_what_belongs_to_a_model_of_tokens_is_refused():
-    model = model_of("sequence", causal=True)
+def test_what_belongs_to_a_model_of_tokens_is_refused(headed, tiny_config):
+    model = headed("sequence", causal=True)
     with pytest.raises(ValueError, match="mask: expected None, as the head is 'sequence'"):
         model.loss_and_grads(tokens, LABELS["sequence"], mask=xp.ones((3, 18), bool))
     with pytest.raises(ValueError, match="model: expected one that predicts tokens; the head of this one"):
         mr.generate(model, [1, 2], 3)
     with pytest.raises(ValueError, match="head: expected one of tokens, sequence, span; got 'lm'"):
-        replace(SMALL, head="lm")
+        tiny_config(head="lm")
     with pytest.raises(ValueError, match=r"head_dropout: expected a rate in \[0, 1\); got 1"):
-        replace(SMALL, head_dropout=1)
+        tiny_config(head_dropout=1)
     with pytest.raises(ValueError, match="n_labels: expected an integer >= 1; got 0"):
-        replace(SMALL, n_labels=0)
+        tiny_config(n_labels=0)

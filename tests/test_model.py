@@ -9,34 +9,6 @@ import minireformer as mr
 from arrays import xp
 from minireformer import attention_layer
 
-SMALL = mr.ReformerConfig(
-    vocab_size=11,
-    d_model=12,
-    n_heads=2,
-    d_head=5,
-    d_ff=16,
-    attn_layers=("lsh", "local", "full", "shared_full", "lsh"),
-    lsh_chunk_len=4,
-    local_chunk_len=6,
-    n_hashes=2,
-    n_buckets=4,
-    axial_shape=(4, 8),
-    axial_dims=(4, 8),
-    max_len=32,
-    dropout=0.1,
-    attention_dropout=0.1,
-    ff_chunk_len=7,
-    loss_chunk_len=5,
-)
-
-
-def model_of(dtype="float64", seed=0, **changes):
-    model = mr.Reformer(replace(SMALL, **changes), seed=seed, dtype=dtype)
-    rng = xp.random.default_rng(seed)
-    for param in model.params.values():
-        param += 0.1 * rng.standard_normal(param.shape)  # no zeros that hide errors
-    return model
-
 
 def tokens_and_targets(length=22, seed=0):
     return xp.random.default_rng(seed).integers(0, 11, (2, 2, length))
@@ -61,9 +33,9 @@ def slopes(model, names, directions, tokens, targets, mask, seed, step=1e-6):
 
 @pytest.mark.parametrize("positions", ["axial", "learned", "sinusoidal"])
 @pytest.mark.parametrize("seed, length", [(0, 22), (1, 32), (2, 3)])
-def test_gradient_is_that_of_finite_differences(positions, seed, length):
+def test_gradient_is_that_of_finite_differences(positions, seed, length, tiny_model):
     """Of all parameters together and, once, of each alone. The steps are too small to change a bucket."""
-    model = model_of(seed=seed, positions=positions, activation="gelu")  # relu would put kinks in the way
+    model = tiny_model(seed=seed, positions=positions, activation="gelu")  # relu would put kinks in the way
     tokens, targets = tokens_and_targets(length, seed)
     rng = xp.random.default_rng(seed)
     mask = rng.random(tokens.shape) > 0.3
@@ -78,16 +50,16 @@ def test_gradient_is_that_of_finite_differences(positions, seed, length):
 
 @pytest.mark.parametrize("seed, length", [(0, 9), (1, 3)])
 @pytest.mark.parametrize("reversible", [True, False])
-def test_gradients_of_the_whole_model(assert_gradients, monkeypatch, seed, length, reversible):
+def test_gradients_of_the_whole_model(assert_gradients, monkeypatch, seed, length, reversible, tiny_model):
     """Buckets are not held fixed here, but steps are so small that none changes: that is asserted as well."""
     hashed = []
 
-    def noted(*given):
-        hashed.append(mr.hash_vectors(*given))
+    def noted(*args):
+        hashed.append(mr.hash_vectors(*args))
         return hashed[-1]
 
     monkeypatch.setattr(attention_layer, "hash_vectors", noted)
-    model = model_of(seed=seed, activation="gelu", reversible=reversible)  # relu would put kinks in the way
+    model = tiny_model(seed=seed, activation="gelu", reversible=reversible)  # relu would put kinks in the way
     tokens = tokens_and_targets(length, seed)[0, :1]
     assert_gradients(model, tokens, seed=seed)
     n_lsh_layers = model.config.attn_layers.count("lsh") if length > model.config.lsh_chunk_len else 0
@@ -95,17 +67,17 @@ def test_gradients_of_the_whole_model(assert_gradients, monkeypatch, seed, lengt
     assert_gradients(model, tokens, seed=seed, key_mask=xp.arange(length)[None] != 1)
 
 
-def test_reversible_equals_stored():
+def test_reversible_equals_stored(tiny_model):
     tokens, targets = tokens_and_targets()
-    one, two = model_of(), model_of(reversible=False)
+    one, two = tiny_model(), tiny_model(reversible=False)
     (loss, grads), (stored_loss, stored_grads) = (m.loss_and_grads(tokens, targets, seed=3) for m in (one, two))
     assert loss == stored_loss
     for name in grads:
         xp.testing.assert_allclose(grads[name], stored_grads[name], atol=1e-10, err_msg=name)
 
 
-def test_loss_is_the_cross_entropy_of_the_logits():
-    model = model_of(dropout=0.0, attention_dropout=0.0)
+def test_loss_is_the_cross_entropy_of_the_logits(tiny_model):
+    model = tiny_model(dropout=0.0, attention_dropout=0.0)
     tokens, targets = tokens_and_targets()
     mask = xp.arange(22)[None] % 3 != xp.array([[0], [1]])
     logits = model(tokens, seed=1)
@@ -115,8 +87,8 @@ def test_loss_is_the_cross_entropy_of_the_logits():
 
 
 @pytest.mark.parametrize("length", range(1, 33))
-def test_any_length_up_to_max_len(length):
-    model = model_of("float32")
+def test_any_length_up_to_max_len(length, tiny_model):
+    model = tiny_model("float32")
     tokens, targets = tokens_and_targets(length)
     logits = model(tokens)
     assert logits.shape == (2, length, 11) and logits.dtype == xp.float32
@@ -124,15 +96,15 @@ def test_any_length_up_to_max_len(length):
     assert xp.isfinite(loss) and all(xp.isfinite(g).all() and g.dtype == xp.float32 for g in grads.values())
 
 
-def test_causal_model_without_hashing_does_not_see_the_future():
-    model = model_of(attn_layers=("local", "full", "shared_full"))
+def test_causal_model_without_hashing_does_not_see_the_future(tiny_model):
+    model = tiny_model(attn_layers=("local", "full", "shared_full"))
     tokens, other = tokens_and_targets()
     logits = model(tokens)
     xp.testing.assert_allclose(model(xp.where(xp.arange(22) < 15, tokens, other))[:, :15], logits[:, :15], atol=1e-12)
 
 
-def test_hidden_tokens_change_nothing():
-    model = model_of(causal=False, lsh_n_after=1, local_n_after=1, dropout=0.0)
+def test_hidden_tokens_change_nothing(tiny_model):
+    model = tiny_model(causal=False, lsh_n_after=1, local_n_after=1, dropout=0.0)
     tokens, other = tokens_and_targets()
     key_mask = xp.arange(22)[None] < xp.array([[22], [13]])
     logits = model(tokens, key_mask=key_mask)
@@ -140,8 +112,8 @@ def test_hidden_tokens_change_nothing():
     xp.testing.assert_allclose(changed[key_mask], logits[key_mask], atol=1e-12)
 
 
-def test_explicit_rotations_replace_the_seeded_ones():
-    model = model_of(dropout=0.0, attention_dropout=0.0)
+def test_explicit_rotations_replace_the_seeded_ones(tiny_model):
+    model = tiny_model(dropout=0.0, attention_dropout=0.0)
     tokens, targets = tokens_and_targets()
     rotations = mr.random_rotations(5, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
     one = model(tokens, rotations=rotations, seed=1)
@@ -153,11 +125,11 @@ def test_explicit_rotations_replace_the_seeded_ones():
         model(tokens, rotations=[rotations])
 
 
-def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch):
+def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch, tiny_config):
     monkeypatch.setattr(mr.backend, "_n_threads", 1)
     peaks = {}
     for depth in (2, 8):
-        config = replace(SMALL, attn_layers=("local", "lsh") * (depth // 2), axial_shape=(32, 32), max_len=1024)
+        config = tiny_config(attn_layers=("local", "lsh") * (depth // 2), axial_shape=(32, 32), max_len=1024)
         config = replace(config, d_model=64, axial_dims=(32, 32), dropout=0.0, attention_dropout=0.0)
         model = mr.Reformer(config)
         tokens = xp.zeros((2, 1024), int)
@@ -169,8 +141,8 @@ def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch):
     assert peaks[8] - peaks[2] < 0.1 * activation
 
 
-def test_save_and_load(tmp_path):
-    model = model_of("float32")
+def test_save_and_load(tmp_path, tiny_model):
+    model = tiny_model("float32")
     model.save(tmp_path / "model.safetensors")
     loaded = mr.Reformer.load(tmp_path / "model.safetensors")
     assert loaded.config == model.config and loaded.dtype == model.dtype
@@ -211,21 +183,21 @@ def test_save_and_load(tmp_path):
         ({"activation": "tanh"}, "activation: expected one of relu, gelu, gelu_tanh; got"),
     ],
 )
-def test_bad_configurations_are_named(change, message):
+def test_bad_configurations_are_named(change, message, tiny_config):
     with pytest.raises(ValueError, match=message):
-        replace(SMALL, **change)
+        tiny_config(**change)
 
 
-def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path, tiny_model):
     numbers = {"d_ff": xp.int64(16), "n_buckets": xp.int32(4), "dropout": xp.float32(0.5)}
     numbers["axial_shape"] = list(xp.int64([4, 8]))
-    model = model_of("float32", **numbers)
+    model = tiny_model("float32", **numbers)
     model.save(tmp_path / "model.safetensors")
     assert mr.Reformer.load(tmp_path / "model.safetensors").config == model.config
 
 
-def test_bad_inputs_are_named():
-    model = model_of()
+def test_bad_inputs_are_named(tiny_config, tiny_model):
+    model = tiny_model()
     tokens, targets = tokens_and_targets()
     with pytest.raises(ValueError, match="tokens: expected 1 to 32 a sequence"):
         model(tokens[:, :0])
@@ -265,7 +237,7 @@ def test_bad_inputs_are_named():
     with pytest.raises(TypeError, match="config"):
         mr.Reformer({"d_model": 12})
     with pytest.raises(ValueError, match="dtype"):
-        mr.Reformer(SMALL, dtype="float16")
+        mr.Reformer(tiny_config(), dtype="float16")
 
 
 @pytest.mark.parametrize(
@@ -294,23 +266,38 @@ def test_bad_inputs_are_named():
         ({"rotations": lambda targets, rotations: rotations[..., :0]}, ValueError, "rotations: expected at least one"),
     ],
 )
-def test_targets_mask_and_rotations_are_checked_before_any_layer_runs(monkeypatch, change, error, message):
-    model, (tokens, targets) = model_of(), tokens_and_targets()
+def test_targets_mask_and_rotations_are_checked_before_any_layer_runs(monkeypatch, change, error, message, tiny_model):
+    model, (tokens, targets) = tiny_model(), tokens_and_targets()
     rotations = mr.random_rotations(0, n_heads=2, d_head=5, n_hashes=2, n_buckets=4, dtype="float64")
-    given = {"targets": targets, "rotations": [rotations, rotations]}
-    model.loss_and_grads(tokens, **given)
+    kwargs = {"targets": targets, "rotations": [rotations, rotations]}
+    model.loss_and_grads(tokens, **kwargs)
     if "ids" in message and xp.__name__ == "cupy":
         pytest.skip("on a GPU, ids are looked at when the loss is there: see test_on_double.py")
     monkeypatch.setattr(mr.layer.Layer, "forward", None)
     monkeypatch.setattr(type(model.embedding), "forward", None)
     with pytest.raises(error, match=message):
-        model.loss_and_grads(tokens, **(given | {name: make(targets, rotations) for name, make in change.items()}))
+        model.loss_and_grads(tokens, **(kwargs | {name: make(targets, rotations) for name, make in change.items()}))
+
+
+def test_seed_is_0_by_default_everywhere(tiny_model):
+    model, (tokens, targets) = tiny_model(), tokens_and_targets()
+    assert model.loss_and_grads(tokens, targets)[0] == model.loss_and_grads(tokens, targets, seed=0)[0]
+    xp.testing.assert_array_equal(model.forward(tokens)[0], model.forward(tokens, seed=0)[0])
+    xp.testing.assert_array_equal(model(tokens), model(tokens, seed=0))
+
+
+def test_options_of_attention_are_made_from_a_config(tiny_config):
+    config = tiny_config(lsh_n_after=1, local_n_before=2, same_bucket=True, causal=False)
+    options = {kind: config.attention_options(kind) for kind in ("lsh", "local", "full", "shared_full")}
+    assert options["lsh"] == mr.AttentionOptions(chunk_len=4, n_after=1, same_bucket=True, causal=False)
+    assert options["local"] == mr.AttentionOptions(chunk_len=6, n_before=2, causal=False)
+    assert options["full"] == options["shared_full"] == mr.AttentionOptions(causal=False)
 
 
 @pytest.mark.parametrize("positions", ["axial", "learned", "sinusoidal"])
-def test_a_model_made_before_a_switch_keeps_its_backend(cupy, positions):
+def test_a_model_made_before_a_switch_keeps_its_backend(cupy, positions, tiny_config):
     mr.backend.use("numpy")
-    model = mr.Reformer(replace(SMALL, positions=positions, attn_layers=("local", "lsh", "shared_full")))
+    model = mr.Reformer(tiny_config(positions=positions, attn_layers=("local", "lsh", "shared_full")))
     tokens, targets = np.random.default_rng(0).integers(0, 11, (2, 2, 22))
     loss, grads = model.loss_and_grads(tokens, targets)
     mr.backend.use("cupy")
@@ -318,8 +305,8 @@ def test_a_model_made_before_a_switch_keeps_its_backend(cupy, positions):
     assert {type(grad) for grad in grads.values()} == {type(model(tokens))} == {np.ndarray}
 
 
-def test_where_nothing_is_hashed_rotations_for_a_longer_text_will_do():
-    model, (tokens, _) = model_of(n_buckets=None), tokens_and_targets()
+def test_where_nothing_is_hashed_rotations_for_a_longer_text_will_do(tiny_model):
+    model, (tokens, _) = tiny_model(n_buckets=None), tokens_and_targets()
     rotations = mr.random_rotations(0, n_heads=2, d_head=5, n_hashes=2, n_buckets=8, dtype="float64")
     model(tokens, rotations=rotations)
     model(tokens[:, :3], rotations=rotations)
@@ -327,15 +314,15 @@ def test_where_nothing_is_hashed_rotations_for_a_longer_text_will_do():
         model(tokens[:, :9], rotations=rotations)
 
 
-def test_targets_that_do_not_count_may_be_anything():
-    model, (tokens, targets) = model_of(), tokens_and_targets()
+def test_targets_that_do_not_count_may_be_anything(tiny_model):
+    model, (tokens, targets) = tiny_model(), tokens_and_targets()
     mask = xp.arange(22)[None] % 2 == xp.array([[0], [1]])
     loss, _ = model.loss_and_grads(tokens, targets, mask=mask)
     assert model.loss_and_grads(tokens, xp.where(mask, targets, -100), mask=mask)[0] == loss
 
 
-def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch):
-    model = mr.Reformer(replace(SMALL, attn_layers=("lsh", "local"), max_len=1024, axial_shape=(32, 32)))
+def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch, tiny_config):
+    model = mr.Reformer(tiny_config(attn_layers=("lsh", "local"), max_len=1024, axial_shape=(32, 32)))
     tokens, targets = xp.random.default_rng(0).integers(0, 11, (2, 1, 1000))
     results = []
     for n_threads in (1, 2, 3):
@@ -348,17 +335,17 @@ def test_threads_change_no_bit_of_loss_or_gradients(monkeypatch):
             xp.testing.assert_array_equal(other_grads[name], grads[name], err_msg=name)
 
 
-def test_layers_of_different_chunks_are_padded_alike():
+def test_layers_of_different_chunks_are_padded_alike(tiny_model):
     """As if the tokens had been padded, and the padding hidden, before the model saw them."""
-    model = model_of(dropout=0.0, attention_dropout=0.0, causal=False)  # chunks of 4 and 6: padded to 24
+    model = tiny_model(dropout=0.0, attention_dropout=0.0, causal=False)  # chunks of 4 and 6: padded to 24
     tokens, _ = tokens_and_targets(17)
     padded, hidden = xp.pad(tokens, ((0, 0), (0, 7))), xp.broadcast_to(xp.arange(24)[None] < 17, (2, 24)).copy()
     xp.testing.assert_allclose(model(tokens), model(padded, key_mask=hidden)[:, :17], atol=1e-13)
 
 
-def test_attention_of_one_kind_may_have_a_dropout_of_its_own():
-    model = model_of(lsh_attention_dropout=0.0, local_attention_dropout=0.3)
+def test_attention_of_one_kind_may_have_a_dropout_of_its_own(tiny_config, tiny_model):
+    model = tiny_model(lsh_attention_dropout=0.0, local_attention_dropout=0.3)
     rates = [attention.part.attention_dropout for attention, _ in model.layers.blocks]
     assert rates == [0.0, 0.3, 0.1, 0.1, 0.0]
     with pytest.raises(ValueError, match=r"lsh_attention_dropout: expected a rate in \[0, 1\); got 2"):
-        replace(SMALL, lsh_attention_dropout=2)
+        tiny_config(lsh_attention_dropout=2)

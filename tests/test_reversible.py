@@ -1,11 +1,14 @@
 """Reversible layers: the gradient of the same network with stored activations, without storing them."""
 
+import weakref
+
 import pytest
 
 import minireformer as mr
 from arrays import xp
 from minireformer.attention_layer import LocalAttention, LSHAttention
 from minireformer.feed_forward import FeedForward
+from minireformer.layer import Layer
 from minireformer.reversible import PreNorm, ReversibleStack
 
 
@@ -85,6 +88,34 @@ def test_backward_uses_the_buckets_and_the_seed_of_the_forward_pass():
     assert (other.replays[1]["buckets"] != cache.replays[1]["buckets"]).any()
     for wrong in (cache._replace(seed=2), cache._replace(replays=other.replays)):
         assert abs(layer.backward(y, wrong)[0] - dx).max() > 1e-3
+
+
+class Cache:
+    """An object that a weak reference can watch."""
+
+
+class Nosy(Layer):
+    """A part that looks whether anybody else still holds its cache, once it has let go of it itself."""
+
+    def forward(self, x, seed=0, training=True, **kwargs):
+        return x.copy(), Cache()
+
+    def backward(self, dy, cache):
+        alive = weakref.ref(cache)
+        del cache
+        assert alive() is None
+        return dy.copy(), {}
+
+    def replay(self, cache):
+        return {}
+
+
+def test_caches_are_handed_over_so_that_a_part_can_free_them():
+    blocks = [(PreNorm(Nosy(), 12, dtype="float64"), PreNorm(Nosy(), 12, dtype="float64"))]
+    layer = ReversibleStack(blocks)
+    y, cache = layer.forward(inputs())
+    layer.blocks[0][1].part.forward_and_backward = lambda x, dy, *args: (x.copy(), dy.copy(), {})
+    layer.backward(y, cache)
 
 
 def test_memory_is_flat_in_depth(monkeypatch):

@@ -24,9 +24,9 @@ from minireformer import backend, rng
 from minireformer.checks import float_dtype
 from minireformer.dropout import Dropout
 from minireformer.embedding import Embedding
+from minireformer.heads import TokenHead
 from minireformer.layer import Layer, prefixed
 from minireformer.layer_norm import LayerNorm
-from minireformer.linear import Linear
 from minireformer.model import make_attention, make_feed_forward, make_positions
 from minireformer.reversible import PreNorm
 
@@ -95,7 +95,8 @@ class RegularTransformer(mr.Reformer):
             blocks.append([PreNorm(part, d_model, eps, dtype) for part in (attention, feed_forward)])
         self.layers = self.add("layers", ResidualStack(blocks))
         self.layer_norm = self.add("layer_norm", LayerNorm(d_model, eps=eps, dtype=dtype))
-        self.head = self.add("head", Linear(d_model, config.vocab_size, rng.fold(seed, "head"), dtype=dtype))
+        head = TokenHead(d_model, config.vocab_size, rng.fold(seed, "head"), config.loss_chunk_len, dtype)
+        self.head = self.add("head", head)
         self.dropout = Dropout(config.dropout)
 
 

@@ -103,7 +103,8 @@ class LocalCache(FullCache):
     """The cache of local attention: a token meets the chunks of its window, in a circle as in `local_attention`."""
 
     def visible_keys(self, query, lengths):
-        chunk_len, n_before, n_after = self.layer.window.values()
+        options = self.layer.options
+        chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
         width = (n_before + 1 + n_after) * chunk_len
         padded = np.array([padded_length(n + 1, self.layer.chunk_lens) for n in lengths.tolist()])
         one_chunk = padded <= chunk_len  # nothing before it or after it
@@ -125,7 +126,7 @@ class LSHCache(FullCache):
 
     def __init__(self, layer, n_rows, max_len, seed):
         super().__init__(layer, n_rows, max_len, seed)
-        self.n_buckets = layer.n_buckets or default_n_buckets(max_len, layer.window["chunk_len"], layer.max_len)
+        self.n_buckets = layer.n_buckets or default_n_buckets(max_len, layer.options.chunk_len, layer.max_len)
         sizes = (layer.n_heads, layer.d_head, layer.n_hashes, self.n_buckets, self.table.dtype)
         self.rotations = random_rotations(rng.fold(seed, "hash"), *sizes)
         self.orders = [[] for _ in range(n_rows)]
@@ -154,7 +155,7 @@ class LSHCache(FullCache):
         for row, entries in zip(positions, found):
             row[: len(entries)] = entries
         positions %= self.max_len  # from bucket * max_len + position
-        if self.layer.paper["count_once"]:
+        if self.layer.options.count_once:
             positions.sort(axis=1)
             positions[:, 1:][positions[:, 1:] == positions[:, :-1]] = -1
             positions = np.where(positions < 0, own, positions)
@@ -163,8 +164,9 @@ class LSHCache(FullCache):
 
     def _insert(self, orders, buckets, position):
         """Put one head's token at `position` into the `orders` of its rounds; -> the list entries that it meets."""
-        chunk_len, n_before, n_after = self.layer.window.values()
-        same_bucket, count_once = self.layer.paper.values()
+        options = self.layer.options
+        chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
+        same_bucket, count_once = options.same_bucket, options.count_once
         slots = []
         for order, bucket in zip(orders, buckets):
             entry = bucket * self.max_len + position

@@ -53,7 +53,7 @@ def _writer(model):
 def _keeps_outputs(layer):
     """Whether an earlier token's output is the same, whatever comes after it."""
     if isinstance(layer, LocalAttention):  # chunks form a circle: a wider window meets later tokens from behind
-        return layer.window["n_before"] <= 1 and layer.window["n_after"] == 0
+        return layer.options.n_before <= 1 and layer.options.n_after == 0
     return not isinstance(layer, LSHAttention)
 
 

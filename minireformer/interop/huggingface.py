@@ -35,7 +35,7 @@ from minireformer.checkpoint import check_finite, write_arrays
 from minireformer.checks import check_count, check_path, float_dtype
 from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets
-from minireformer.model import Reformer
+from minireformer.model import Body, Reformer
 from minireformer.positions import check_sizes
 
 _FIELDS = {  # a field of their config: (ours, their default)
@@ -141,10 +141,10 @@ def to_huggingface(model, folder):
     `count_once`, an axial grid that does not have two axes, or causal attention that looks at chunks ahead.
     """
     folder = check_path("folder", folder)
+    if isinstance(model, Body) and not isinstance(model, Reformer):
+        raise ValueError("model: expected one with a head; got the encoder of an EncoderDecoder")
     if not isinstance(model, Reformer):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
-    if model.head is None:
-        raise ValueError("model: expected one with a head; got the encoder of an EncoderDecoder")
     config = _their_config(model.config) | {"dtype": model.dtype.name}
     try:
         folder.mkdir(parents=True, exist_ok=True)
