@@ -60,10 +60,7 @@ class AttentionOptions:
 
 
 class AttentionCache(NamedTuple):
-    """What backward needs: the inputs, the output and two numbers for each query; no logits, no weights.
-
-    The log-sum-exp of all that a query saw is m + log(l).
-    """
+    """What backward needs: the inputs, the output and two numbers for each query; no logits, no weights."""
 
     q: Any  # (B, H, T, D)
     k: Any  # (B, H, S, D); None where keys are the queries at unit length
@@ -72,6 +69,12 @@ class AttentionCache(NamedTuple):
     m: Any  # (B, H, T'): the largest logit of a query; T' is T filled up to whole chunks
     l: Any  # (B, H, T'): the sum of exp(logit - m); 0 for a query that sees nothing
     plan: Plan
+
+    @property
+    def lse(self):
+        """The log-sum-exp of all that a query saw, m + log(l): (B, H, T'); 1e9, which no key reaches, for nothing."""
+        xp = backend.get_xp(self.l)
+        return xp.where(self.l == 0, 1e9, self.m + xp.log(self.l + (self.l == 0))).astype(self.l.dtype)
 
 
 def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):

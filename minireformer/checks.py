@@ -1,6 +1,7 @@
-"""The checks that every function a user may call makes before any work.
+"""The checks that every public function makes before any work.
 
-The error names the argument, what was expected and what came. Read next: `layer.py`.
+Each error names the argument, says what was expected and shows what came. `name` is always the argument's name.
+Read next: `layer.py`.
 """
 
 import numbers
@@ -26,9 +27,9 @@ def float_dtype(dtype):
 
 
 def check_module(name, array, like=None, whose="the parameters"):
-    """Raise TypeError unless `array` is a NumPy or CuPy array, and of the same module as the array `like`.
+    """The module of `array`; TypeError unless it is a NumPy or CuPy array, of the same module as the array `like`.
 
-    `name` is the argument's name and `whose` says in words what `like` is, for the message. Returns the module.
+    `whose` says in words what `like` is, for the message.
     """
     try:
         xp = backend.get_xp(array)
@@ -42,7 +43,7 @@ def check_module(name, array, like=None, whose="the parameters"):
 def check_array(name, array, *shape, kind="f", like=None, whose="the parameters"):
     """Raise unless `array` is an array of `shape` (None: any size; ...: leading axes) and dtype kind `kind`.
 
-    Kinds: "f" float32 or float64, "i" integers, "b" booleans. `name`, `like` and `whose` as in `check_module`.
+    Kinds: "f" float32 or float64, "i" integers, "b" booleans. `like` and `whose` as in `check_module`.
     """
     check_module(name, array, like, whose)
     kinds = {"f": "floats (float32 or float64)", "i": "integers", "b": "booleans"}
@@ -58,10 +59,26 @@ def check_array(name, array, *shape, kind="f", like=None, whose="the parameters"
         raise ValueError(f"{name}: expected shape ({text}); got {array.shape}")
 
 
-def check_count(name, value, at_least=1, at_most=None):
-    """Raise ValueError unless `value` is an integer from `at_least` to `at_most` (None: any); -> `value` as an int.
+def check_tokens(name, tokens, n, like=None):
+    """Raise unless `tokens` is an array of integers in 0..n-1, of the same module as the parameters `like`.
 
-    `name` is the argument's name.
+    On a GPU this has to be checked, because CuPy takes an index out of range modulo n, and the host waits for the
+    answer; `backend.deferred_sync` puts that off.
+    """
+    check_array(name, tokens, ..., kind="i", like=like)
+
+    def check(low, high):
+        if low < 0 or high >= n:
+            raise ValueError(f"{name}: expected ids from 0 to {n - 1}; got {int(low)}..{int(high)}")
+
+    if tokens.size:
+        backend.check_later(backend.get_xp(tokens).stack([tokens.min(), tokens.max()]), check)
+
+
+def check_count(name, value, at_least=1, at_most=None):
+    """`value` as a Python int; ValueError unless it is an integer from `at_least` to `at_most` (None: any).
+
+    Compute with the int that comes back: NumPy's small integers overflow, as `np.int8(100) + np.int8(100)` does.
     """
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_integer or value < at_least or at_most is not None and value > at_most:
@@ -70,14 +87,21 @@ def check_count(name, value, at_least=1, at_most=None):
     return int(value)
 
 
+def check_sizes(name, sizes):
+    """`sizes` as a tuple of Python ints; ValueError unless it is a tuple or list of one or more integers >= 1."""
+    if not isinstance(sizes, (tuple, list)) or not sizes:
+        raise ValueError(f"{name}: expected a tuple of sizes, such as (128, 128); got {sizes!r}")
+    return tuple(check_count(f"{name}[{axis}]", size) for axis, size in enumerate(sizes))
+
+
 def check_not_empty(name, array):
-    """Raise ValueError where an array of tokens, (B, T) or more axes, has a size of 0."""
+    """Raise ValueError if an array of tokens, (B, T) or with more axes, has a size of 0."""
     if 0 in array.shape:
         raise ValueError(f"{name}: expected at least one token, and no size of 0; got shape {array.shape}")
 
 
 def is_number(value):
-    """Whether `value` is a real number: an int or float of Python or NumPy, not a boolean."""
+    """Whether `value` is a real number: an int or float, Python's or NumPy's, not a boolean."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -89,7 +113,7 @@ def check_rate(name, rate):
 
 
 def check_flags(**flags):
-    """Raise TypeError unless all `flags` (name=value) are True or False."""
+    """Raise TypeError unless each of the `flags` (name=value) is True or False."""
     for name, value in flags.items():
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{name}: expected True or False; got {value!r}")

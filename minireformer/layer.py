@@ -4,22 +4,17 @@
     dx, grads = layer.backward(dy, cache)    # grads has the names of layer.params
     y = layer(x)                             # inference: no dropout, no cache kept
 
-A layer holds parameters and settings, never activations, so that calling `forward` twice with the same
-seed gives the same bits and a reversible layer may drop a cache and make it again. `params` is one flat
-dict with dotted names, whose arrays are changed in place by an optimiser: an optimiser is one loop, a
-checkpoint is one dict, and a gradient has the name of its parameter.
-
-The checks at the end of this file are made by every function that a user may call, before any work: the error
-names the argument, what was expected and what came. Read next: `basic.py` for the simplest layers that keep
-this contract.
+A layer holds parameters and settings, never activations. So two calls of `forward` with the same seed give the same
+bits, and a reversible layer may drop a cache and compute it again. `params` is one flat dict with dotted names, whose
+arrays an optimizer changes in place: an optimizer is one loop, a checkpoint is one dict, and a gradient has the name of
+its parameter. A cache leaves out the parameters, which the layer still has. Read next: `linear.py`, the simplest layer.
 """
 
 from minireformer.checks import check_array
 
 
 class Layer:
-    """Base of all layers. A subclass fills `self.params`, calls `self.add` for its parts, and defines
-    `forward(x, seed=0, training=True)` and `backward(dy, cache)`."""
+    """Base of all layers. A subclass fills `self.params`, adds its parts, and defines `forward` and `backward`."""
 
     def __init__(self):
         self.params = {}
@@ -34,12 +29,12 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, dy, cache):
-        """-> (dx, grads): gradients of the loss with respect to the input and every parameter."""
+        """-> (dx, grads): gradients of the loss with respect to the input and to every parameter."""
         raise NotImplementedError
 
-    def forward_and_backward(self, x, dy, seed=0, training=True, **given):
-        """-> (y, dx, grads): both passes in one call, for whoever kept neither y nor a cache."""
-        y, cache = self.forward(x, seed, training, **given)
+    def forward_and_backward(self, x, dy, seed=0, training=True, **kwargs):
+        """-> (y, dx, grads): both passes in one call, for callers that kept neither y nor a cache."""
+        y, cache = self.forward(x, seed, training, **kwargs)
         return y, *self.backward(dy, cache)
 
     def __call__(self, x, seed=0):
@@ -47,9 +42,9 @@ class Layer:
         return self.forward(x, seed=seed, training=False)[0]
 
     def load_params(self, values):
-        """Copy `values` (a dict with exactly the names and shapes of `params`) into the parameters.
+        """Copy `values`, a dict with exactly the names and shapes of `params`, into the parameters.
 
-        Nothing is copied unless all of it fits: ValueError or TypeError names the parameter that doesn't.
+        Nothing is copied unless everything fits: a ValueError or TypeError names the parameter that doesn't.
         """
         if not isinstance(values, dict):
             raise TypeError(f"values: expected a dict such as params; got {type(values).__name__}")

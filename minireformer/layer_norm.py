@@ -1,12 +1,50 @@
-"""LayerNorm: every row is shifted and scaled to mean 0 and standard deviation 1. Read next: `embedding.py`."""
+"""LayerNorm: every row is shifted and scaled to mean 0 and standard deviation 1, then scaled and shifted as learned.
+
+    n = (x - mean) / sqrt(variance + eps)        y = n * weight + bias
+
+The maths is in two functions of rows, `norm_rows` and `norm_rows_backward`. The functions below them share the rows
+out over threads, and the layer owns the parameters. Read next: `embedding.py`.
+"""
 
 import math
 from typing import Any, NamedTuple
 
-from minireformer import backend, threads
-from minireformer.backend import row_dot
+from minireformer import backend
+from minireformer.backend import get_xp, row_dot
 from minireformer.checks import check_array, check_count, float_dtype, is_number
 from minireformer.layer import Layer
+from minireformer.threads import parallel_rows
+
+
+def norm_rows(x, weight, bias, eps, y, mean, scale):
+    """From rows x (T, d), write y (T, d), and mean and scale = 1 / sqrt(variance + eps), both (T, 1)."""
+    xp = get_xp(x)
+    mean[:] = x.mean(axis=-1, keepdims=True)
+    centred = xp.subtract(x, mean, out=y)
+    variance = row_dot(centred, centred)[:, None] / x.shape[-1]
+    scale[:] = 1 / xp.sqrt(variance + eps)
+    normalised = xp.multiply(centred, scale, out=y)
+    xp.multiply(normalised, weight, out=y)
+    y += bias
+
+
+def norm_rows_backward(dy, x, mean, scale, dx, weight):
+    """From rows dy and x (T, d), write dx (T, d) -> these rows' part of dweight and dbias, both (d,).
+
+    With dn = dy * weight, dx = scale * (dn - mean(dn) - n * mean(dn * n)). In words: LayerNorm cannot see a shift or a
+    stretch of x, so dx has no part along either.
+    """
+    xp = get_xp(x)
+    n = x - mean
+    n *= scale
+    dweight, dbias = xp.einsum("ti,ti->i", dy, n), dy.sum(axis=0)
+    dn = xp.multiply(dy, weight, out=dx)
+    shift, stretch = dn.mean(axis=-1, keepdims=True), row_dot(dn, n)[:, None] / x.shape[-1]  # T, 1
+    n *= stretch
+    dx -= n
+    dx -= shift
+    dx *= scale
+    return dweight, dbias
 
 
 class LayerNormCache(NamedTuple):
@@ -19,66 +57,32 @@ class LayerNormCache(NamedTuple):
 
 
 def layer_norm(x, weight, bias, eps=1e-12):
-    """y = (x - mean) / sqrt(variance + eps) * weight + bias, over the last axis of x (..., d)."""
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, over the last axis of x (..., d) -> y, cache."""
     check_array("weight", weight, None)
     check_array("x", x, ..., None, like=weight)
     check_array("weight", weight, x.shape[-1])
     check_array("bias", bias, x.shape[-1], like=weight)
-    _check_eps(eps)
-    xp, d = backend.get_xp(x), x.shape[-1]
-    x_rows, y = x.reshape(-1, d), xp.empty(x.shape, x.dtype)
-    y_rows = y.reshape(-1, d)
-    mean, scale = (xp.empty((len(x_rows), 1), x.dtype) for _ in range(2))
-
-    def work(rows):
-        mean[rows] = x_rows[rows].mean(axis=-1, keepdims=True)
-        y = xp.subtract(x_rows[rows], mean[rows], out=y_rows[rows])
-        scale[rows] = 1 / xp.sqrt(row_dot(y, y)[:, None] / d + eps)
-        y *= scale[rows]
-        y *= weight
-        y += bias
-
-    threads.parallel_rows(work, len(x_rows), d, xp)
-    return y, LayerNormCache(x, weight, *(a.reshape(*x.shape[:-1], 1) for a in (mean, scale)))
+    eps = check_eps(eps)
+    y, mean, scale = (get_xp(x).empty((*x.shape[:-1], d), x.dtype) for d in (x.shape[-1], 1, 1))
+    parallel_rows(lambda _, x, *out: norm_rows(x, weight, bias, eps, *out), x, y, mean, scale)
+    return y, LayerNormCache(x, weight, mean, scale)
 
 
 def layer_norm_backward(dy, cache):
-    """-> dx, dweight, dbias.
-
-    With n = (x - mean) * scale, the normalised x, and dn = dy * weight:
-    dx = scale * (dn - the mean of dn - n * the mean of dn * n): LayerNorm cannot see a shift or a
-    stretch of x, so dx has no part along either.
-    """
-    check_array("dy", dy, *cache.x.shape, like=cache.weight)
-    xp, d, weight = backend.get_xp(dy), dy.shape[-1], cache.weight
-    x, dy_rows, mean, scale = (a.reshape(-1, a.shape[-1]) for a in (cache.x, dy, cache.mean, cache.scale))
-    dx_rows, sums = xp.empty(dy_rows.shape, dy.dtype), {}
-
-    def work(rows):  # a few at a time, see `by_rows`
-        normalised = x[rows] - mean[rows]
-        normalised *= scale[rows]
-        dweight, dbias = xp.einsum("ti,ti->i", dy_rows[rows], normalised), dy_rows[rows].sum(axis=0)
-        dx = xp.multiply(dy_rows[rows], weight, out=dx_rows[rows])  # dn
-        shift, stretch = dx.mean(axis=-1, keepdims=True), row_dot(dx, normalised)[:, None] / d
-        normalised *= stretch
-        dx -= normalised
-        dx -= shift
-        dx *= scale[rows]
-        sums[rows.start] = dweight, dbias
-
-    threads.parallel_rows(work, len(x), d, xp)
-    dweight, dbias = (sum(part[i] for _, part in sorted(sums.items())) for i in range(2))
-    return dx_rows.reshape(dy.shape), dweight, dbias
+    """-> dx, dweight, dbias: see `norm_rows_backward`."""
+    x, weight, mean, scale = cache
+    check_array("dy", dy, *x.shape, like=weight)
+    dx = get_xp(dy).empty(dy.shape, dy.dtype)
+    sums = parallel_rows(lambda _, *rows: norm_rows_backward(*rows, weight=weight), dy, x, mean, scale, dx)
+    return dx, *(sum(parts) for parts in zip(*sums.values()))
 
 
 class LayerNorm(Layer):
-    """`layer_norm` with its parameters: weight (d,), from 1, and bias (d,), from 0."""
+    """`layer_norm` with its parameters: weight (d,), which starts at 1, and bias (d,), which starts at 0."""
 
     def __init__(self, d, eps=1e-12, dtype="float32"):
         super().__init__()
-        check_count("d", d)
-        _check_eps(eps)
-        self.eps = eps
+        d, self.eps = check_count("d", d), check_eps(eps)
         self.params["weight"] = backend.active().ones(d, dtype=float_dtype(dtype))
         self.params["bias"] = backend.active().zeros(d, dtype=float_dtype(dtype))
 
@@ -91,6 +95,8 @@ class LayerNorm(Layer):
         return dx, {"weight": dweight, "bias": dbias}
 
 
-def _check_eps(eps):
+def check_eps(eps):
+    """`eps` as a float; ValueError unless it is a finite number >= 0."""
     if not is_number(eps) or not 0 <= eps < math.inf:
         raise ValueError(f"eps: expected a finite number >= 0; got {eps!r}")
+    return float(eps)

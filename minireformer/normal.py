@@ -1,19 +1,19 @@
-"""The cumulative distribution of the normal distribution, which NumPy lacks. Read next: `activations.py`."""
+"""The cumulative distribution function of the normal distribution, which NumPy lacks. Read next: `activations.py`."""
 
 import math
 
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
-from minireformer import backend
+from minireformer.backend import get_xp
 from minireformer.checks import check_array
 
 
 def _fit_erfc():
-    """Coefficients a, lowest first, of erfc(z) = exp(-z^2) sum_k a_k s^k for 0 <= z <= 6.
+    """Coefficients a_k, lowest first, of erfc(z) = exp(-z^2) sum_k a_k s^k for 0 <= z <= 6.
 
-    Without its Gaussian, erfc is so smooth a function of t = 2 / (2 + z) that a polynomial of degree 20
-    in t, or in s = (t - 0.625) / 0.375, which runs from -1 to 1, has it to the last bits.
+    Without its Gaussian, erfc is a very smooth function of t = 2 / (2 + z): a polynomial of degree 20 in t gives it to
+    the last bits. We use s = (t - 0.625) / 0.375, which runs from -1 to 1.
     """
     s = np.cos(math.pi * (np.arange(200) + 0.5) / 200)
     z = 2 / (0.625 + 0.375 * s) - 2
@@ -25,9 +25,9 @@ _ERFC = _fit_erfc()
 
 
 def normal_cdf(x):
-    """Phi(x) = erfc(-x / sqrt 2) / 2 entry by entry, within 1e-15 in float64: NumPy has no erf."""
+    """Phi(x) = erfc(-x / sqrt 2) / 2 for each entry of x, within 1e-15 in float64."""
     check_array("x", x, ...)
-    xp = backend.get_xp(x)
+    xp = get_xp(x)
     z = xp.abs(x)
     z *= math.sqrt(0.5)
     xp.minimum(z, 6, out=z)  # beyond, Phi is 0 or 1 to the last bit
@@ -35,11 +35,11 @@ def normal_cdf(x):
     s -= 0.625
     s /= 0.375
     tail = xp.full(x.shape, _ERFC[-1], dtype=x.dtype)
-    for coefficient in _ERFC[-2::-1]:
+    for coefficient in _ERFC[-2::-1]:  # Horner's rule
         tail *= s
         tail += coefficient
     z *= z
     xp.negative(z, out=z)
     tail *= xp.exp(z, out=z)
-    tail *= 0.5  # the probability of what lies beyond |x|
+    tail *= 0.5  # the probability of a value beyond |x|
     return xp.where(x > 0, 1 - tail, tail)

@@ -1,8 +1,8 @@
-"""Where a token stands: a vector per position, added to its embedding.
+"""Position embeddings: a vector for each position, added to the embedding of the token there.
 
-A learned table of T rows has as many parameters as a layer when T is 64K. *Axial* positions (appendix of the
-paper, "axial positional embeddings") write t as coordinates of a grid, t = i * b + j, and put together a row of
-one small table for i and of another for j: (a + b) rows instead of a * b. Read next: `hashing.py`.
+A learned table of T rows has as many parameters as a layer once T is 64K. *Axial* positions (appendix of the paper,
+"axial positional embeddings") write t as coordinates of a grid, t = i * b + j, and put a row of one small table for i
+beside a row of another for j: (a + b) rows instead of a * b. Read next: `hashing.py`.
 """
 
 import math
@@ -11,10 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from minireformer import backend, rng
-from minireformer.checks import check_array, check_count, float_dtype
+from minireformer.backend import get_xp
+from minireformer.checks import check_array, check_count, check_sizes, float_dtype
 from minireformer.layer import Layer
+from minireformer.linear import normal_param
 
-_STD = 0.02  # of the initial tables, as of the token embeddings they are added to
+_STD = 0.02  # of new tables, as of the token embeddings that they are added to
 
 
 class PositionsCache(NamedTuple):
@@ -24,19 +26,18 @@ class PositionsCache(NamedTuple):
 
 
 class Positions(Layer):
-    """Base: y = x + table(T) for x (B, T, d). A subclass makes `table` (T, d) and takes its gradient back.
+    """Base class: y = x + table(T) for x (B, T, d_model), T <= max_len.
 
-    A table that is no parameter is made of the module of the array `like`, by default of the one in use.
+    A subclass computes `table(T)` (T, d_model), and from its gradient, in `table_backward`, those of its parameters. If
+    it has none, its table comes from the module of the array `like`, or from the one in use.
     """
 
     def __init__(self, max_len, d_model):
         super().__init__()
-        check_count("max_len", max_len)
-        check_count("d_model", d_model)
-        self.max_len, self.d_model = max_len, d_model
+        self.max_len, self.d_model = check_count("max_len", max_len), check_count("d_model", d_model)
 
     def forward(self, x, seed=0, training=True):
-        """x (B, T, d_model), T <= max_len -> (y, cache)."""
+        """x (B, T, d_model) -> y, cache."""
         check_array("x", x, None, None, self.d_model, like=next(iter(self.params.values()), None))
         if x.shape[1] > self.max_len:
             raise ValueError(f"x: expected at most {self.max_len} positions (max_len); got {x.shape[1]}")
@@ -59,13 +60,13 @@ class LearnedPositions(Positions):
 
     def __init__(self, max_len, d_model, seed=0, dtype="float32"):
         super().__init__(max_len, d_model)
-        self.params["weight"] = _draw(seed, "positions", (max_len, d_model), dtype)
+        self.params["weight"] = normal_param(rng.fold(seed, "positions"), (self.max_len, self.d_model), _STD, dtype)
 
     def table(self, length, like=None):
         return self.params["weight"][:length]
 
     def table_backward(self, dtable):
-        dweight = backend.get_xp(dtable).zeros_like(self.params["weight"])
+        dweight = get_xp(dtable).zeros_like(self.params["weight"])
         dweight[: len(dtable)] = dtable
         return {"weight": dweight}
 
@@ -81,8 +82,8 @@ class SinusoidalPositions(Positions):
 
     def table(self, length, like=None):
         frequency = 10000.0 ** (-np.arange(0, self.d_model, 2) / self.d_model)
-        angle = np.arange(length)[:, None] * frequency  # T, d / 2
-        xp = backend.active() if like is None else backend.get_xp(like)
+        angle = np.arange(length)[:, None] * frequency  # T, d_model / 2
+        xp = backend.active() if like is None else get_xp(like)
         return xp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1), self.dtype)
 
     def table_backward(self, dtable):
@@ -90,11 +91,11 @@ class SinusoidalPositions(Positions):
 
 
 class AxialPositions(Positions):
-    """A grid of `shape` (a, b, ...), its axes' tables side by side in `dims` (d_a, d_b, ...) of d_model.
+    """A grid of `shape` (a, b, ...), whose axes have tables of `dims` (d_a, d_b, ...) columns, d_model in all.
 
-    Position t has coordinates (i, j, ...) with t = (i * b + j) * ... in row-major order; its vector is
-    [weights.0[i], weights.1[j], ...]. Parameter `weights.n` has the size of axis n at place n, 1 at the others,
-    and `dims[n]` last. Sequences shorter than the grid use its first positions, in training too.
+    Position t has coordinates (i, j, ...) with t = (i * b + j) * ... in row-major order, and its vector is
+    [weights.0[i], weights.1[j], ...]. Parameter `weights.n` has the size of axis n along axis n, 1 along the other
+    axes, and `dims[n]` last. Sequences shorter than the grid use its first positions, in training too.
     """
 
     def __init__(self, shape, dims, seed=0, dtype="float32"):
@@ -106,49 +107,31 @@ class AxialPositions(Positions):
         for axis, (size, d) in enumerate(zip(shape, dims)):
             table_shape = [1] * len(shape) + [d]
             table_shape[axis] = size
-            self.params[f"weights.{axis}"] = _draw(seed, f"axis {axis}", table_shape, dtype)
+            self.params[f"weights.{axis}"] = normal_param(rng.fold(seed, f"axis {axis}"), table_shape, _STD, dtype)
 
     def table(self, length, like=None):
-        rows = self._rows(length)
-        xp = backend.get_xp(self.params["weights.0"])
-        out = xp.empty((*rows, sum(self.dims)), self.params["weights.0"].dtype)
-        for axis, part in self._parts(out):
-            weight = self.params[f"weights.{axis}"]
-            part[...] = weight[: rows[0]] if axis == 0 else weight
-        return out.reshape(-1, sum(self.dims))[:length]
+        grid_shape, first = self._grid_shape(length), self.params["weights.0"]
+        grid = get_xp(first).empty((*grid_shape, self.d_model), first.dtype)
+        for axis, columns in self._columns(grid):
+            columns[...] = self.params[f"weights.{axis}"][: grid_shape[0]]  # other tables have 1 row there
+        return grid.reshape(-1, self.d_model)[:length]
 
     def table_backward(self, dtable):
-        xp = backend.get_xp(dtable)
-        rows = self._rows(len(dtable))
-        padded = xp.zeros((math.prod(rows), dtable.shape[1]), dtable.dtype)
+        xp, grid_shape, grads = get_xp(dtable), self._grid_shape(len(dtable)), {}
+        padded = xp.zeros((math.prod(grid_shape), self.d_model), dtable.dtype)
         padded[: len(dtable)] = dtable
-        grads = {}
-        for axis, part in self._parts(padded.reshape(*rows, -1)):
-            others = tuple(a for a in range(len(rows)) if a != axis)
-            grad = part.sum(axis=others, keepdims=True)  # the gradient of a broadcast is a sum
+        for axis, columns in self._columns(padded.reshape(*grid_shape, self.d_model)):
+            others = tuple(a for a in range(len(grid_shape)) if a != axis)
+            grad = columns.sum(axis=others, keepdims=True)  # the gradient of a broadcast is a sum
             grads[f"weights.{axis}"] = xp.zeros_like(self.params[f"weights.{axis}"])
-            grads[f"weights.{axis}"][: grad.shape[0]] = grad
+            grads[f"weights.{axis}"][: len(grad)] = grad
         return grads
 
-    def _rows(self, length):
+    def _grid_shape(self, length):
         """The grid's shape, with only as much of its first axis as `length` positions reach."""
         return (-(-length // math.prod(self.shape[1:])), *self.shape[1:])
 
-    def _parts(self, grid):
-        """(axis, view of its columns) for every axis of a grid (a, b, ..., d_model)."""
-        start = 0
-        for axis, d in enumerate(self.dims):
-            yield axis, grid[..., start : start + d]
-            start += d
-
-
-def check_sizes(name, sizes):
-    """`sizes` as a tuple of ints; ValueError unless they are one or more integers >= 1 in a tuple or list."""
-    if not isinstance(sizes, (tuple, list)) or not sizes:
-        raise ValueError(f"{name}: expected a tuple of sizes, such as (128, 128); got {sizes!r}")
-    return tuple(check_count(f"{name}[{axis}]", size) for axis, size in enumerate(sizes))
-
-
-def _draw(seed, label, shape, dtype):
-    draws = rng.generator(seed, label).standard_normal(shape)
-    return backend.asarray(draws * _STD, float_dtype(dtype))
+    def _columns(self, grid):
+        """(axis, view of the columns that its table fills) for every axis of a grid (a, b, ..., d_model)."""
+        ends = np.cumsum(self.dims).tolist()
+        return [(axis, grid[..., end - d : end]) for axis, (d, end) in enumerate(zip(self.dims, ends))]

@@ -1,10 +1,9 @@
 """Random numbers as functions of an integer seed: no global state, the same bits on every backend.
 
-Two kinds are needed. Parameters and hash rotations are few, so NumPy draws them on the host and they
-are moved. Dropout masks are many and must be *replayable in any order*: a reversible layer recomputes
-them in its backward pass, and the attention kernel tile by tile. They come from a hash of a counter: the
-mask of an entry depends on the seed and on the entry's index, never on what was drawn before.
-Read next: `layer.py`.
+We need two kinds. Parameters and hash rotations are few, so NumPy draws them on the host and we move them. Dropout
+masks are large and must be *replayable in any order*: a reversible layer recomputes them in its backward pass, and the
+attention kernel does so tile by tile. So they come from a hash of a counter: the mask of an entry depends on the seed
+and on the entry's index, never on what was drawn before. Read next: `checks.py`.
 """
 
 import zlib
@@ -17,7 +16,7 @@ _MASK64 = (1 << 64) - 1
 def fold(seed, *labels):
     """A new 64-bit seed from `seed` (int) and `labels` (ints or strings): `fold(seed, "layer", 3)`.
 
-    Parts of a model get seeds of their own this way, so that none of them shares random numbers.
+    Each part of a model gets a seed of its own this way, so that no two parts share random numbers.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed: expected an integer; got {type(seed).__name__}")
@@ -32,7 +31,7 @@ def fold(seed, *labels):
 
 
 def generator(seed, *labels):
-    """NumPy's `Generator` for `fold(seed, *labels)`: for what is drawn on the host."""
+    """NumPy's `Generator` for `fold(seed, *labels)`, to draw numbers on the host."""
     return np.random.default_rng(fold(seed, *labels))
 
 
@@ -47,7 +46,7 @@ def hash_uint32(words):
 
 
 def counter_bits(seed, start, n, xp):
-    """`n` random uint32 (1-D), the ones at places `start`, `start + 1`, ... of the stream of `seed`."""
+    """`n` random uint32 (1-D): entries `start`, `start + 1`, ... of the random stream of `seed`."""
     low, high = fold(seed, "low") & 0xFFFFFFFF, fold(seed, "high") & 0xFFFFFFFF
     words = xp.arange(start, start + n, dtype=xp.int64).astype(xp.uint32)  # wraps at 2^32 by design
     words += words.dtype.type(low)
@@ -57,5 +56,5 @@ def counter_bits(seed, start, n, xp):
 
 
 def keep_threshold(rate):
-    """The uint32 below which a random word means "drop", for a dropout rate in [0, 1), which `check_rate` checks."""
+    """The uint32 below which a random word means "drop", for a dropout rate in [0, 1)."""
     return np.uint32(round(rate * 2**32))
