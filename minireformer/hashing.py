@@ -122,14 +122,14 @@ def hash_vectors(x, rotations, n_buckets=None):
             for start in range(0, length, block):
                 tokens = x[b, h, start : start + block]
                 projected = xp.matmul(tokens, matrix, out=buffer[: len(tokens)])
-                largest = _largest(projected.reshape(-1, n_hashes, columns), factors, xp)
+                largest = largest_directions(projected.reshape(-1, n_hashes, columns), factors, xp)
                 buckets[b, h, :, start : start + block] = largest.T
 
     threads.parallel_for(work, n_batch * n_heads, xp)
     return buckets
 
 
-def _largest(projected, factors, xp):
+def largest_directions(projected, factors, xp):
     """Buckets (tokens, R) from projections (tokens, R, columns)."""
     tokens, n_hashes, columns = projected.shape
     first = (xp.arange(tokens * n_hashes) * columns).reshape(tokens, n_hashes)  # of each row's entries

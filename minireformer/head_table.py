@@ -1,6 +1,6 @@
 """Heads as the rows of a table: how a head's tokens are found in memory without copying the head.
 
-Projections leave heads as (B, T, H, D) in memory; other callers have them as (B, H, T, D). Read next: `schedule.py`.
+Projections leave heads as (B, T, H, D) in memory; other callers have them as (B, H, T, D). Read next: `scratch.py`.
 """
 
 from minireformer import backend

@@ -2,7 +2,7 @@
 
 A learned table of T rows has as many parameters as a layer once T is 64K. *Axial* positions (appendix of the paper,
 "axial positional embeddings") write t as coordinates of a grid, t = i * b + j, and put a row of one small table for i
-beside a row of another for j: (a + b) rows instead of a * b. Read next: `hashing.py`.
+beside a row of another for j: (a + b) rows instead of a * b. Read next: `unit_length.py`.
 """
 
 import math

@@ -69,7 +69,6 @@ class Schedule:
             self.before, self.after = around if by == "queries" else around[::-1]  # slots of a window beside its chunk
             self.pad = max(around)
             slot = self.xp.arange(-self.pad, self.n_rounds * self.n_keys + self.pad)  # the circle, cut open
-            self.round = slot // self.n_keys
             circle = plan.order[heads.start : heads.stop].reshape(len(heads), -1)
             self.query = self.key = circle[:, slot % circle.shape[1]]  # (g, slots): the token in each slot
         self.query_rows = queries.rows(heads, self.query)
@@ -205,6 +204,11 @@ class Schedule:
             met = (key >= query - options.n_before) & (key <= query + options.n_after)
             times = times + (met & self._same_bucket(r, chunk, window) if options.same_bucket else met)
         return seen / self.xp.maximum(times, 1).astype(self.scratch.dtype)
+
+    @cached_property
+    def round(self):
+        """The round of each slot: (slots,). -1 and R are those beyond the ends of the circle."""
+        return self.xp.arange(-self.pad, self.n_rounds * self.n_keys + self.pad) // self.n_keys
 
     @cached_property
     def chunk_of_token(self):
