@@ -87,7 +87,7 @@ def test_layer_norm_a_few_rows_at_a_time_is_the_same(monkeypatch):
     x, dy, weight, bias = normal(3, 50, 8), normal(3, 50, 8), normal(8), normal(8)
     y, cache = layer_norm(x, weight, bias)
     gradients = layer_norm_backward(dy, cache)
-    monkeypatch.setattr(backend, "_ENTRIES", 8 * 7)  # 22 slices of at most 7 rows
+    monkeypatch.setattr(threads, "_ENTRIES", 8 * 7)  # 22 slices of at most 7 rows
     slices_y, slices_cache = layer_norm(x, weight, bias)
     xp.testing.assert_array_equal(slices_y, y)
     for found, expected in zip(layer_norm_backward(dy, slices_cache), gradients):

@@ -28,7 +28,7 @@ def feed_forward(d_model, d_ff, **settings):
 def from_parts(layer, x, seed):
     """The layer's equation, on all positions at once."""
     p, activation = layer.params, {"relu": relu, "gelu": gelu}
-    hidden = x @ p["reference.weight"].T + p["reference.bias"]
+    hidden = x @ p["dense.weight"].T + p["dense.bias"]
     hidden = dropout(hidden, layer.rate, rng.fold(seed, "dense"))[0]
     name = "relu" if layer.activation is relu else "gelu"
     y = activation[name](hidden)[0] @ p["output.weight"].T + p["output.bias"]
