@@ -6,6 +6,7 @@ Read next: `rng.py`.
 """
 
 import functools
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -53,7 +54,7 @@ def parallel_rows(work, *arrays, products=False):
     among the arrays stays `None`. Arrays that `work` writes to must be contiguous.
     """
     xp = get_xp(arrays[0])
-    tables = [array if array is None else array.reshape(-1, array.shape[-1]) for array in arrays]
+    tables = [x if x is None else x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays]
     n_rows, n_columns = tables[0].shape
     step = max(_LEAST_ROWS, -(-n_rows // _MOST_BLOCKS)) if products else _ENTRIES // n_columns
     blocks = slices(n_rows, step if xp is np else n_rows) or [slice(0, 0)]
