@@ -12,7 +12,7 @@ import numpy as np
 
 from minireformer import backend, rng
 from minireformer.backend import get_xp
-from minireformer.checks import check_array, check_count, check_sizes, float_dtype
+from minireformer.checks import check_array, check_count, check_sizes, expect, float_dtype
 from minireformer.layer import Layer
 from minireformer.linear import normal_param
 
@@ -39,8 +39,7 @@ class Positions(Layer):
     def forward(self, x, seed=0, training=True):
         """x (B, T, d_model) -> y, cache."""
         check_array("x", x, None, None, self.d_model, like=next(iter(self.params.values()), None))
-        if x.shape[1] > self.max_len:
-            raise ValueError(f"x: expected at most {self.max_len} positions (max_len); got {x.shape[1]}")
+        expect("x", x.shape[1], x.shape[1] <= self.max_len, f"at most {self.max_len} positions (max_len)")
         return x + self.table(x.shape[1], like=x), PositionsCache(x.shape[1])
 
     def backward(self, dy, cache):
@@ -76,8 +75,7 @@ class SinusoidalPositions(Positions):
 
     def __init__(self, max_len, d_model, dtype="float32"):
         super().__init__(max_len, d_model)
-        if d_model % 2:
-            raise ValueError(f"d_model: sinusoidal positions need an even number; got {d_model}")
+        expect("d_model", d_model, d_model % 2 == 0, "an even number, for sinusoidal positions")
         self.dtype = float_dtype(dtype)
 
     def table(self, length, like=None):
@@ -100,8 +98,7 @@ class AxialPositions(Positions):
 
     def __init__(self, shape, dims, seed=0, dtype="float32"):
         shape, dims = check_sizes("shape", shape), check_sizes("dims", dims)
-        if len(shape) != len(dims):
-            raise ValueError(f"dims: expected one size for each axis of shape {shape}; got {dims}")
+        expect("dims", dims, len(dims) == len(shape), f"one size for each axis of shape {shape}")
         super().__init__(math.prod(shape), sum(dims))
         self.shape, self.dims = shape, dims
         for axis, (size, d) in enumerate(zip(shape, dims)):
