@@ -28,8 +28,9 @@ class PositionsCache(NamedTuple):
 class Positions(Layer):
     """Base class: y = x + table(T) for x (B, T, d_model), T <= max_len.
 
-    A subclass computes `table(T)` (T, d_model), and from its gradient, in `table_backward`, those of its parameters. If
-    it has none, its table comes from the module of the array `like`, or from the one in use.
+    A subclass defines `table(T, like=None)`, which is (T, d_model), and `table_backward(dtable)`, which makes the
+    gradients of its parameters from that of the table. A table without parameters comes from the module of the array
+    `like`, or from the one in use.
     """
 
     def __init__(self, max_len, d_model):
@@ -46,12 +47,6 @@ class Positions(Layer):
         """dy (B, T, d_model) -> dx, grads; positions without a token get gradient 0."""
         check_array("dy", dy, None, cache.length, self.d_model, like=next(iter(self.params.values()), None))
         return dy, self.table_backward(dy.sum(axis=0))
-
-    def table(self, length, like=None):
-        raise NotImplementedError
-
-    def table_backward(self, dtable):
-        raise NotImplementedError
 
 
 class LearnedPositions(Positions):
@@ -107,28 +102,23 @@ class AxialPositions(Positions):
             self.params[f"weights.{axis}"] = normal_param(rng.fold(seed, f"axis {axis}"), table_shape, _STD, dtype)
 
     def table(self, length, like=None):
-        grid_shape, first = self._grid_shape(length), self.params["weights.0"]
-        grid = get_xp(first).empty((*grid_shape, self.d_model), first.dtype)
-        for axis, columns in self._columns(grid):
-            columns[...] = self.params[f"weights.{axis}"][: grid_shape[0]]  # other tables have 1 row there
-        return grid.reshape(-1, self.d_model)[:length]
+        xp, shape = get_xp(self.params["weights.0"]), self._grid_shape(length)
+        tables = (table[: shape[0]] for table in self.params.values())  # only the first has more than 1 row there
+        columns = [xp.broadcast_to(table, (*shape, table.shape[-1])) for table in tables]
+        return xp.concatenate(columns, axis=-1).reshape(-1, self.d_model)[:length]
 
     def table_backward(self, dtable):
-        xp, grid_shape, grads = get_xp(dtable), self._grid_shape(len(dtable)), {}
-        padded = xp.zeros((math.prod(grid_shape), self.d_model), dtable.dtype)
-        padded[: len(dtable)] = dtable
-        for axis, columns in self._columns(padded.reshape(*grid_shape, self.d_model)):
-            others = tuple(a for a in range(len(grid_shape)) if a != axis)
+        xp, shape, grads = get_xp(dtable), self._grid_shape(len(dtable)), {}
+        dgrid = xp.zeros((*shape, self.d_model), dtable.dtype)
+        dgrid.reshape(-1, self.d_model)[: len(dtable)] = dtable
+        parts = xp.split(dgrid, np.cumsum(self.dims)[:-1].tolist(), axis=-1)
+        for axis, (name, columns) in enumerate(zip(self.params, parts)):
+            others = tuple(a for a in range(len(shape)) if a != axis)
             grad = columns.sum(axis=others, keepdims=True)  # the gradient of a broadcast is a sum
-            grads[f"weights.{axis}"] = xp.zeros_like(self.params[f"weights.{axis}"])
-            grads[f"weights.{axis}"][: len(grad)] = grad
+            grads[name] = xp.zeros_like(self.params[name])
+            grads[name][: len(grad)] = grad
         return grads
 
     def _grid_shape(self, length):
         """The grid's shape, with only as much of its first axis as `length` positions reach."""
         return (-(-length // math.prod(self.shape[1:])), *self.shape[1:])
-
-    def _columns(self, grid):
-        """(axis, view of the columns that its table fills) for every axis of a grid (a, b, ..., d_model)."""
-        ends = np.cumsum(self.dims).tolist()
-        return [(axis, grid[..., end - d : end]) for axis, (d, end) in enumerate(zip(self.dims, ends))]
