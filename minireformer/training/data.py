@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minireformer import backend, rng
-from minireformer.checks import check_count, check_path, is_number
-from minireformer.config import expect
+from minireformer.checks import check_count, check_path, expect, expect_type, is_number
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _MAX_TOKENS = 2**28  # in a batch: 2 GiB of ints
@@ -56,13 +55,11 @@ class ByteCorpus:
     """
 
     def __init__(self, files, held_out=0.1):
-        if not isinstance(files, dict):
-            raise TypeError(f"files: expected a dict from names to bytes; got {type(files).__name__}")
+        expect_type("files", files, isinstance(files, dict), "a dict from names to bytes")
         for name, data in files.items():
             if not isinstance(name, str):
                 raise TypeError(f"files: expected names that are str; got {name!r}")
-            if not isinstance(data, bytes):
-                raise TypeError(f"files[{name!r}]: expected bytes; got {type(data).__name__}")
+            expect_type(f"files[{name!r}]", data, isinstance(data, bytes), "bytes")
         files = {name: data for name, data in files.items() if data}
         expect("files", files, files, "at least one that is not empty")
         expect("held_out", held_out, is_number(held_out) and 0 < held_out < 1, "a fraction between 0 and 1")
@@ -156,8 +153,7 @@ class ImageCorpus:
 
     def __init__(self, train, held_out):
         for name, pictures in (("train", train), ("held_out", held_out)):
-            if not isinstance(pictures, (list, tuple)):
-                raise TypeError(f"{name}: expected a list of pictures; got {type(pictures).__name__}")
+            expect_type(name, pictures, isinstance(pictures, (list, tuple)), "a list of pictures")
             expect(name, pictures, len(pictures) > 0, "at least one picture")
             for i, picture in enumerate(pictures):
                 is_bytes = isinstance(picture, np.ndarray) and picture.dtype == "uint8"

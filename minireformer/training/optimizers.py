@@ -16,8 +16,7 @@ import math
 import numpy as np
 
 from minireformer import backend
-from minireformer.checks import check_array, is_number
-from minireformer.config import expect
+from minireformer.checks import check_array, check_like, expect, expect_type, is_number
 
 
 class Optimizer:
@@ -30,8 +29,7 @@ class Optimizer:
     def __init__(self, params, lr):
         if lr is not None:
             _check_rate("lr", lr)
-        if not isinstance(params, dict):
-            raise TypeError(f"params: expected a dict such as model.params; got {type(params).__name__}")
+        expect_type("params", params, isinstance(params, dict), "a dict such as model.params")
         for name, param in params.items():
             check_array(f"params[{name!r}]", param, ...)
         self.params, self.lr = params, lr
@@ -44,14 +42,9 @@ class Optimizer:
         and `lr` is a finite number >= 0. An update may still overflow: to look for that here would take another pass
         over all parameters.
         """
-        if not isinstance(grads, dict):
-            raise TypeError(f"grads: expected a dict with the names of the parameters; got {type(grads).__name__}")
+        expect_type("grads", grads, isinstance(grads, dict), "a dict with the names of the parameters")
         lr = self.lr if lr is None else check_learning_rate("lr", lr)
-        missing, unknown = self.params.keys() - grads.keys(), grads.keys() - self.params.keys()
-        if missing or unknown:
-            raise ValueError(f"grads: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
-        for name, param in self.params.items():
-            check_array(f"grads[{name!r}]", grads[name], *param.shape, like=param)
+        check_like("grads", grads, self.params)
         self.state["n_steps"] += 1
         t = int(self.state["n_steps"])
         for name, param in self.params.items():

@@ -2,7 +2,7 @@
 
 import math
 
-from minireformer.checks import check_array
+from minireformer.checks import check_array, expect_type
 from minireformer.losses import softmax_cross_entropy
 
 
@@ -21,8 +21,7 @@ def bits_per_token(model, tokens, targets, mask=None, seed=0):
 
 def _logits_and_targets(model, tokens, targets, mask, seed):
     """-> logits (n, V) and targets (n,) of the positions where `mask` is true, all by default."""
-    if not callable(model):
-        raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
+    expect_type("model", model, callable(model), "a Reformer")
     check_array("tokens", tokens, None, None, kind="i")
     check_array("targets", targets, *tokens.shape, kind="i", like=tokens, whose="the tokens")
     if mask is not None:
