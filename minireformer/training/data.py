@@ -57,8 +57,7 @@ class ByteCorpus:
     def __init__(self, files, held_out=0.1):
         expect_type("files", files, isinstance(files, dict), "a dict from names to bytes")
         for name, data in files.items():
-            if not isinstance(name, str):
-                raise TypeError(f"files: expected names that are str; got {name!r}")
+            expect_type("files", name, isinstance(name, str), "names that are str")
             expect_type(f"files[{name!r}]", data, isinstance(data, bytes), "bytes")
         files = {name: data for name, data in files.items() if data}
         expect("files", files, files, "at least one that is not empty")
@@ -184,7 +183,7 @@ class ImageCorpus:
 
         T = 3 side^2 - 1: the first byte is given, and the last has nothing to predict.
         """
-        squares = self.squares(split, seed, batch, side)
+        squares = self.squares(split, seed, batch, side)  # B, S, S, 3
         return _tokens_and_targets(squares.reshape(len(squares), -1))
 
 

@@ -53,9 +53,9 @@ def train(
     A row holds `step` (how many have been made), `loss` and `grad_norm` (means over the steps since the last
     row; the norm before clipping), `bits_per_token` (loss / ln 2: bits per byte, where tokens are bytes),
     `learning_rate` (None: the optimizer's own), `tokens_per_s` (evaluation and checkpoints not counted), and
-    `peak_memory`: the most bytes that the first step since the call to `train` held at a time, beyond
-    parameters and optimizer state. Following memory slows Python down, so only that step is measured, and it
-    doesn't count in `tokens_per_s` (None in a row without another step).
+    `peak_memory`: the most bytes that the first step of this call held at a time, beyond parameters and optimizer
+    state. Following memory slows Python down, so we only measure that step, and leave it out of `tokens_per_s` (None
+    in a row without another step).
 
     Resuming compares the model's config and the seed with those of the checkpoint, and restores the parameters and
     the optimizer's arrays. Give everything else again: learning rate, schedule, clip and batches may have changed.
@@ -122,6 +122,5 @@ def check_update(model, step):
     if bad:
         raise FloatingPointError(
             f"step {step}: after its update, {bad[0]} holds NaN or infinity ({len(bad)} of {len(model.params)} "
-            f"parameters do). They are lost: is the learning rate far too large? The last checkpoint is kept, "
-            f"and its parameters are finite"
+            f"parameters do). They are lost, but the last checkpoint is kept. Is the learning rate far too large?"
         )
