@@ -24,6 +24,13 @@ def expect(name, value, fits, expected):
     return value
 
 
+def expect_type(name, value, fits, expected):
+    """`value`; TypeError, which says what was expected, unless it `fits`."""
+    if not fits:
+        raise TypeError(f"{name}: expected {expected}; got {type(value).__name__}")
+    return value
+
+
 def float_dtype(dtype):
     """`dtype` as a NumPy dtype; ValueError unless float32 or float64."""
     try:
@@ -66,6 +73,15 @@ def check_array(name, array, *shape, kind="f", like=None, whose="the parameters"
         text = ", ".join("..." if s is ... else "any" if s is None else str(s) for s in shape)
         text += "," * (len(shape) == 1)  # as Python writes a tuple of one
         raise ValueError(f"{name}: expected shape ({text}); got {array.shape}")
+
+
+def check_like(name, arrays, params):
+    """Raise unless the dict `arrays` has the names of the dict `params`, and its floats their shapes and module."""
+    missing, unknown = params.keys() - arrays.keys(), arrays.keys() - params.keys()
+    if missing or unknown:
+        raise ValueError(f"{name}: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
+    for key, param in params.items():
+        check_array(f"{name}[{key!r}]", arrays[key], *param.shape, like=param)
 
 
 def check_tokens(name, tokens, n, like=None):
@@ -131,6 +147,4 @@ def check_flags(**flags):
 
 def check_path(name, path):
     """`path` as a `Path`; TypeError unless it is a str or a path."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{name}: expected a path; got {type(path).__name__}")
-    return Path(path)
+    return Path(expect_type(name, path, isinstance(path, (str, os.PathLike)), "a path"))
