@@ -19,7 +19,7 @@ from minireformer.hashing import sort_by_bucket
 from minireformer.kernel import LOWEST, attend, attend_backward
 from minireformer.schedule import Plan, Schedule
 from minireformer.tables import HeadTable, Scratch
-from minireformer.unit_length import add_unit_length_backward, inverse_length
+from minireformer.unit_length import inverse_length
 
 
 @dataclass(frozen=True)
@@ -189,20 +189,13 @@ def attention_backward(dout, cache):
     q_rows, k_rows, v_rows, scale = _tables(queries, keys, q, k, v)
     dout, out, m, l = (queries.table(x) for x in (dout, out, cache.m, cache.l))
     delta = row_dot(dout, out)
-    dq, dv, dk = xp.zeros_like(q_rows), xp.zeros_like(v_rows), None if k is None else xp.empty_like(k_rows)
+    dq, dv, dk = xp.zeros_like(q_rows), xp.zeros_like(v_rows), None if k is None else xp.zeros_like(k_rows)
 
     def work(heads):
         scratch = Scratch(xp, q.dtype)
         for group in plan.groups(heads, queries, keys.shape[2]):
             s = Schedule(plan, group, "keys", queries, keys, scratch)
-            dkeys = scratch("dk", len(group) * keys.shape[2], q.shape[3])  # of the scaled keys
-            if plan.order is None:
-                dkeys[...] = 0
-            attend_backward(s, dout, q_rows, k_rows, v_rows, scale, m, l, delta, dq, dkeys, dv)
-            if k is None:
-                add_unit_length_backward(dq[s.all_queries], dkeys, q_rows[s.all_queries], scale[s.all_keys])
-            else:
-                xp.multiply(dkeys, scale[s.all_keys, None], out=dk[s.all_keys])
+            attend_backward(s, dout, q_rows, k_rows, v_rows, scale, m, l, delta, dq, dk, dv)
             del s  # before the next one is made: its slots take memory
 
     threads.parallel_for(work, math.prod(q.shape[:2]), xp)

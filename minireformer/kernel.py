@@ -21,6 +21,7 @@ shapes: g heads, n chunks of C slots, windows of W C slots, vectors of length D.
 from minireformer import backend, cuda
 from minireformer.schedule import FAR
 from minireformer.tables import add_chunks, add_windows, gather_queries_and_keys
+from minireformer.unit_length import unit_length_backward
 
 LOWEST = -FAR / 8  # m of a query that has met no key yet: below every real logit, above every forbidden one
 
@@ -39,7 +40,7 @@ def attend(s, q, k, v, scale, out, m, l):
         P, rescale = running_softmax(s, S, m, l, chunk, window)
         if s.plan.dropout:
             P *= s.keep(chunk, window)
-        add_chunks(s, out, s.query_rows, chunk, w.matmul("product", P, V), rescale)
+        add_chunks(s, out, s.query_rows, chunk, w.matmul("PV", P, V), rescale)
     rows, sees_nothing = s.all_queries, l[s.all_queries] == 0
     out[rows] /= (l[rows] + sees_nothing)[:, None]
     if s.plan.exclude_self:
@@ -66,24 +67,30 @@ def running_softmax(s, S, m, l, chunk, window):
 
 
 def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
-    """Gradients of `attend` for the heads of schedule `s`, by keys. Adds to the rows of dq and dv (N, D).
+    """Gradients of `attend` for the heads of schedule `s`, by keys. Adds to the rows of dq, dk and dv (N, D).
 
-    Writes dk (g S, D), the gradient of the keys times scale, for these heads alone. `delta` (N,) is Δ. P goes without
-    its 1 / l here: dO and Δ are divided by l instead.
+    `delta` (N,) is Δ. With dk=None, keys are queries at unit length, and their gradient is added to dq. P is left
+    unnormalised: dO and Δ are divided by l instead.
     """
-    w, sees_nothing, scale = s.scratch, l[s.all_queries] == 0, scale[s.key_rows]
-    m, l, delta = (x[s.query_rows] for x in (m, l, delta))  # (g, slots)
-    l = 1 / (l + (l == 0))
-    delta *= l
+    w, scale, sees_nothing = s.scratch, scale[s.key_rows], l[s.all_queries] == 0
+    m, l, delta = m[s.query_rows], l[s.query_rows], delta[s.query_rows]  # (g, slots)
+    inverse_l = 1 / (l + (l == 0))
+    delta *= inverse_l
     for chunk, window in s.tiles():  # rows of S are keys here, columns are queries
         Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, W C, D) and (g, n, C, D)
         V = s.chunks(w.gather("V", v, s.key_rows[:, chunk]))
-        dO = s.windows(w.gather("dO", dout, s.query_rows[:, window], l[:, window]))
+        dO = s.windows(w.gather("dO", dout, s.query_rows[:, window], inverse_l[:, window]))
         S, dP = w.matmul("S", K, transpose(Q)), w.matmul("dP", V, transpose(dO))  # (g, n, C, W C)
         P, dS = softmax_gradient(s, S, dP, m[:, window], delta[:, window], chunk, window)
-        add_chunks(s, dv, s.key_rows, chunk, w.matmul("product", P, dO))
-        add_chunks(s, dk, s.own_key_rows, chunk, w.matmul("product", dS, Q))
-        add_windows(s, dq, s.query_rows, window, w.matmul("product", transpose(dS), K))
+        add_chunks(s, dv, s.key_rows, chunk, w.matmul("dV", P, dO))
+        dK, dQ = w.matmul("dK", dS, Q), w.matmul("dQ", transpose(dS), K)
+        if dk is None:
+            unit_length_backward(dK, K, s.chunks(scale[:, chunk]))
+            add_windows(s, dq, window, dQ, chunk, dK)
+        else:
+            dK *= s.chunks(scale[:, chunk])[..., None]
+            add_chunks(s, dk, s.key_rows, chunk, dK)
+            add_windows(s, dq, window, dQ)
     if s.plan.exclude_self:
         some = backend.nonzero(sees_nothing)
         dv[s.all_queries][some] += dout[s.all_queries][some] * sees_nothing[some, None]

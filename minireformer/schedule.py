@@ -75,8 +75,7 @@ class Schedule:
         self.query_rows = queries.rows(heads, self.query)
         same_rows = self.key is self.query and keys.by_token == queries.by_token
         self.key_rows = self.query_rows if same_rows else keys.rows(heads, self.key)
-        self.all_queries, self.all_keys = queries.all_rows(heads), keys.all_rows(heads)
-        self.own_key_rows = self.key if len(heads) == 1 else self.key_rows  # in a table of these heads alone
+        self.all_queries = queries.all_rows(heads)
 
     # Tiles
 

@@ -117,15 +117,25 @@ def add_chunks(s, table, rows, chunk, values, rescale=None):
         table[rows[:, chunk]] = values.reshape(len(values), chunk.stop - chunk.start, -1)
 
 
-def add_windows(s, table, rows, window, parts):
-    """`scatter_add` of parts (g, n, W C, D) of overlapping windows: first by slot, then by row."""
+def add_windows(s, dq, window, parts, chunk=None, own=None):
+    """`scatter_add` of the windows' gradients, parts (g, n, W C, D), to the queries' rows of dq.
+
+    Neighbouring windows overlap, so parts are first summed by slot. `own` (g, n, C, D) is added at the slots of `chunk`.
+    """
     g, n, window_len, d_head = parts.shape
-    chunk_len = s.chunk_len or window_len
-    sums = s.scratch("by slot", g, n - 1 + window_len // chunk_len, chunk_len, d_head)
-    sums[:, :n], sums[:, n:] = parts[:, :, :chunk_len], 0
-    for i, start in enumerate(range(chunk_len, window_len, chunk_len), start=1):
-        sums[:, i : i + n] += parts[:, :, start : start + chunk_len]
+    if s.all_pairs:
+        sums = parts
+        if own is not None:
+            s.scratch.scatter_add(dq, s.query_rows[:, chunk], own)
+    else:
+        sums = s.scratch("by slot", g, n + s.options.width - 1, s.chunk_len, d_head)
+        sums[:, :n], sums[:, n:] = parts[:, :, : s.chunk_len], 0
+        for i in range(1, s.options.width):
+            sums[:, i : i + n] += parts[:, :, i * s.chunk_len : (i + 1) * s.chunk_len]
+        if own is not None:
+            first = (chunk.start - window.start) // s.chunk_len
+            sums[:, first : first + n] += own
     sums = sums.reshape(g, -1, d_head)
     for slots in s.parts(window):  # a token may be in the window twice: once in each of two rounds
         values = sums[:, slots.start - window.start : slots.stop - window.start]
-        s.scratch.scatter_add(table, rows[:, slots], values)
+        s.scratch.scatter_add(dq, s.query_rows[:, slots], values)
