@@ -97,9 +97,9 @@ class Body(Layer):
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
         return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
 
-    def forward(self, tokens, *args, **kwargs):
+    def forward(self, tokens, seed=0, training=True, **inputs):
         """What a body returns as a layer: see `features`."""
-        return self.features(tokens, *args, **kwargs)
+        return self.features(tokens, seed=seed, training=training, **inputs)
 
     def backward(self, dfeatures, cache):
         """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), dmemory if there is a memory, grads."""
