@@ -256,7 +256,7 @@ def test_bad_inputs_are_named(tiny_model):
             function(model, [1], 2, source=source)
         with pytest.raises(ValueError, match="source: expected None, as the model has no encoder"):
             function(mr.Reformer(mr.ReformerConfig()), [1], 2, source=[1])
-        with pytest.raises(ValueError, match=r"source: expected tokens in 0\.\.8"):
+        with pytest.raises(ValueError, match="source: expected ids from 0 to 8"):
             function(model, [1], 2, source=[9])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from minireformer import backend, rng
 from minireformer.checks import check_array, check_count, check_not_empty, is_number
-from minireformer.generation.prompts import as_given, prepare
+from minireformer.generation.prompts import Continuation, as_given
 
 
 class Sampling(NamedTuple):
@@ -71,7 +71,7 @@ def generate(
     Raises ValueError where prompt and new tokens exceed `model.config.max_len`, or a token the vocabulary.
     """
     sampling = Sampling(temperature, top_k, top_p).check()
-    text = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    text = Continuation(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     new = np.array(list(_draws(text, sampling, seed)), dtype="int64").reshape(-1, len(text.tokens))  # n, B
     return text.result(new.T)
 
@@ -100,7 +100,7 @@ def stream(
             print(piece, end="")
     """
     sampling = Sampling(temperature, top_k, top_p).check()
-    text = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    text = Continuation(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     draws = _draws(text, sampling, seed)
     if isinstance(prompt, (str, bytes)):
         pieces = (new.astype("uint8").tobytes() for new in draws)
@@ -117,8 +117,7 @@ def _draws(text, sampling, seed):
     for _ in range(text.n_tokens):
         if ended.all():
             return
-        logits = text.start() if new is None else text.step(new)
-        drawn = _draw(token_probabilities(logits, *sampling), random)[:, 0]
+        drawn = _draw(token_probabilities(text.logits(new), *sampling), random)
         new = drawn if new is None else np.where(ended, new, drawn)
         ended |= np.isin(new, text.stop)
         yield new
@@ -161,7 +160,7 @@ def less_the_largest(logits):
 
 
 def _draw(p, random):
-    """A token of each row's distribution `p` (B, V): where a uniform number falls among the running sums."""
+    """Tokens (B,), one from each row's distribution `p` (B, V): where a uniform number falls among the running sums."""
     sums = np.cumsum(p, axis=1)
     u = random.random((len(p), 1)) * sums[:, -1:]  # sums may end at 1 - 1e-16
-    return (sums > u).argmax(axis=1)[:, None]  # B, 1
+    return (sums > u).argmax(axis=1)
