@@ -91,7 +91,8 @@ class Decoding:
         self.check_source(source, len(tokens), source_mask)
         self.memory = {}  # of an encoder: "memory" (B, S, 2 d_model), and "memory_mask" (B, S) or None
         if self.has_encoder:
-            self.memory = dict(zip(("memory", "memory_mask"), self.model.encode(source, self.seed, source_mask)))
+            memory, mask = self.model.encode(source, self.seed, source_mask)
+            self.memory = {"memory": memory, "memory_mask": mask}
         self.lengths = lengths
         self._begin(tokens)
         return self._by_length(tokens, lengths)
@@ -154,8 +155,7 @@ class CachedDecoder(Decoding):
         self.positions = self.writer.positions.table(self.max_len)  # T, d_model
         self.sublayers = [
             (sublayer.layer_norm, make_cache(sublayer.part, *sizes, rng.fold(seed, i, "attention"), **self.memory))
-            for i, block in enumerate(self.writer.layers.blocks)
-            for sublayer in block
+            for i, _, sublayer in self.writer.layers.sublayers()
         ]
 
     def _start(self, tokens, rows):

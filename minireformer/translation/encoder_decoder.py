@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minireformer import rng
-from minireformer.checks import check_array, check_count, check_not_empty
+from minireformer.checks import check_array, check_count, check_not_empty, check_tokens
 from minireformer.config import ReformerConfig, check_at_least_0, expect
-from minireformer.embedding import check_tokens
 from minireformer.heads import make_head
 from minireformer.layer import prefixed
 from minireformer.model import Body, Model
-from minireformer.reversible import ReversibleStack
 from minireformer.translation.cross_attention import CrossAttention, attention_weights
 
 
@@ -40,8 +38,8 @@ class EncoderDecoderConfig(ReformerConfig):
         expect("head", self.head, self.head == "tokens", "tokens, which the decoder writes")
         if self.pad_token is not None:
             largest = max(self.vocab_size, self.source_vocab_size or 0) - 1
-            fits = self.pad_token <= largest
-            expect("pad_token", self.pad_token, fits, f"a token of either side, at most {largest}")
+            expected = f"a token of either side, at most {largest}"
+            expect("pad_token", self.pad_token, self.pad_token <= largest, expected)
         try:
             self.encoder()
         except ValueError as error:
@@ -55,25 +53,11 @@ class EncoderDecoderConfig(ReformerConfig):
         return ReformerConfig(**(shared | own))
 
 
-class DecoderStack(ReversibleStack):
-    """Blocks of (attention, cross-attention, feed-forward): a `ReversibleStack` that also reads a memory."""
-
-    def forward(self, x, memory, seed=0, training=True, memory_mask=None, key_mask=None):
-        """x (B, T, d_model), memory (B, S, d_memory) -> y (B, T, 2 d_model), cache.
-
-        `memory_mask` (B, S) and `key_mask` (B, T) booleans hide padding, of the source and of the target.
-        """
-        cross_attention = {"memory": memory, "memory_mask": memory_mask}
-        return super().forward(x, seed, training, key_mask, cross_attention=cross_attention)
-
-
 class Decoder(Body):
     """Target tokens and a memory to features: a `Body` with cross-attention in every block. It also owns the head.
 
     Parameters: those of a `Body`, `layers.{i}.cross_attention.*` and `head.*`.
     """
-
-    stack = DecoderStack
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__(config, seed, dtype)
@@ -92,7 +76,8 @@ class Decoder(Body):
         `key_mask` (B, T) and `memory_mask` (B, S) booleans: False hides a padding token. `backward` returns None,
         dmemory, and the gradients of all parameters but the head's.
         """
-        return super().features(tokens, seed, training, key_mask, memory=memory, memory_mask=memory_mask)
+        cross_attention = {"memory": memory, "memory_mask": memory_mask}
+        return super().features(tokens, seed, training, key_mask, cross_attention=cross_attention)
 
 
 class EncoderDecoderCache(NamedTuple):
@@ -147,13 +132,13 @@ class EncoderDecoder(Model):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"pair: expected (source, target), two arrays of tokens; got {type(pair).__name__}")
         source, target = pair
-        self._check_tokens("source", source, None, self.encoder.config.vocab_size)
-        self._check_tokens("target", target, len(source), self.config.vocab_size)
+        self._check_tokens("source", source, None, self.encoder.config)
+        self._check_tokens("target", target, len(source), self.config)
         return target
 
     def encode(self, source, seed=0, source_mask=None):
         """source (B, S) ints -> memory (B, S, 2 d_model), and the mask that hides its padding, (B, S) or None."""
-        self._check_tokens("source", source, None, self.encoder.config.vocab_size)
+        self._check_tokens("source", source, None, self.encoder.config)
         return self._encode(source, seed, False, source_mask)[:2]
 
     def cross_attention_maps(self, pair, seed=0, source_mask=None, target_mask=None):
@@ -185,11 +170,10 @@ class EncoderDecoder(Model):
             mask = tokens != self.config.pad_token
         return mask
 
-    def _check_tokens(self, name, tokens, n_rows, vocab_size):
-        """Raise unless `tokens` are ids (n_rows, T) below `vocab_size`, T up to max_len; n_rows None: any number."""
-        max_len = self.config.max_len
+    def _check_tokens(self, name, tokens, n_rows, config):
+        """Raise unless `tokens` are ids (n_rows, T) of this half's `config`; n_rows None: any number of rows."""
         check_array(name, tokens, n_rows, None, kind="i", like=self.params["decoder.embedding.weight"])
-        if not 1 <= tokens.shape[1] <= max_len:
-            raise ValueError(f"{name}: expected 1 to {max_len} a sequence (max_len); got {tokens.shape[1]}")
+        if not 1 <= tokens.shape[1] <= config.max_len:
+            raise ValueError(f"{name}: expected 1 to {config.max_len} a sequence (max_len); got {tokens.shape[1]}")
         check_not_empty(name, tokens)
-        check_tokens(name, tokens, vocab_size)
+        check_tokens(name, tokens, config.vocab_size)
