@@ -5,10 +5,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from minireformer.attention import AttentionOptions
-from minireformer.checks import check_count, check_rate, is_number
+from minireformer.checks import check_count, check_eps, check_rate, check_sizes, expect
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
-from minireformer.positions import check_sizes
 
 KINDS = ("lsh", "local", "full", "shared_full")  # of attention layers: see `attention_layer.ATTENTION`
 HEADS = ("tokens", "sequence", "span")  # see `heads.py`
@@ -93,13 +92,6 @@ class ReformerConfig:
         self._set("axial_dims", dims)
 
 
-def expect(name, value, fits, expected):
-    """`value` of the field `name`; ValueError, which says what was expected, unless it `fits`."""
-    if not fits:
-        raise ValueError(f"{name}: expected {expected}; got {value!r}")
-    return value
-
-
 def one_of(*choices):
     """The check that a field is one of these texts."""
     return lambda name, value: expect(name, value, value in choices, f"one of {', '.join(choices)}")
@@ -116,17 +108,13 @@ def _check_n_buckets(name, value):
     return factors if isinstance(value, tuple) else factors[0]
 
 
-def _check_eps(name, value):
-    return float(expect(name, value, is_number(value) and 0 <= value < math.inf, "a finite number >= 0"))
-
-
 check_at_least_0 = partial(check_count, at_least=0)
 _TABLE = {  # fields, and their check: (name, value) -> the value in Python's own types, which JSON knows
     "vocab_size d_model n_heads d_head d_ff lsh_chunk_len local_chunk_len n_hashes max_len": check_count,
     "loss_chunk_len n_labels": check_count,
     "lsh_n_before lsh_n_after local_n_before local_n_after ff_chunk_len": check_at_least_0,
     "dropout attention_dropout lsh_attention_dropout local_attention_dropout head_dropout": check_rate,
-    "layer_norm_eps": _check_eps,
+    "layer_norm_eps": check_eps,
     "same_bucket count_once causal reversible": lambda name, x: expect(name, x, isinstance(x, bool), "True or False"),
     "attn_layers": _check_kinds,
     "n_buckets": _check_n_buckets,

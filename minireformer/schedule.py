@@ -95,7 +95,7 @@ class Schedule:
         """A chunk of queries and a block of keys, or the other way round. A causal mask leaves out later keys."""
         n_chunk, n_window = (self.n_queries, self.n_keys)[:: 1 if self.by == "queries" else -1]
         block_len = min(n_window, BLOCK_LEN) if self.xp is np else n_window
-        for chunk in threads.slices(n_chunk, self.logits_per_tile // block_len):
+        for chunk in threads.slices(n_chunk, max(1, self.logits_per_tile // block_len)):
             start = chunk.start if self.options.causal and self.by == "keys" else 0
             stop = chunk.stop if self.options.causal and self.by == "queries" else n_window
             for block in threads.slices(stop - start, block_len):

@@ -59,16 +59,13 @@ class Scratch:
     """
 
     def __init__(self, xp, dtype):
-        self.xp, self.dtype, self.memory, self.views = xp, dtype, {}, {}
+        self.xp, self.dtype, self.memory = xp, dtype, {}
 
     def __call__(self, name, *shape):
-        view = self.views.get((name, shape))
-        if view is None:
-            size, memory = math.prod(shape), self.memory.get(name)
-            if memory is None or memory.size < size:
-                memory = self.memory[name] = self.xp.empty(size, self.dtype)
-            view = self.views[name, shape] = memory[:size].reshape(shape)
-        return view
+        size, memory = math.prod(shape), self.memory.get(name)
+        if memory is None or memory.size < size:
+            memory = self.memory[name] = self.xp.empty(size, self.dtype)
+        return memory[:size].reshape(shape)
 
     def matmul(self, name, a, b):
         """a @ b for matrices a (g, n, i, k) and b (g, n, k, j), which are read where they lie."""
@@ -121,7 +118,7 @@ def add_chunks(s, table, rows, chunk, values, rescale=None):
 
 
 def add_windows(s, table, rows, window, parts):
-    """`scatter_add` of parts (g, n, W C, D) of overlapping windows to the rows of a table: first by slot, then by row."""
+    """`scatter_add` of parts (g, n, W C, D) of overlapping windows: first by slot, then by row."""
     g, n, window_len, d_head = parts.shape
     chunk_len = s.chunk_len or window_len
     sums = s.scratch("by slot", g, n - 1 + window_len // chunk_len, chunk_len, d_head)
