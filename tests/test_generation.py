@@ -207,7 +207,7 @@ def test_prompts_that_are_not_sequences_of_tokens_are_refused(prompt):
         ("a", ValueError, r"vocab_size 256\); got a str for vocab_size 4"),
         ([[1], [1, 2]], ValueError, "prompt: expected tokens"),
         (None, ValueError, "prompt: expected at least one token"),
-        (bytearray(b"ab"), TypeError, "prompt: expected a str, bytes, or token ids; got a bytearray"),
+        (bytearray(b"ab"), TypeError, "prompt: expected a str, bytes, or token ids; got bytearray"),
     ],
 )
 def test_bad_prompts_are_named(prompt, error, message):

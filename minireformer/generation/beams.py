@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from minireformer.checks import check_count, is_number
+from minireformer.checks import check_count, expect, is_number
 from minireformer.generation.prompts import Continuation
 from minireformer.generation.sampling import less_the_largest
 
@@ -35,8 +35,8 @@ def beam_search(
     the beams that it goes on with: O(T).
     """
     check_count("n_beams", n_beams)
-    if not is_number(length_penalty) or not 0 <= length_penalty <= 10:  # n^10 is a float for any n
-        raise ValueError(f"length_penalty: expected a number from 0 to 10; got {length_penalty!r}")
+    fits = is_number(length_penalty) and 0 <= length_penalty <= 10  # n^10 is a float for any n
+    expect("length_penalty", length_penalty, fits, "a number from 0 to 10")
     text = Continuation(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     best = _search(text, n_beams, float(length_penalty))
     n = max(len(found) for found in best)

@@ -24,7 +24,7 @@ import numpy as np
 
 from minireformer import backend, rng
 from minireformer.attention_layer import LocalAttention, LSHAttention
-from minireformer.checks import check_array, check_count, check_not_empty, check_tokens
+from minireformer.checks import check_array, check_count, check_not_empty, check_tokens, expect_type
 from minireformer.generation.caches import make_cache
 from minireformer.model import Reformer
 from minireformer.translation.encoder_decoder import EncoderDecoder
@@ -146,8 +146,7 @@ class CachedDecoder(Decoding):
     """Remembers every layer's keys, values and buckets: see above. Arguments as `Decoding`."""
 
     def __init__(self, model, max_len=None, seed=0):
-        if not isinstance(model, (Reformer, EncoderDecoder)):
-            raise TypeError(f"model: expected a Reformer, for cached decoding; got {type(model).__name__}")
+        expect_type("model", model, isinstance(model, (Reformer, EncoderDecoder)), "a Reformer, for cached decoding")
         super().__init__(model, max_len, seed)
 
     def _begin(self, tokens):

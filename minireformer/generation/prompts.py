@@ -7,7 +7,7 @@ and has all that a loop over new tokens needs. Read next: `sampling.py`.
 import numpy as np
 
 from minireformer import backend
-from minireformer.checks import check_count, check_tokens
+from minireformer.checks import check_count, check_tokens, expect, expect_type
 from minireformer.generation.decoding import CachedDecoder, PlainDecoder, check_lengths, is_exact, to_host
 
 
@@ -16,10 +16,8 @@ class Continuation:
 
     def __init__(self, model, prompt, n_tokens, stop, cached, lengths, source, source_mask):
         self.n_tokens = check_count("n_tokens", n_tokens, at_least=0)
-        if not hasattr(model, "features") or isinstance(model, type):
-            raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
-        if cached is not None and not isinstance(cached, bool):
-            raise ValueError(f"cached: expected True, False or None; got {cached!r}")
+        expect_type("model", model, hasattr(model, "features") and not isinstance(model, type), "a Reformer")
+        expect("cached", cached, cached is None or isinstance(cached, bool), "True, False or None")
         config = model.config
         if config.head != "tokens":
             raise ValueError(f"model: expected one that predicts tokens; the head of this one is {config.head!r}")
@@ -68,8 +66,7 @@ def as_given(tokens, prompt):
 
 def _encode(name, prompt, vocab_size):
     """`prompt`, the argument called `name`, as tokens (B, T) int64 in host memory."""
-    if isinstance(prompt, (bytearray, memoryview)):
-        raise TypeError(f"{name}: expected a str, bytes, or token ids; got a {type(prompt).__name__}")
+    expect_type(name, prompt, not isinstance(prompt, (bytearray, memoryview)), "a str, bytes, or token ids")
     if isinstance(prompt, (str, bytes)):
         if vocab_size != 256:
             raise ValueError(

@@ -14,18 +14,17 @@ import math
 import numpy as np
 
 from minireformer import backend, rng
-from minireformer.checks import check_array, check_count, check_not_empty, is_number
+from minireformer.checks import check_array, check_count, check_not_empty, expect, is_number
 from minireformer.generation.prompts import Continuation, as_given
 
 
 def check_sampling(temperature, top_k, top_p):
     """The three settings as they are; ValueError names one that is out of range."""
-    if not is_number(temperature) or not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature: expected a finite number >= 0; got {temperature!r}")
+    fits = is_number(temperature) and 0 <= temperature < math.inf
+    expect("temperature", temperature, fits, "a finite number >= 0")
     if top_k is not None:
         check_count("top_k", top_k)
-    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
-        raise ValueError(f"top_p: expected a number in (0, 1]; got {top_p!r}")
+    expect("top_p", top_p, top_p is None or is_number(top_p) and 0 < top_p <= 1, "a number in (0, 1]")
     return temperature, top_k, top_p
 
 

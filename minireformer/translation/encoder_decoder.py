@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minireformer import rng
-from minireformer.checks import check_array, check_count, check_not_empty, check_tokens
-from minireformer.config import ReformerConfig, check_at_least_0, expect
+from minireformer.checks import check_array, check_count, check_not_empty, check_tokens, expect, expect_type
+from minireformer.config import ReformerConfig, check_at_least_0
 from minireformer.heads import make_head
 from minireformer.layer import prefixed
 from minireformer.model import Body, Model
@@ -103,8 +103,7 @@ class EncoderDecoder(Model):
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__()
-        if not isinstance(config, EncoderDecoderConfig):
-            raise TypeError(f"config: expected an EncoderDecoderConfig; got {type(config).__name__}")
+        expect_type("config", config, isinstance(config, EncoderDecoderConfig), "an EncoderDecoderConfig")
         self.config = config
         self.encoder = self.add("encoder", Body(config.encoder(), rng.fold(seed, "encoder"), dtype))
         self.decoder = self.add("decoder", Decoder(config, rng.fold(seed, "decoder"), dtype))
@@ -129,8 +128,8 @@ class EncoderDecoder(Model):
 
     def check(self, pair):
         """The target of a `pair`; an error unless it is (source (B, S), target (B, T)), tokens that fit the config."""
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"pair: expected (source, target), two arrays of tokens; got {type(pair).__name__}")
+        fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+        expect_type("pair", pair, fits, "(source, target), two arrays of tokens")
         source, target = pair
         self._check_tokens("source", source, None, self.encoder.config)
         self._check_tokens("target", target, len(source), self.config)
@@ -164,10 +163,9 @@ class EncoderDecoder(Model):
 
     def _mask(self, name, mask, tokens):
         """Which of tokens (B, T) are no padding: `mask`, if there is one, else by the config's `pad_token`, or None."""
-        if mask is not None:
-            check_array(name, mask, *tokens.shape, kind="b", like=tokens, whose="the tokens")
-        elif self.config.pad_token is not None:
-            mask = tokens != self.config.pad_token
+        check_array(name, mask, *tokens.shape, kind="b", like=tokens, whose="the tokens", optional=True)
+        if mask is None and self.config.pad_token is not None:
+            return tokens != self.config.pad_token
         return mask
 
     def _check_tokens(self, name, tokens, n_rows, config):
