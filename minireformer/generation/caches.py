@@ -174,7 +174,8 @@ class LSHCache(FullCache):
 
     def _insert(self, orders, buckets, position):
         """Put one head's token at `position` into the `orders` of its rounds; -> the list entries that it meets."""
-        options, chunk_len, slots = self.layer.options, self.layer.options.chunk_len, []
+        options, slots = self.layer.options, []
+        chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
         for order, bucket in zip(orders, buckets):
             entry = bucket * self.max_len + position
             slots.append(bisect_left(order, entry))
@@ -184,7 +185,7 @@ class LSHCache(FullCache):
             return range(position)  # up to one chunk of tokens, every token meets every other
         n_chunks, met = padded_len // chunk_len, array(self.code)
         for r, (order, slot) in enumerate(zip(orders, slots)):
-            first, last = slot // chunk_len - options.n_before, slot // chunk_len + options.n_after
+            first, last = slot // chunk_len - n_before, slot // chunk_len + n_after
             if options.same_bucket:  # the token is the last of its bucket
                 start = bisect_left(order, buckets[r] * self.max_len)
                 met += order[max(start, first * chunk_len) : slot]
