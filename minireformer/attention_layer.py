@@ -50,9 +50,8 @@ class AttentionLayer(Layer):
         super().__init__()
         self.d_model, self.n_heads = check_count("d_model", widths[0]), check_count("n_heads", n_heads)
         self.d_head = check_count("d_head", d_head)
-        for name, rate in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-            check_rate(name, rate)
-        self.attention_dropout, self.dropout = attention_dropout, Dropout(dropout)
+        self.attention_dropout = check_rate("attention_dropout", attention_dropout)
+        self.dropout = Dropout(check_rate("dropout", dropout))
         width, shared = self.n_heads * self.d_head, {"bias": False, "dtype": dtype}
         self.parts = {
             name: self.add(name, Linear(widths[i], width, rng.fold(seed, name), **shared))
@@ -66,10 +65,10 @@ class AttentionLayer(Layer):
         projected = [self.parts[name].forward(inputs[i]) for name, i in self.projections.items()]
         rate = self.attention_dropout if training else 0.0
         settings = {"key_mask": key_mask, "dropout": rate, "seed": rng.fold(seed, "attention")}
-        mixed, attention, buckets = self.attend([self.split(y) for y, _ in projected], seed, settings, **kwargs)
+        mixed, attention, *buckets = self.attend([self.split(y) for y, _ in projected], seed, settings, **kwargs)
         y, output = self.output.forward(self.join(mixed))
         y, dropout = self.dropout.forward(y, rng.fold(seed, "output"), training)
-        return y, AttentionLayerCache([cache for _, cache in projected], attention, output, dropout, buckets)
+        return y, AttentionLayerCache([cache for _, cache in projected], attention, output, dropout, *buckets)
 
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx (B, T, d_model), dmemory if there is a memory, grads."""
@@ -91,7 +90,7 @@ class AttentionLayer(Layer):
         return *dinputs, grads
 
     def attend(self, heads, seed, settings):
-        """heads, an array (B, H, T, D) for each projection -> (B, H, T, D), the function's cache, buckets or None."""
+        """heads, an array (B, H, T, D) for each projection -> (B, H, T, D), the function's cache, buckets if any."""
         raise NotImplementedError
 
     def attend_backward(self, dmixed, cache):
@@ -118,12 +117,12 @@ class SelfAttention(AttentionLayer):
     dropout            rate of entries of y set to zero in training, in [0, 1).
     attention_dropout  rate of attention weights, likewise.
     seed, dtype        of the parameters: an integer, and "float32" or "float64".
-    options            those of `AttentionOptions` in `takes`, kept as `self.options`.
+    options            those of `AttentionOptions` that are in `takes`, kept as `self.options`.
 
     A bad setting is refused when the layer is made: a ValueError or TypeError names it.
     """
 
-    takes = {"causal"}
+    takes = {"dropout", "attention_dropout", "causal"}  # by name, besides the sizes, seed and dtype
 
     def __init__(
         self, d_model, n_heads, d_head, *, dropout=0.0, attention_dropout=0.0, seed=0, dtype="float32", **options
@@ -149,7 +148,7 @@ class FullAttention(SelfAttention):
     """
 
     def attend(self, heads, seed, settings):
-        return *full_attention(*heads, causal=self.options.causal, **settings), None
+        return full_attention(*heads, causal=self.options.causal, **settings)
 
 
 class SharedFullAttention(SelfAttention):
@@ -161,7 +160,7 @@ class SharedFullAttention(SelfAttention):
     projections = {"query_key": 0, "value": 0}
 
     def attend(self, heads, seed, settings):
-        return *full_attention(heads[0], None, heads[1], causal=self.options.causal, **settings), None
+        return full_attention(heads[0], None, heads[1], causal=self.options.causal, **settings)
 
 
 class ChunkedAttention(SelfAttention):
@@ -170,6 +169,8 @@ class ChunkedAttention(SelfAttention):
     `chunk_lens`: the chunk lengths of all layers of a model, which all pad their tokens to the same length
     (`attention.padded_length`); None for a layer on its own. Other arguments as `SelfAttention`.
     """
+
+    takes = SelfAttention.takes | {"chunk_len", "chunk_lens", "n_before", "n_after"}
 
     def __init__(self, *sizes, chunk_len, chunk_lens=None, **settings):
         super().__init__(*sizes, chunk_len=check_count("chunk_len", chunk_len), **settings)
@@ -185,10 +186,8 @@ class ChunkedAttention(SelfAttention):
 class LocalAttention(ChunkedAttention):
     """Tokens see their own chunk, `n_before` chunks back and `n_after` ahead. Parameters as `FullAttention`."""
 
-    takes = AttentionOptions.__dataclass_fields__.keys() - {"same_bucket", "count_once"}
-
     def attend(self, heads, seed, settings):
-        return *local_attention(*heads, padded_len=self.padded_len(heads[0]), **vars(self.options), **settings), None
+        return local_attention(*heads, padded_len=self.padded_len(heads[0]), **vars(self.options), **settings)
 
 
 class LSHAttention(ChunkedAttention):
@@ -200,7 +199,7 @@ class LSHAttention(ChunkedAttention):
     """
 
     projections = {"query_key": 0, "value": 0}
-    takes = AttentionOptions.__dataclass_fields__.keys()
+    takes = ChunkedAttention.takes | {"same_bucket", "count_once", "n_hashes", "n_buckets", "max_len"}
 
     def __init__(self, *sizes, n_hashes=1, n_buckets=None, max_len=None, **settings):
         super().__init__(*sizes, **settings)

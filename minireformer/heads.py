@@ -137,8 +137,7 @@ def make_head(config, seed, dtype):
     """The head that a `ReformerConfig` asks for."""
     width = 2 * config.d_model
     if config.head == "sequence":
-        rate = config.dropout if config.head_dropout is None else config.head_dropout
-        return SequenceHead(config.d_model, config.n_labels, seed, rate, dtype)
+        return SequenceHead(config.d_model, config.n_labels, seed, config.setting("head", "dropout"), dtype)
     if config.head == "span":
         return SpanHead(width, 2, seed, dtype=dtype)
     return TokenHead(width, config.vocab_size, seed, config.loss_chunk_len, dtype)

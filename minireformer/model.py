@@ -9,7 +9,6 @@ Pre-LayerNorm blocks and the shapes of all parameters follow the original code, 
 Read next: `checkpoint.py`.
 """
 
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from minireformer import backend, checkpoint, rng
@@ -222,13 +221,7 @@ def make_positions(config, seed, dtype):
 
 def make_attention(config, kind, seed, dtype):
     """An attention layer of a `kind` in `ATTENTION`, as a `ReformerConfig` has it."""
-    rate = getattr(config, f"{kind}_attention_dropout", None)
-    settings = {"attention_dropout": config.attention_dropout if rate is None else rate, "dropout": config.dropout}
-    if kind in ("lsh", "local"):
-        settings["chunk_lens"] = config.chunk_lens
-    if kind == "lsh":
-        settings |= {name: getattr(config, name) for name in ("n_hashes", "n_buckets", "max_len")}
-    settings |= asdict(config.attention_options(kind))
+    settings = {name: config.setting(kind, name) for name in ATTENTION[kind].takes}
     return ATTENTION[kind](config.d_model, config.n_heads, config.d_head, seed=seed, dtype=dtype, **settings)
 
 

@@ -144,9 +144,9 @@ def predicted(step, model, length):
     weights      b h l^2: once for every stored layer; of the layer at work its own, unless stored, and their gradient
     hidden       b l d_ff, or a chunk of it: likewise; that of the last stored block is gone before its attention
     activations  b l d_model: of the layer at work its inputs, projections and outputs, unless stored, and all their
-                 gradients. In attention 12 where they are made again, 11 without tiles, 10 where queries are keys; where
-                 they are stored, 1 for each layer (its heads side by side), and 1; in a feed-forward layer 6. Counted
-                 with the measurements at hand: how the sum grows is a test of the terms, its height is not
+                 gradients. In attention 12 where they are made again, 11 without tiles, 10 where queries are keys;
+                 where they are stored, 1 for each layer (its heads side by side), and 1; in a feed-forward layer 6.
+                 Counted with the measurements at hand: how the sum grows is a test of the terms, its height is not
 
     Logits, b l V, are gone before the layers' backward begins. The buffers of a tile are left out.
     """

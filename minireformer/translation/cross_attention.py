@@ -74,4 +74,4 @@ class CrossAttention(AttentionLayer):
         return self._forward((x, memory), seed, training, memory_mask)
 
     def attend(self, heads, seed, settings):
-        return *cross_attention(*heads, **settings), None
+        return cross_attention(*heads, **settings)

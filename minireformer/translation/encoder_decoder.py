@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minireformer import rng
-from minireformer.checks import check_array, check_count, check_not_empty
-from minireformer.config import ReformerConfig, check_at_least_0, expect
+from minireformer.checks import check_array, check_not_empty
+from minireformer.config import ReformerConfig, expect
 from minireformer.embedding import check_tokens
 from minireformer.heads import make_head
 from minireformer.layer import prefixed
@@ -34,8 +34,7 @@ class EncoderDecoderConfig(ReformerConfig):
     pad_token: int | None = None  # hidden wherever it stands, on both sides; None: nothing is
 
     def __post_init__(self):
-        more_checks = {"encoder_n_after": check_at_least_0, "pad_token": check_at_least_0}
-        super().__post_init__(source_vocab_size=check_count, **more_checks)
+        super().__post_init__()
         expect("causal", self.causal, self.causal, "True, for the decoder writes one token after another")
         expect("head", self.head, self.head == "tokens", "tokens, which the decoder writes")
         if self.pad_token is not None:
