@@ -107,6 +107,10 @@ def _check_kinds(name, kinds):
     return expect(name, kinds, known and kinds, f"one or more of {', '.join(ATTENTION)}")
 
 
+def _check_eps(name, value):
+    return float(expect(name, value, is_number(value) and 0 <= value < math.inf, "a finite number >= 0"))
+
+
 def _check_n_buckets(name, value):
     factors = tuple(int(factor) for factor in bucket_factors(value))
     return factors if isinstance(value, tuple) else factors[0]
@@ -118,9 +122,7 @@ CHECKS = {  # of a field, by its name or else its type: (name, value) -> the val
     float: check_rate,
     float | None: check_rate,
     bool: lambda name, x: expect(name, x, isinstance(x, bool), "True or False"),
-    "layer_norm_eps": lambda name, x: float(
-        expect(name, x, is_number(x) and 0 <= x < math.inf, "a finite number >= 0")
-    ),
+    "layer_norm_eps": _check_eps,
     "attn_layers": _check_kinds,
     "n_buckets": _check_n_buckets,
     "activation": one_of(*ACTIVATIONS),

@@ -20,7 +20,7 @@ from minireformer.dropout import Dropout
 from minireformer.embedding import check_tokens
 from minireformer.layer import Layer, prefixed
 from minireformer.linear import Linear
-from minireformer.losses import check_targets, chunked_cross_entropy_backward, cross_entropy_at, softmax_cross_entropy
+from minireformer.losses import check_targets, cross_entropy_at, softmax_cross_entropy
 
 
 class TokenHead(Linear):
@@ -37,9 +37,8 @@ class TokenHead(Linear):
 
     def loss_and_grads(self, features, targets, seed=0):
         weight, bias = self.params["weight"], self.params["bias"]
-        loss, cache = cross_entropy_at(*targets, features, weight, bias, self.chunk_len)
-        dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, cache)
-        return loss, dfeatures, {"weight": dweight, "bias": dbias}
+        loss, gradients = cross_entropy_at(*targets, features, weight, bias, self.chunk_len)
+        return loss, gradients.dfeatures, {"weight": gradients.dweight, "bias": gradients.dbias}
 
 
 class LabelHead(Layer):

@@ -19,7 +19,7 @@ from minireformer.config import ReformerConfig
 from minireformer.dropout import Dropout
 from minireformer.embedding import Embedding
 from minireformer.feed_forward import FeedForward
-from minireformer.hashing import default_n_buckets, rotations_of_layers
+from minireformer.hashing import check_rotations, default_n_buckets
 from minireformer.heads import make_head
 from minireformer.layer import Layer, prefixed
 from minireformer.layer_norm import LayerNorm
@@ -96,20 +96,18 @@ class Body(Layer):
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
         return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
 
-    def forward(self, tokens, *args, **kwargs):
+    def forward(self, tokens, seed=0, training=True, **inputs):
         """What a body returns as a layer: see `features`."""
-        return self.features(tokens, *args, **kwargs)
+        return self.features(tokens, seed=seed, training=training, **inputs)
 
     def backward(self, dfeatures, cache):
         """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), dmemory if there is a memory, grads."""
         check_array("dfeatures", dfeatures, *cache.layer_norm.x.shape, like=cache.layer_norm.x)
-        caches = list(cache)  # handed over, here and below: see `reversible.py`
-        dy, _ = self.dropout.backward(dfeatures, caches.pop())
+        caches = list(cache)  # handed over, as gradients are: see `reversible.py`
+        *gradient, _ = self.dropout.backward(dfeatures, caches.pop())
         del dfeatures, cache
-        dy, norm_grads = self.layer_norm.backward(dy, caches.pop())
-        dstreams = [dy]
-        del dy
-        dx, *dmemory, layer_grads = self.layers.backward(dstreams.pop(), caches.pop())
+        *gradient, norm_grads = self.layer_norm.backward(gradient.pop(), caches.pop())
+        dx, *dmemory, layer_grads = self.layers.backward(gradient.pop(), caches.pop())
         dx, _ = self.dropout.backward(dx, caches.pop())
         dx, position_grads = self.positions.backward(dx, caches.pop())
         _, embedding_grads = self.embedding.backward(dx, caches.pop())
@@ -125,15 +123,20 @@ class Body(Layer):
         return tokens
 
     def _rotations(self, rotations, length):
-        """One entry a block: an array for LSH blocks, None for others. All are checked before any is used."""
+        """The rotations of every LSH block, by its number. All are checked before any is used."""
         config, chunk_len, n_buckets = self.config, self.config.lsh_chunk_len, None
         length = padded_length(length, config.chunk_lens or [chunk_len])
         if length > chunk_len:  # else nothing is hashed, and rotations for any number of buckets will do
             n_buckets = config.n_buckets or default_n_buckets(length, chunk_len, config.max_len)
         sizes = (config.n_heads, config.d_head, config.n_hashes, n_buckets)
-        n_lsh, weight = config.attn_layers.count("lsh"), self.params["embedding.weight"]
-        rest = iter(rotations_of_layers(rotations, n_lsh, *sizes, like=weight))
-        return [next(rest) if kind == "lsh" else None for kind in config.attn_layers]
+        blocks = [i for i, kind in enumerate(config.attn_layers) if kind == "lsh"]
+        several = isinstance(rotations, (list, tuple))
+        if several and len(rotations) != len(blocks):
+            raise ValueError(f"rotations: expected one array, or {len(blocks)} (LSH layers); got {len(rotations)}")
+        for i, array in enumerate(rotations if several else [rotations]):
+            name = f"rotations[{i}]" if several else "rotations"
+            check_rotations(name, array, *sizes, like=self.params["embedding.weight"])
+        return dict(zip(blocks, rotations if several else [rotations] * len(blocks)))
 
 
 class Model(Layer):
