@@ -3,10 +3,10 @@
 The files in this folder implement the paper. You can read them in an afternoon, in this order:
 
     the ground                        `backend`, `threads`, `cuda`, `rng`, `checks`, `layer`
-    what every Transformer has        `linear`, `layer_norm`, `embedding`, `dropout`, `normal`, `activations`,
+    what every Transformer has        `linear`, `layer_norm`, `embedding`, `dropout`, `activations`,
                                       `feed_forward`, `losses`, `positions`
-    what makes it a Reformer          `unit_length`, `hashing`, `collision`, `reference`, `head_table`, `scratch`,
-                                      `schedule`, `kernel`, `attention`, `attention_layer`, `reversible`
+    what makes it a Reformer          `unit_length`, `hashing`, `collision`, `reference`, `tables`, `schedule`,
+                                      `kernel`, `attention`, `attention_layer`, `reversible`
     the whole model                   `config`, `heads`, `model`, `checkpoint`
 
 You can skip `cuda` until you need it: it holds the few kernels that run on a GPU. The folders are built on these

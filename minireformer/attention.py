@@ -16,10 +16,9 @@ from minireformer import backend, rng, threads
 from minireformer.backend import row_dot
 from minireformer.checks import check_array, check_count, check_flags, check_not_empty, check_rate
 from minireformer.hashing import sort_by_bucket
-from minireformer.head_table import HeadTable
 from minireformer.kernel import LOWEST, attend, attend_backward
 from minireformer.schedule import Plan, Schedule
-from minireformer.scratch import Scratch
+from minireformer.tables import HeadTable, Scratch
 from minireformer.unit_length import add_unit_length_backward, inverse_length
 
 

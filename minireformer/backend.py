@@ -16,7 +16,6 @@ import numpy as np
 
 from minireformer import cuda
 
-_NAMES = ("numpy", "cupy")
 _active = np
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _wanted = os.environ.get("OMP_NUM_THREADS", "")  # BLAS reads it, too
@@ -31,8 +30,8 @@ def use(name):
     Raises ValueError for another name, ImportError where CuPy or its GPU is missing.
     """
     global _active
-    if name not in _NAMES:
-        raise ValueError(f"backend: expected one of {', '.join(_NAMES)}; got {name!r}")
+    if name not in ("numpy", "cupy"):
+        raise ValueError(f"backend: expected one of numpy, cupy; got {name!r}")
     _active = np if name == "numpy" else _import_cupy()
     return _active
 

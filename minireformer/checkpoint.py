@@ -95,7 +95,7 @@ def resume(model, opt, path, check=lambda progress: None):
 def check_finite(where, arrays):
     """Raise ValueError, which begins with `where`, if one of `arrays` (a dict) holds NaN or infinity."""
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not backend.get_xp(array).isfinite(array).all():
             raise ValueError(f"{where} {name} holds NaN or infinity")
 
 

@@ -4,6 +4,7 @@ Each error names the argument, says what was expected and shows what came. `name
 Read next: `layer.py`.
 """
 
+import math
 import numbers
 import os
 from pathlib import Path
@@ -13,6 +14,21 @@ import numpy as np
 from minireformer import backend
 
 _FLOATS = ("float32", "float64")
+_KINDS = {"f": "floats (float32 or float64)", "i": "integers", "b": "booleans"}
+
+
+def expect(name, value, fits, expected):
+    """`value`; ValueError, which says what was expected, unless it `fits`."""
+    if not fits:
+        raise ValueError(f"{name}: expected {expected}; got {value!r}")
+    return value
+
+
+def expect_type(name, value, fits, expected):
+    """`value`; TypeError, which says what was expected, unless it `fits`."""
+    if not fits:
+        raise TypeError(f"{name}: expected {expected}; got {type(value).__name__}")
+    return value
 
 
 def float_dtype(dtype):
@@ -40,23 +56,32 @@ def check_module(name, array, like=None, whose="the parameters"):
     return xp
 
 
-def check_array(name, array, *shape, kind="f", like=None, whose="the parameters"):
+def check_array(name, array, *shape, kind="f", like=None, whose="the parameters", optional=False):
     """Raise unless `array` is an array of `shape` (None: any size; ...: leading axes) and dtype kind `kind`.
 
-    Kinds: "f" float32 or float64, "i" integers, "b" booleans. `like` and `whose` as in `check_module`.
+    Kinds: "f" float32 or float64, "i" integers, "b" booleans. `like` and `whose` as in `check_module`. An `optional`
+    array may be None.
     """
+    if optional and array is None:
+        return
     check_module(name, array, like, whose)
-    kinds = {"f": "floats (float32 or float64)", "i": "integers", "b": "booleans"}
     fits = array.dtype.name in _FLOATS if kind == "f" else array.dtype.kind in ("iu" if kind == "i" else kind)
     if not fits:
-        raise TypeError(f"{name}: expected {kinds[kind]}; got dtype {array.dtype}")
-    leading = shape[:1] == (...,)
-    sizes = shape[1:] if leading else shape
-    found = array.shape[len(array.shape) - len(sizes) :] if leading else array.shape
-    if len(found) != len(sizes) or any(want not in (None, have) for want, have in zip(sizes, found)):
+        raise TypeError(f"{name}: expected {_KINDS[kind]}; got dtype {array.dtype}")
+    sizes = (None,) * (array.ndim - len(shape) + 1) + shape[1:] if shape[:1] == (...,) else shape
+    if len(sizes) != array.ndim or any(size not in (None, n) for size, n in zip(sizes, array.shape)):
         text = ", ".join("..." if s is ... else "any" if s is None else str(s) for s in shape)
         text += "," * (len(shape) == 1)  # as Python writes a tuple of one
         raise ValueError(f"{name}: expected shape ({text}); got {array.shape}")
+
+
+def check_like(name, arrays, params):
+    """Raise unless the dict `arrays` has the names of the dict `params`, and its floats their shapes and module."""
+    missing, unknown = params.keys() - arrays.keys(), arrays.keys() - params.keys()
+    if missing or unknown:
+        raise ValueError(f"{name}: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
+    for key, param in params.items():
+        check_array(f"{name}[{key!r}]", arrays[key], *param.shape, like=param)
 
 
 def check_tokens(name, tokens, n, like=None):
@@ -81,16 +106,14 @@ def check_count(name, value, at_least=1, at_most=None):
     Compute with the int that comes back: NumPy's small integers overflow, as `np.int8(100) + np.int8(100)` does.
     """
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or value < at_least or at_most is not None and value > at_most:
-        limits = f">= {at_least}" if at_most is None else f"from {at_least} to {at_most}"
-        raise ValueError(f"{name}: expected an integer {limits}; got {value!r}")
-    return int(value)
+    fits = is_integer and value >= at_least and (at_most is None or value <= at_most)
+    limits = f">= {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+    return int(expect(name, value, fits, f"an integer {limits}"))
 
 
 def check_sizes(name, sizes):
     """`sizes` as a tuple of Python ints; ValueError unless it is a tuple or list of one or more integers >= 1."""
-    if not isinstance(sizes, (tuple, list)) or not sizes:
-        raise ValueError(f"{name}: expected a tuple of sizes, such as (128, 128); got {sizes!r}")
+    expect(name, sizes, isinstance(sizes, (tuple, list)) and sizes, "a tuple of sizes, such as (128, 128)")
     return tuple(check_count(f"{name}[{axis}]", size) for axis, size in enumerate(sizes))
 
 
@@ -107,9 +130,12 @@ def is_number(value):
 
 def check_rate(name, rate):
     """`rate` as a float; ValueError unless it is a dropout rate, a number in [0, 1)."""
-    if not is_number(rate) or not 0 <= rate < 1:
-        raise ValueError(f"{name}: expected a rate in [0, 1); got {rate!r}")
-    return float(rate)
+    return float(expect(name, rate, is_number(rate) and 0 <= rate < 1, "a rate in [0, 1)"))
+
+
+def check_eps(name, eps):
+    """`eps` as a float; ValueError unless it is a finite number >= 0."""
+    return float(expect(name, eps, is_number(eps) and 0 <= eps < math.inf, "a finite number >= 0"))
 
 
 def check_flags(**flags):
@@ -121,6 +147,4 @@ def check_flags(**flags):
 
 def check_path(name, path):
     """`path` as a `Path`; TypeError unless it is a str or a path."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{name}: expected a path; got {type(path).__name__}")
-    return Path(path)
+    return Path(expect_type(name, path, isinstance(path, (str, os.PathLike)), "a path"))

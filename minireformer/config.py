@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from minireformer.attention_layer import ATTENTION
-from minireformer.checks import check_count, check_rate, check_sizes, is_number
+from minireformer.checks import check_count, check_eps, check_rate, check_sizes, expect
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
 
@@ -89,13 +89,6 @@ class ReformerConfig:
         self._set("axial_dims", dims)
 
 
-def expect(name, value, fits, expected):
-    """`value` of the field `name`; ValueError, which says what was expected, unless it `fits`."""
-    if not fits:
-        raise ValueError(f"{name}: expected {expected}; got {value!r}")
-    return value
-
-
 def one_of(*choices):
     """The check that a field is one of these texts."""
     return lambda name, value: expect(name, value, value in choices, f"one of {', '.join(choices)}")
@@ -105,10 +98,6 @@ def _check_kinds(name, kinds):
     expect(name, kinds, isinstance(kinds, tuple), 'a tuple such as ("lsh",)')
     known = all(isinstance(kind, str) and kind in ATTENTION for kind in kinds)
     return expect(name, kinds, known and kinds, f"one or more of {', '.join(ATTENTION)}")
-
-
-def _check_eps(name, value):
-    return float(expect(name, value, is_number(value) and 0 <= value < math.inf, "a finite number >= 0"))
 
 
 def _check_n_buckets(name, value):
@@ -122,7 +111,7 @@ CHECKS = {  # of a field, by its name or else its type: (name, value) -> the val
     float: check_rate,
     float | None: check_rate,
     bool: lambda name, x: expect(name, x, isinstance(x, bool), "True or False"),
-    "layer_norm_eps": _check_eps,
+    "layer_norm_eps": check_eps,
     "attn_layers": _check_kinds,
     "n_buckets": _check_n_buckets,
     "activation": one_of(*ACTIVATIONS),

@@ -14,7 +14,6 @@ import os
 
 import numpy as np
 
-_C_TYPES = {"float32": "float", "float64": "double"}
 _THREADS, _LANES = 128, 32
 _SHARE, _LEAST_BYTES = 4, 1 << 20  # a tile takes at most this share of the bytes of all queries, or the least bytes
 _DEFAULT_MATH, _TF32_MATH = 0, 3  # of cuBLAS's `cublasMath_t`: CuPy has no name for the second
@@ -55,25 +54,24 @@ __device__ real exp_up_to_one(real x) { return exp(x > 0 ? (real)0 : x); }  // w
 
 extern "C" __global__ void running_softmax(
     real* S, const int32* queries, const int32* keys, const real* weights, const int64* rows, real* m, real* l,
-    real* rescale, int64 n_rows, int64 n, int64 chunk_len, int64 width, int64 causal, int64 exclude_self,
-    int64 is_weighted) {
+    real* rescale, int64 n_rows, int64 n, int64 chunk_len, int64 width, int64 causal, int64 exclude_self) {
     const int64 row = row_of_warp();
     if (row >= n_rows) return;
     const int lane = threadIdx.x % LANES;
     const int32* key = keys + window_of(row, n, chunk_len, width);
     real* logit = S + row * width;
-    const real* weight = weights + row * width;
+    const real* weight = weights ? weights + row * width : weights;
     const real m_old = m[rows[row]];
     real m_new = m_old;
     for (int64 j = lane; j < width; j += LANES)
-        if (seen(queries[row], key[j], causal, exclude_self) && !(is_weighted && weight[j] == 0))
+        if (seen(queries[row], key[j], causal, exclude_self) && !(weight && weight[j] == 0))
             m_new = logit[j] > m_new ? logit[j] : m_new;
     m_new = max_of_lanes(m_new);
     real sum = 0;
     for (int64 j = lane; j < width; j += LANES) {
         real p = 0;
         if (seen(queries[row], key[j], causal, exclude_self)) p = exp_up_to_one(logit[j] - m_new);
-        if (is_weighted) p *= weight[j];
+        if (weight) p *= weight[j];
         logit[j] = p;
         sum += p;
     }
@@ -88,7 +86,7 @@ extern "C" __global__ void running_softmax(
 extern "C" __global__ void softmax_gradient(
     real* S, real* dP, const int32* keys, const int32* queries, const real* m, const real* delta,
     const real* weights, const real* keep, int64 n_rows, int64 n, int64 chunk_len, int64 width, int64 causal,
-    int64 exclude_self, int64 is_weighted, int64 drops) {
+    int64 exclude_self) {
     const int64 row = row_of_warp();
     if (row >= n_rows) return;
     const int64 window = window_of(row, n, chunk_len, width);
@@ -96,8 +94,8 @@ extern "C" __global__ void softmax_gradient(
         const int64 i = row * width + j, slot = window + j;
         real p = 0;
         if (seen(queries[slot], keys[row], causal, exclude_self)) p = exp_up_to_one(S[i] - m[slot]);
-        if (is_weighted) p *= weights[i];
-        const real kept = drops ? keep[i] : (real)1;
+        if (weights) p *= weights[i];
+        const real kept = keep ? keep[i] : (real)1;
         dP[i] = (dP[i] * kept - delta[slot]) * p;
         S[i] = p * kept;
     }
@@ -105,12 +103,12 @@ extern "C" __global__ void softmax_gradient(
 
 extern "C" __global__ void scatter_add(
     real* table, const int64* rows, const real* values, const real* rescale, int64 n_rows, int64 n_slots,
-    int64 row_len, int64 group_len, int64 rescales) {
+    int64 row_len, int64 group_len) {
     const int64 row = row_of_warp();
     if (row >= n_rows) return;
     real* sum = table + rows[row] * row_len;
     const real* value = values + row / n_slots * group_len + row % n_slots * row_len;
-    const real factor = rescales ? rescale[row] : (real)1;
+    const real factor = rescale ? rescale[row] : (real)1;
     for (int64 i = threadIdx.x % LANES; i < row_len; i += LANES) sum[i] = sum[i] * factor + value[i];
 }
 
@@ -132,7 +130,7 @@ def compiles(xp):
 
 def source(dtype):
     """The text of all kernels for floats of a dtype, "float32" or "float64"."""
-    return f"typedef {_C_TYPES[dtype]} real;\n{_SOURCE}"
+    return f"typedef {'float' if dtype == 'float32' else 'double'} real;\n{_SOURCE}"
 
 
 @functools.cache
@@ -141,12 +139,12 @@ def _module(xp, dtype):
 
 
 def launch(xp, name, n_rows, arrays, numbers):
-    """Start the kernel `name` on `n_rows` rows. `arrays` are its pointers, `numbers` the integers after `n_rows`."""
-    if not n_rows:
-        return
-    kernel = _module(xp, arrays[0].dtype.name).get_function(name)
-    n_blocks = -(-n_rows * _LANES // _THREADS)
-    kernel((n_blocks,), (_THREADS,), (*arrays, *map(np.int64, (n_rows, *numbers))))
+    """Start the kernel `name` on `n_rows` rows. `arrays` are its pointers (None: null), `numbers` follow `n_rows`."""
+    if n_rows:
+        kernel = _module(xp, arrays[0].dtype.name).get_function(name)
+        pointers = (np.int64(0) if array is None else array for array in arrays)
+        n_blocks = -(-n_rows * _LANES // _THREADS)
+        kernel((n_blocks,), (_THREADS,), (*pointers, *map(np.int64, (n_rows, *numbers))))
 
 
 @functools.cache  # the driver takes its time
@@ -169,47 +167,45 @@ def running_softmax(s, S, m, l, chunk, window, weights):
     queries, keys = _positions(s, chunk, window)
     rows = s.xp.ascontiguousarray(s.query_rows[:, chunk], dtype=s.xp.int64)
     rescale = s.xp.empty(rows.shape, S.dtype)
-    arrays = S, queries, keys, S if weights is None else s.xp.ascontiguousarray(weights), rows, m, l, rescale
-    launch(s.xp, "running_softmax", rows.size, arrays, (*_sizes(s, S), weights is not None))
+    _launch_on_tile(s, "running_softmax", S, queries, keys, *_contiguous(s.xp, weights), rows, m, l, rescale)
     return S, rescale
 
 
 def softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep):
     """`kernel.softmax_gradient`, for a schedule `s` by keys; m and delta are those of the window's slots."""
     queries, keys = _positions(s, window, chunk)
-    given = weights is not None, keep is not None
-    arrays = m, delta, *(S if array is None else array for array in (weights, keep))  # S: a pointer, not looked at
-    arrays = S, dP, keys, queries, *map(s.xp.ascontiguousarray, arrays)
-    launch(s.xp, "softmax_gradient", S.size // S.shape[3], arrays, (*_sizes(s, S), *given))
+    _launch_on_tile(s, "softmax_gradient", S, dP, keys, queries, *_contiguous(s.xp, m, delta, weights, keep))
     return S, dP
 
 
 def scatter_add(xp, table, rows, values, rescale=None):
     """`Schedule.scatter_add`: values (g, slots, d), of which a group's slots lie one after another."""
-    row_len = table[0].size
-    arrays = table, xp.ascontiguousarray(rows, dtype=xp.int64), values, values if rescale is None else rescale
-    numbers = rows.shape[1], row_len, values.strides[0] // values.itemsize, rescale is not None
-    launch(xp, "scatter_add", rows.size, arrays, numbers)
+    arrays = table, xp.ascontiguousarray(rows, dtype=xp.int64), values, rescale
+    launch(xp, "scatter_add", rows.size, arrays, (rows.shape[1], table[0].size, values.strides[0] // values.itemsize))
 
 
 def _positions(s, queries, keys):
     """Positions (g, slots) of a tile's queries and keys as int32, hidden keys at -1."""
-    n_groups, xp = len(s.heads), s.xp
     query, key = s.query[:, queries].astype("int32"), s.key[:, keys].astype("int32")
     if s.hidden is not None:
-        key = xp.where(s.hidden[:, keys], xp.int32(-1), key)
-    return tuple(xp.ascontiguousarray(xp.broadcast_to(x, (n_groups, x.shape[1]))) for x in (query, key))
+        key = s.xp.where(s.hidden[:, keys], s.xp.int32(-1), key)
+    return _contiguous(s.xp, *(s.xp.broadcast_to(x, (len(s.heads), x.shape[1])) for x in (query, key)))
 
 
-def _sizes(s, S):
-    """Of logits S (g, n, C, W C): chunks, their length, that of a window; whether keys are hidden by position."""
-    return S.shape[1], S.shape[2], S.shape[3], s.options.causal, s.plan.exclude_self
+def _contiguous(xp, *arrays):
+    """`arrays` as kernels read them, entry after entry. None stays None."""
+    return [array if array is None else xp.ascontiguousarray(array) for array in arrays]
+
+
+def _launch_on_tile(s, name, S, *arrays):
+    """Start a kernel on the rows of a tile's logits S (g, n, C, W C), which is its first array."""
+    launch(s.xp, name, S.size // S.shape[3], (S, *arrays), (*S.shape[1:], s.options.causal, s.plan.exclude_self))
 
 
 def row_dot(xp, a, b):
     """`backend.row_dot`: CuPy's einsum would make a matrix product of every row."""
     out = xp.empty(a.shape[:-1], a.dtype)
-    launch(xp, "row_dot", out.size, (*map(xp.ascontiguousarray, (a, b)), out), (a.shape[-1],))
+    launch(xp, "row_dot", out.size, (*_contiguous(xp, a, b), out), (a.shape[-1],))
     return out
 
 
@@ -220,23 +216,23 @@ def batched_matmul(xp, a, b, out):
     environment variable CUPY_TF32=1, which is CuPy's own, lets it round float32 factors to TF32.
     """
     cublas, handle = xp.cuda.cublas, xp.cuda.get_cublas_handle()
-    gemm = {"float32": cublas.sgemmStridedBatched, "float64": cublas.dgemmStridedBatched}[out.dtype.name]
-    one, zero = np.ones((), out.dtype), np.zeros((), out.dtype)
+    single, one, zero = out.dtype == "float32", np.ones((), out.dtype), np.zeros((), out.dtype)
+    gemm = cublas.sgemmStridedBatched if single else cublas.dgemmStridedBatched
     (transpose_a, row_a), (transpose_b, row_b) = _blas_layout(a), _blas_layout(b)
     n_groups, n_matrices, n_rows, n_columns = out.shape
-    tf32 = out.dtype.name == "float32" and os.environ.get("CUPY_TF32", "0") not in ("", "0")
+    tf32 = single and os.environ.get("CUPY_TF32", "0") not in ("", "0")
     if tf32:
         cublas.setMathMode(handle, _TF32_MATH)
     if all(x.strides[0] == n_matrices * x.strides[1] for x in (a, b, out)):
         n_groups, n_matrices = 1, n_groups * n_matrices
     for g in range(n_groups):
-        first_a, first_b, first_out = (x.data.ptr + g * x.strides[0] for x in (a, b, out))
-        step_a, step_b, step_out = (x.strides[1] // x.itemsize for x in (a, b, out))
-        sizes = n_columns, n_rows, a.shape[-1]
-        left, right = (first_b, row_b, step_b), (first_a, row_a, step_a)
-        result = first_out, n_columns, step_out
+        left, right, result = (  # where they begin, and how many entries it is to the next row and the next matrix
+            (x.data.ptr + g * x.strides[0], row, x.strides[1] // x.itemsize)
+            for x, row in ((b, row_b), (a, row_a), (out, n_columns))
+        )
+        operations, sizes = (transpose_b, transpose_a), (n_columns, n_rows, a.shape[-1])
         alpha, beta = one.ctypes.data, zero.ctypes.data
-        gemm(handle, transpose_b, transpose_a, *sizes, alpha, *left, *right, beta, *result, n_matrices)
+        gemm(handle, *operations, *sizes, alpha, *left, *right, beta, *result, n_matrices)
     if tf32:
         cublas.setMathMode(handle, _DEFAULT_MATH)
     return out

@@ -1,6 +1,6 @@
 """Dropout, with a mask that is a function of a seed: backward and recomputations can replay it.
 
-Read next: `normal.py`.
+Read next: `activations.py`.
 """
 
 from typing import NamedTuple
@@ -33,10 +33,9 @@ def dropout(x, rate, seed=0, start=0, out=None):
     """
     check_array("x", x, ...)
     rate, start = check_rate("rate", rate), check_count("start", start, at_least=0)
-    if out is not None:
-        check_array("out", out, *x.shape, like=x, whose="x")
-        if not out.flags.c_contiguous:
-            raise ValueError(f"out: expected a contiguous array; got strides {out.strides} for shape {out.shape}")
+    check_array("out", out, *x.shape, like=x, whose="x", optional=True)
+    if out is not None and not out.flags.c_contiguous:
+        raise ValueError(f"out: expected a contiguous array; got strides {out.strides} for shape {out.shape}")
     xp, threshold = get_xp(x), rng.keep_threshold(rate)
     y = xp.empty(x.shape, dtype=x.dtype) if out is None else out
     x_flat, y_flat = x.reshape(-1), y.reshape(-1)

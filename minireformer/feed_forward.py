@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from minireformer import rng
 from minireformer.activations import gelu, gelu_backward, gelu_tanh, gelu_tanh_backward, relu, relu_backward
 from minireformer.backend import get_xp
-from minireformer.checks import check_array, check_count, check_rate
+from minireformer.checks import check_array, check_count, check_rate, expect
 from minireformer.dropout import dropout
 from minireformer.layer import Layer
 from minireformer.linear import Linear
@@ -49,8 +49,8 @@ class FeedForward(Layer):
 
     def __init__(self, d_model, d_ff, seed=0, activation="relu", dropout=0.0, chunk_len=0, dtype="float32"):
         super().__init__()
-        if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+        known = isinstance(activation, str) and activation in ACTIVATIONS
+        expect("activation", activation, known, f"one of {', '.join(ACTIVATIONS)}")
         self.d_model, self.d_ff = check_count("d_model", d_model), check_count("d_ff", d_ff)
         self.chunk_len, self.rate = check_count("chunk_len", chunk_len, at_least=0), check_rate("dropout", dropout)
         self.activation, self.activation_backward = ACTIVATIONS[activation]

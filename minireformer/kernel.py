@@ -1,24 +1,26 @@
 """The attention kernel: what every attention layer here computes, forward and backward, tile by tile.
 
-All hash rounds together are *one* softmax: over every key that a query meets in any round.
+All hash rounds together are *one* softmax, over every key that a query meets in any round:
 
     S = Q K'               logits; keys have length 1 (LSH attention) or are divided by sqrt(D)
-    m = the largest S      l = the sum of exp(S - m)         for each query, over all that it sees
-    P = exp(S - m) / l     O = P V                           (paper, eq. 2, whose z is m + log l)
+    m = max S              l = sum exp(S - m)          for each query, over all the keys that it meets
+    P = exp(S - m) / l     O = P V                     (paper, eq. 2, whose z is m + log l)
 
-Forward takes a few chunks of queries at a time, adds up numerators and denominators, and keeps O, m and l. When a
-query meets a larger logit, the sums it has so far are rescaled to the new m, so no exponential ever overflows.
+    Δ = rowsum(dO * O)     dV = P' dO     dS = P * (dO V' - Δ)     dQ = dS K     dK = dS' Q
 
-    dV = P' dO      dS = P * (dO V' - Δ)  with  Δ = rowsum(dO * O)      dQ = dS K      dK = dS' Q
+`attend` takes a few chunks of queries at a time and adds up the numerators and denominators of P. When a query meets a
+larger logit, m rises to it and the sums so far are rescaled. So no exponent is ever above 0, and logits of any size are
+safe. `attend_backward` takes a few chunks of keys at a time and computes their P again from S, m and l.
 
-Backward takes a few chunks of keys at a time and computes their P again. The paper merges rounds afterwards, each with
-its own softmax, with weights exp(z_r - z): that is the same sum. In the code, `s` is the `Schedule`: it says which
-tokens are in a tile and who may see whom. `chunk` and `window` are the slots of a tile. Shapes: g heads, n chunks of C
-slots, windows of W C slots, vectors of length D. Read next: `attention.py`.
+The paper gives each round a softmax of its own and merges the rounds with weights exp(z_r - z): that is the same sum.
+
+In the code, `s` is the `Schedule`: it knows which slots `chunk` and `window` of a tile hold, and who may see whom. The
+shapes: g heads, n chunks of C slots, windows of W C slots, vectors of length D. Read next: `attention.py`.
 """
 
 from minireformer import backend, cuda
 from minireformer.schedule import FAR
+from minireformer.tables import add_chunks, add_windows, gather_queries_and_keys
 
 LOWEST = -FAR / 8  # m of a query that has met no key yet: below every real logit, above every forbidden one
 
@@ -26,24 +28,23 @@ LOWEST = -FAR / 8  # m of a query that has met no key yet: below every real logi
 def attend(s, q, k, v, scale, out, m, l):
     """Attention for the heads of schedule `s`, by queries. Fills their rows of out (N, D), m (N,) and l (N,).
 
-    q, k, v are tables of rows (`head_table.py`). A key is a row of k times its entry of scale. A query that sees
+    q, k, v are tables of rows (`tables.py`). A key is a row of k times its entry of scale. A query that sees
     nothing ends with l = 0, and its output is 0, or its own value where tokens do not see themselves.
     """
     w, scale = s.scratch, scale[s.key_rows]
     for chunk, window in s.tiles():
-        Q, K = s.gather_queries_and_keys(q, k, scale, chunk, window)
-        Q, K = s.chunks(Q), s.windows(K)  # (g, n, C, D) and (g, n, W C, D)
+        Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, C, D) and (g, n, W C, D)
         V = s.windows(w.gather("V", v, s.key_rows[:, window]))
-        S = w.matmul("S", Q, transpose(K))  # (g, n, C, W C)                                            (paper, eq. 2)
+        S = w.matmul("S", Q, transpose(K))  # (g, n, C, W C)                                           (paper, eq. 2)
         P, rescale = running_softmax(s, S, m, l, chunk, window)
         if s.plan.dropout:
             P *= s.keep(chunk, window)
-        s.add_chunk(out, s.query_rows, chunk, w.matmul("product", P, V), rescale)
-    sees_nothing = l[s.all_queries] == 0
-    out[s.all_queries] /= (l[s.all_queries] + sees_nothing)[:, None]
+        add_chunks(s, out, s.query_rows, chunk, w.matmul("product", P, V), rescale)
+    rows, sees_nothing = s.all_queries, l[s.all_queries] == 0
+    out[rows] /= (l[rows] + sees_nothing)[:, None]
     if s.plan.exclude_self:
         some = backend.nonzero(sees_nothing)
-        out[s.all_queries][some] += v[s.all_queries][some] * sees_nothing[some, None]
+        out[rows][some] += v[rows][some] * sees_nothing[some, None]
 
 
 def running_softmax(s, S, m, l, chunk, window):
@@ -54,7 +55,7 @@ def running_softmax(s, S, m, l, chunk, window):
     rows = s.query_rows[:, chunk]
     s.forbid(S, chunk, window, weights)  # leaves only keys that the query may see              (paper, eq. 3 and 4)
     m_old = m[rows]
-    m_new = m[rows] = s.xp.maximum(m_old, S.max(axis=-1).reshape(rows.shape))
+    m_new = m[rows] = s.xp.maximum(m_old, row_max(S).reshape(rows.shape))
     S -= s.chunks(m_new)[..., None]
     P = s.xp.exp(S, out=S)
     if weights is not None:
@@ -75,15 +76,14 @@ def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
     l = 1 / (l + (l == 0))
     delta *= l
     for chunk, window in s.tiles():  # rows of S are keys here, columns are queries
-        Q, K = s.gather_queries_and_keys(q, k, scale, chunk, window)
-        Q, K = s.windows(Q), s.chunks(K)  # (g, n, W C, D) and (g, n, C, D)
+        Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, W C, D) and (g, n, C, D)
         V = s.chunks(w.gather("V", v, s.key_rows[:, chunk]))
         dO = s.windows(w.gather("dO", dout, s.query_rows[:, window], l[:, window]))
         S, dP = w.matmul("S", K, transpose(Q)), w.matmul("dP", V, transpose(dO))  # (g, n, C, W C)
         P, dS = softmax_gradient(s, S, dP, m[:, window], delta[:, window], chunk, window)
-        s.add_chunk(dv, s.key_rows, chunk, w.matmul("product", P, dO))
-        s.add_chunk(dk, s.own_key_rows, chunk, w.matmul("product", dS, Q))
-        add_windows(s, dq, window, w.matmul("product", transpose(dS), K))
+        add_chunks(s, dv, s.key_rows, chunk, w.matmul("product", P, dO))
+        add_chunks(s, dk, s.own_key_rows, chunk, w.matmul("product", dS, Q))
+        add_windows(s, dq, s.query_rows, window, w.matmul("product", transpose(dS), K))
     if s.plan.exclude_self:
         some = backend.nonzero(sees_nothing)
         dv[s.all_queries][some] += dout[s.all_queries][some] * sees_nothing[some, None]
@@ -95,31 +95,25 @@ def softmax_gradient(s, S, dP, m, delta, chunk, window):
     if cuda.compiles(s.xp):
         return cuda.softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep)
     s.forbid(S, chunk, window, weights)
-    S -= s.windows(m)[:, :, None]
+    m, delta = s.windows(m)[:, :, None], s.windows(delta)[:, :, None]
+    s.xp.minimum(S, m, out=S)  # this S may be a rounding error above that of `attend`, and m with it
+    S -= m
     P = s.xp.exp(S, out=S)
     if weights is not None:
         P *= weights
     if keep is not None:
         dP *= keep
-    dP -= s.windows(delta)[:, :, None]
+    dP -= delta
     dS = s.xp.multiply(P, dP, out=dP)
     if keep is not None:  # the weights that V met were dropped out, too
         P *= keep
     return P, dS
 
 
-def add_windows(s, dq, window, parts):
-    """Add gradients of overlapping windows, parts (g, n, W C, D), to dq: first up by slot, then by token."""
-    g, n, window_len, d_head = parts.shape
-    chunk_len = s.chunk_len or window_len
-    sums = s.scratch("by slot", g, n - 1 + window_len // chunk_len, chunk_len, d_head)
-    sums[:, :n], sums[:, n:] = parts[:, :, :chunk_len], 0
-    for i, start in enumerate(range(chunk_len, window_len, chunk_len), start=1):
-        sums[:, i : i + n] += parts[:, :, start : start + chunk_len]
-    sums = sums.reshape(g, -1, d_head)
-    for slots in s.parts(window):  # a token may be in the window twice: once in each of two rounds
-        values = sums[:, slots.start - window.start : slots.stop - window.start]
-        s.scratch.scatter_add(dq, s.query_rows[:, slots], values)
+def row_max(S):
+    """The largest logit of each row, S (..., n) -> (rows,). On a CPU, argmax is several times as fast as max."""
+    S = S.reshape(-1, S.shape[-1])
+    return S[backend.get_xp(S).arange(len(S)), S.argmax(axis=-1)]
 
 
 def transpose(x):

@@ -10,7 +10,7 @@ arrays an optimizer changes in place: an optimizer is one loop, a checkpoint is 
 its parameter. A cache leaves out the parameters, which the layer still has. Read next: `linear.py`, the simplest layer.
 """
 
-from minireformer.checks import check_array
+from minireformer.checks import check_like, expect_type
 
 
 class Layer:
@@ -46,13 +46,8 @@ class Layer:
 
         Nothing is copied unless everything fits: a ValueError or TypeError names the parameter that doesn't.
         """
-        if not isinstance(values, dict):
-            raise TypeError(f"values: expected a dict such as params; got {type(values).__name__}")
-        missing, unknown = self.params.keys() - values.keys(), values.keys() - self.params.keys()
-        if missing or unknown:
-            raise ValueError(f"params: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
-        for name, param in self.params.items():
-            check_array(f"params[{name!r}]", values[name], *param.shape, like=param)
+        expect_type("values", values, isinstance(values, dict), "a dict such as params")
+        check_like("params", values, self.params)
         for name, param in self.params.items():
             param[...] = values[name]
 

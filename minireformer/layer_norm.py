@@ -6,12 +6,11 @@ The maths is in two functions of rows, `norm_rows` and `norm_rows_backward`. The
 out over threads, and the layer owns the parameters. Read next: `embedding.py`.
 """
 
-import math
 from typing import Any, NamedTuple
 
 from minireformer import backend
 from minireformer.backend import get_xp, row_dot
-from minireformer.checks import check_array, check_count, float_dtype, is_number
+from minireformer.checks import check_array, check_count, check_eps, float_dtype
 from minireformer.layer import Layer
 from minireformer.threads import parallel_rows
 
@@ -62,7 +61,7 @@ def layer_norm(x, weight, bias, eps=1e-12):
     check_array("x", x, ..., None, like=weight)
     check_array("weight", weight, x.shape[-1])
     check_array("bias", bias, x.shape[-1], like=weight)
-    eps = check_eps(eps)
+    eps = check_eps("eps", eps)
     y, mean, scale = (get_xp(x).empty((*x.shape[:-1], d), x.dtype) for d in (x.shape[-1], 1, 1))
     parallel_rows(lambda _, x, *out: norm_rows(x, weight, bias, eps, *out), x, y, mean, scale)
     return y, LayerNormCache(x, weight, mean, scale)
@@ -82,7 +81,7 @@ class LayerNorm(Layer):
 
     def __init__(self, d, eps=1e-12, dtype="float32"):
         super().__init__()
-        d, self.eps = check_count("d", d), check_eps(eps)
+        d, self.eps = check_count("d", d), check_eps("eps", eps)
         self.params["weight"] = backend.active().ones(d, dtype=float_dtype(dtype))
         self.params["bias"] = backend.active().zeros(d, dtype=float_dtype(dtype))
 
@@ -91,12 +90,5 @@ class LayerNorm(Layer):
         return y, cache._replace(weight=None)
 
     def backward(self, dy, cache):
-        dx, dweight, dbias = layer_norm_backward(dy, cache._replace(weight=self.params["weight"]))
-        return dx, {"weight": dweight, "bias": dbias}
-
-
-def check_eps(eps):
-    """`eps` as a float; ValueError unless it is a finite number >= 0."""
-    if not is_number(eps) or not 0 <= eps < math.inf:
-        raise ValueError(f"eps: expected a finite number >= 0; got {eps!r}")
-    return float(eps)
+        dx, *dparams = layer_norm_backward(dy, cache._replace(weight=self.params["weight"]))
+        return dx, dict(zip(self.params, dparams))

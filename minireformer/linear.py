@@ -26,8 +26,7 @@ def linear(x, weight, bias=None):
     check_array("weight", weight, None, None)
     d_out, d_in = weight.shape
     check_array("x", x, ..., d_in, like=weight)
-    if bias is not None:
-        check_array("bias", bias, d_out, like=weight)
+    check_array("bias", bias, d_out, like=weight, optional=True)
     y = matmul(x.reshape(-1, d_in), weight.T)
     if bias is not None:
         y += bias
@@ -67,5 +66,5 @@ class Linear(Layer):
         return y, cache._replace(weight=None)
 
     def backward(self, dy, cache):
-        dx, dweight, dbias = linear_backward(dy, cache._replace(weight=self.params["weight"]))
-        return dx, {"weight": dweight} if dbias is None else {"weight": dweight, "bias": dbias}
+        dx, *dparams = linear_backward(dy, cache._replace(weight=self.params["weight"]))
+        return dx, dict(zip(self.params, dparams))  # without a bias, there is no gradient to name

@@ -27,14 +27,15 @@ def softmax_cross_entropy(logits, targets, scale=1.0, out=None):
     check_tokens("targets", targets, logits.shape[1])
     if not is_number(scale):
         raise TypeError(f"scale: expected a number; got {type(scale).__name__}")
-    if out is not None:
-        check_array("out", out, *logits.shape, like=logits, whose="the logits")
+    check_array("out", out, *logits.shape, like=logits, whose="the logits", optional=True)
     return _softmax_cross_entropy(logits, targets, scale, out)
 
 
 def softmax_cross_entropy_backward(dloss, dlogits):
-    """-> dlogits, times dloss."""
-    return _scaled(dlogits, dloss)
+    """-> dlogits, times dloss (in training it is 1, so there is no work)."""
+    if isinstance(dloss, (int, float)) and dloss == 1:
+        return dlogits
+    return dlogits * get_xp(dlogits).asarray(dloss, dtype=dlogits.dtype)
 
 
 def _softmax_cross_entropy(logits, targets, scale, out):
@@ -70,8 +71,7 @@ def chunked_cross_entropy(features, weight, bias, targets, mask=None, chunk_len=
     check_array("weight", weight, None, None)
     vocab_size, d = weight.shape
     check_array("features", features, None, None, d, like=weight)
-    if bias is not None:
-        check_array("bias", bias, vocab_size, like=weight)
+    check_array("bias", bias, vocab_size, like=weight, optional=True)
     chunk_len = check_count("chunk_len", chunk_len)
     positions, targets = check_targets(targets, mask, features.shape[:2], vocab_size, like=weight)
     return cross_entropy_at(positions, targets, features, weight, bias, chunk_len)
@@ -119,12 +119,5 @@ def cross_entropy_at(positions, targets, features, weight, bias, chunk_len):
 
 
 def chunked_cross_entropy_backward(dloss, cache):
-    """-> dfeatures, dweight, dbias (None without a bias), times dloss (in training it is 1, so there is no work)."""
-    return tuple(None if gradient is None else _scaled(gradient, dloss) for gradient in cache)
-
-
-def _scaled(gradient, dloss):
-    """`dloss * gradient` in the dtype of the gradient; the gradient itself if dloss is the number 1."""
-    if isinstance(dloss, (int, float)) and dloss == 1:
-        return gradient
-    return gradient * get_xp(gradient).asarray(dloss, dtype=gradient.dtype)
+    """-> dfeatures, dweight, dbias (None without a bias), times dloss."""
+    return tuple(None if gradient is None else softmax_cross_entropy_backward(dloss, gradient) for gradient in cache)

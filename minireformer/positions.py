@@ -12,7 +12,7 @@ import numpy as np
 
 from minireformer import backend, rng
 from minireformer.backend import get_xp
-from minireformer.checks import check_array, check_count, check_sizes, float_dtype
+from minireformer.checks import check_array, check_count, check_sizes, expect, float_dtype
 from minireformer.layer import Layer
 from minireformer.linear import normal_param
 
@@ -28,8 +28,9 @@ class PositionsCache(NamedTuple):
 class Positions(Layer):
     """Base class: y = x + table(T) for x (B, T, d_model), T <= max_len.
 
-    A subclass computes `table(T)` (T, d_model), and from its gradient, in `table_backward`, those of its parameters. If
-    it has none, its table comes from the module of the array `like`, or from the one in use.
+    A subclass defines `table(T, like=None)`, which is (T, d_model), and `table_backward(dtable)`, which makes the
+    gradients of its parameters from that of the table. A table without parameters comes from the module of the array
+    `like`, or from the one in use.
     """
 
     def __init__(self, max_len, d_model):
@@ -39,20 +40,13 @@ class Positions(Layer):
     def forward(self, x, seed=0, training=True):
         """x (B, T, d_model) -> y, cache."""
         check_array("x", x, None, None, self.d_model, like=next(iter(self.params.values()), None))
-        if x.shape[1] > self.max_len:
-            raise ValueError(f"x: expected at most {self.max_len} positions (max_len); got {x.shape[1]}")
+        expect("x", x.shape[1], x.shape[1] <= self.max_len, f"at most {self.max_len} positions (max_len)")
         return x + self.table(x.shape[1], like=x), PositionsCache(x.shape[1])
 
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx, grads; positions without a token get gradient 0."""
         check_array("dy", dy, None, cache.length, self.d_model, like=next(iter(self.params.values()), None))
         return dy, self.table_backward(dy.sum(axis=0))
-
-    def table(self, length, like=None):
-        raise NotImplementedError
-
-    def table_backward(self, dtable):
-        raise NotImplementedError
 
 
 class LearnedPositions(Positions):
@@ -76,8 +70,7 @@ class SinusoidalPositions(Positions):
 
     def __init__(self, max_len, d_model, dtype="float32"):
         super().__init__(max_len, d_model)
-        if d_model % 2:
-            raise ValueError(f"d_model: sinusoidal positions need an even number; got {d_model}")
+        expect("d_model", d_model, d_model % 2 == 0, "an even number, for sinusoidal positions")
         self.dtype = float_dtype(dtype)
 
     def table(self, length, like=None):
@@ -100,8 +93,7 @@ class AxialPositions(Positions):
 
     def __init__(self, shape, dims, seed=0, dtype="float32"):
         shape, dims = check_sizes("shape", shape), check_sizes("dims", dims)
-        if len(shape) != len(dims):
-            raise ValueError(f"dims: expected one size for each axis of shape {shape}; got {dims}")
+        expect("dims", dims, len(dims) == len(shape), f"one size for each axis of shape {shape}")
         super().__init__(math.prod(shape), sum(dims))
         self.shape, self.dims = shape, dims
         for axis, (size, d) in enumerate(zip(shape, dims)):
@@ -110,28 +102,23 @@ class AxialPositions(Positions):
             self.params[f"weights.{axis}"] = normal_param(rng.fold(seed, f"axis {axis}"), table_shape, _STD, dtype)
 
     def table(self, length, like=None):
-        grid_shape, first = self._grid_shape(length), self.params["weights.0"]
-        grid = get_xp(first).empty((*grid_shape, self.d_model), first.dtype)
-        for axis, columns in self._columns(grid):
-            columns[...] = self.params[f"weights.{axis}"][: grid_shape[0]]  # other tables have 1 row there
-        return grid.reshape(-1, self.d_model)[:length]
+        xp, shape = get_xp(self.params["weights.0"]), self._grid_shape(length)
+        tables = (table[: shape[0]] for table in self.params.values())  # only the first has more than 1 row there
+        columns = [xp.broadcast_to(table, (*shape, table.shape[-1])) for table in tables]
+        return xp.concatenate(columns, axis=-1).reshape(-1, self.d_model)[:length]
 
     def table_backward(self, dtable):
-        xp, grid_shape, grads = get_xp(dtable), self._grid_shape(len(dtable)), {}
-        padded = xp.zeros((math.prod(grid_shape), self.d_model), dtable.dtype)
-        padded[: len(dtable)] = dtable
-        for axis, columns in self._columns(padded.reshape(*grid_shape, self.d_model)):
-            others = tuple(a for a in range(len(grid_shape)) if a != axis)
+        xp, shape, grads = get_xp(dtable), self._grid_shape(len(dtable)), {}
+        dgrid = xp.zeros((*shape, self.d_model), dtable.dtype)
+        dgrid.reshape(-1, self.d_model)[: len(dtable)] = dtable
+        parts = xp.split(dgrid, np.cumsum(self.dims)[:-1].tolist(), axis=-1)
+        for axis, (name, columns) in enumerate(zip(self.params, parts)):
+            others = tuple(a for a in range(len(shape)) if a != axis)
             grad = columns.sum(axis=others, keepdims=True)  # the gradient of a broadcast is a sum
-            grads[f"weights.{axis}"] = xp.zeros_like(self.params[f"weights.{axis}"])
-            grads[f"weights.{axis}"][: len(grad)] = grad
+            grads[name] = xp.zeros_like(self.params[name])
+            grads[name][: len(grad)] = grad
         return grads
 
     def _grid_shape(self, length):
         """The grid's shape, with only as much of its first axis as `length` positions reach."""
         return (-(-length // math.prod(self.shape[1:])), *self.shape[1:])
-
-    def _columns(self, grid):
-        """(axis, view of the columns that its table fills) for every axis of a grid (a, b, ..., d_model)."""
-        ends = np.cumsum(self.dims).tolist()
-        return [(axis, grid[..., end - d : end]) for axis, (d, end) in enumerate(zip(self.dims, ends))]

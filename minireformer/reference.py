@@ -4,7 +4,7 @@
 
 Time and memory grow with the square of the length, which is why the rest of the package exists. It is here
 because it is short and obviously right: tests hold the fast kernel against it, and notebooks begin with it.
-Read next: `head_table.py`.
+Read next: `tables.py`.
 """
 
 from minireformer import backend

@@ -61,6 +61,7 @@ class Schedule:
         self.plan, self.options, self.heads, self.by, self.scratch = plan, plan.options, heads, by, scratch
         self.xp, (_, self.n_heads, self.n_queries), self.n_keys = queries.xp, queries.shape, keys.shape[2]
         self.chunk_len, self.n_rounds, self.all_pairs = plan.options.chunk_len, len(plan.seeds), plan.order is None
+        self.window_len = plan.window_len(self.n_keys)
         self.logits_per_tile = plan.logits_per_tile(queries, self.n_keys) // len(heads)
         if self.all_pairs:
             self.query, self.key = (self.xp.arange(n)[None] for n in (self.n_queries, self.n_keys))
@@ -84,9 +85,9 @@ class Schedule:
         if self.all_pairs:
             yield from self._tiles_of_all_pairs()
             return
-        chunks_per_tile = self.logits_per_tile // (self.chunk_len * self.plan.window_len(self.n_keys))
+        chunks_per_tile = max(1, self.logits_per_tile // (self.chunk_len * self.window_len))
         for first in range(self.pad, self.pad + self.n_rounds * self.n_keys, self.n_keys):
-            for tile in threads.slices(self.n_keys, max(1, chunks_per_tile) * self.chunk_len):
+            for tile in threads.slices(self.n_keys, chunks_per_tile * self.chunk_len):
                 start, stop = first + tile.start, first + tile.stop
                 yield slice(start, stop), slice(start - self.before, stop + self.after)
 
@@ -118,32 +119,9 @@ class Schedule:
         if self.all_pairs:
             return x[:, None]
         x = self.xp.ascontiguousarray(x)
-        (group, slot, *rest), window_len = x.strides, self.plan.window_len(self.n_keys)
-        shape = len(x), (x.shape[1] - window_len) // self.chunk_len + 1, window_len, *x.shape[2:]
+        group, slot, *rest = x.strides
+        shape = len(x), (x.shape[1] - self.window_len) // self.chunk_len + 1, self.window_len, *x.shape[2:]
         return backend.strided(x, shape, (group, self.chunk_len * slot, slot, *rest))
-
-    # Rows of tables
-
-    def gather_queries_and_keys(self, q, k, scale, chunk, window):
-        """The rows of a tile's queries, and those of its keys times scale (g, slots): (g, slots, D) each.
-
-        Where tokens are query and key at once, those of a chunk are in its window: one gather has both.
-        """
-        queries, keys = (chunk, window) if self.by == "queries" else (window, chunk)
-        if q is not k or self.key_rows is not self.query_rows:
-            K = self.scratch.gather("K", k, self.key_rows[:, keys], scale[:, keys])
-            return self.scratch.gather("Q", q, self.query_rows[:, queries]), K
-        both = self.scratch.gather("Q", q, self.query_rows[:, window])
-        own = both[:, chunk.start - window.start : chunk.stop - window.start]
-        Q, K = (own, both) if self.by == "queries" else (both, own)
-        return Q, self.xp.multiply(K, scale[:, keys, None], out=self.scratch("K", *K.shape))
-
-    def add_chunk(self, table, rows, chunk, values, rescale=None):
-        """`scatter_add` of a tile's own chunks to the rows of a table that is 0 before. The first round only writes."""
-        if self.all_pairs or chunk.stop > self.pad + self.n_keys:
-            self.scratch.scatter_add(table, rows[:, chunk], values, rescale)
-        else:
-            table[rows[:, chunk]] = values.reshape(len(values), chunk.stop - chunk.start, -1)
 
     # Masks
 
@@ -158,7 +136,7 @@ class Schedule:
             if self.plan.exclude_self:
                 bad.append(xp.equal(*self.pairs(self.query, self.key, chunk, window)))
             if self.hidden is not None:
-                bad.append(self.pairs(self.hidden, self.hidden, chunk, window)[1])
+                bad.append(self.pairs(self.query, self.hidden, chunk, window)[1])
         if weights is not None:
             bad.append(weights == 0)
         for pairs in bad:
@@ -200,10 +178,14 @@ class Schedule:
             return seen.astype(self.scratch.dtype)
         times = 0
         for r in range(self.n_rounds):
-            query, key = self._pairs_of_tokens(self.chunk_of_token[:, r], chunk, window)
+            query, key = self._of_tokens(self.chunk_of_token[:, r], chunk, window)
             met = (key >= query - options.n_before) & (key <= query + options.n_after)
             times = times + (met & self._same_bucket(r, chunk, window) if options.same_bucket else met)
         return seen / self.xp.maximum(times, 1).astype(self.scratch.dtype)
+
+    def _same_bucket(self, r, chunk, window):
+        buckets = self.plan.buckets[self.heads.start : self.heads.stop, r]
+        return self.xp.equal(*self._of_tokens(buckets, chunk, window))
 
     @cached_property
     def round(self):
@@ -233,18 +215,13 @@ class Schedule:
 
     def pairs(self, of_queries, of_keys, chunk, window):
         """Arrays (g, slots) of queries and of keys, cut to a tile and shaped so that together they fit its logits."""
-        if self.by == "queries":
-            return self._fitted(of_queries[:, chunk], of_keys[:, window])
-        return self._fitted(of_keys[:, chunk], of_queries[:, window])[::-1]
+        x, y = (of_queries, of_keys) if self.by == "queries" else (of_keys, of_queries)
+        return self._fitted(x[:, chunk], y[:, window])
 
-    def _pairs_of_tokens(self, x, chunk, window):
+    def _of_tokens(self, x, chunk, window):
         """`pairs` of an array (g, T) that has an entry for every token."""
-        x = self._fitted(*(self.xp.take_along_axis(x, self.query[:, slots], axis=1) for slots in (chunk, window)))
-        return x if self.by == "queries" else x[::-1]
+        return self._fitted(*(self.xp.take_along_axis(x, self.query[:, slots], axis=1) for slots in (chunk, window)))
 
     def _fitted(self, of_chunks, of_windows):
-        return self.chunks(of_chunks)[..., None], self.windows(of_windows)[:, :, None]
-
-    def _same_bucket(self, r, chunk, window):
-        buckets = self.plan.buckets[self.heads.start : self.heads.stop, r]
-        return self.xp.equal(*self._pairs_of_tokens(buckets, chunk, window))
+        fitted = self.chunks(of_chunks)[..., None], self.windows(of_windows)[:, :, None]
+        return fitted if self.by == "queries" else fitted[::-1]

@@ -6,6 +6,7 @@ Read next: `rng.py`.
 """
 
 import functools
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +17,8 @@ from minireformer.backend import get_xp
 
 _LEAST_ROWS, _MOST_BLOCKS = 128, 16  # of blocks for products: enough for many cores, each long enough for BLAS
 _ENTRIES = 1 << 18  # of other blocks: about what a cache holds; with fewer, threads would wait for Python's lock
+_pool = functools.cache(functools.partial(ThreadPoolExecutor, thread_name_prefix="minireformer"))
+_blas = functools.cache(ThreadpoolController)  # looks for BLAS in this process when it is first asked
 
 
 def slices(n, step):
@@ -53,7 +56,7 @@ def parallel_rows(work, *arrays, products=False):
     among the arrays stays `None`. Arrays that `work` writes to must be contiguous.
     """
     xp = get_xp(arrays[0])
-    tables = [array if array is None else array.reshape(-1, array.shape[-1]) for array in arrays]
+    tables = [x if x is None else x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays]
     n_rows, n_columns = tables[0].shape
     step = max(_LEAST_ROWS, -(-n_rows // _MOST_BLOCKS)) if products else _ENTRIES // n_columns
     blocks = slices(n_rows, step if xp is np else n_rows) or [slice(0, 0)]
@@ -75,11 +78,9 @@ def matmul(a, b, out=None):
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(f"b: expected matrices (n, k) and (k, m); got {a.shape} and {b.shape}")
     xp = get_xp(a)
-    if xp is not np:
-        return xp.matmul(a, b, out=out)
     if out is None:
-        out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
-    parallel_rows(lambda _, a, out: np.matmul(a, b, out=out), a, out, products=True)
+        out = xp.empty((a.shape[0], b.shape[1]), xp.result_type(a, b))
+    parallel_rows(lambda _, a, out: xp.matmul(a, b, out=out), a, out, products=True)
     return out
 
 
@@ -90,13 +91,3 @@ def batched_matmul(a, b, out):
     """
     xp = get_xp(out)
     return xp.matmul(a, b, out=out) if xp is np else cuda.batched_matmul(xp, a, b, out)
-
-
-@functools.cache
-def _pool(n):
-    return ThreadPoolExecutor(n, thread_name_prefix="minireformer")
-
-
-@functools.cache
-def _blas():
-    return ThreadpoolController()

@@ -5,8 +5,15 @@ import math
 import pytest
 
 from arrays import generator, xp
-from minireformer.activations import gelu, gelu_backward, gelu_tanh, gelu_tanh_backward, relu, relu_backward
-from minireformer.normal import normal_cdf
+from minireformer.activations import (
+    gelu,
+    gelu_backward,
+    gelu_tanh,
+    gelu_tanh_backward,
+    normal_cdf,
+    relu,
+    relu_backward,
+)
 
 draw = generator(0, "test_activations")
 PAIRS = [(relu, relu_backward), (gelu, gelu_backward), (gelu_tanh, gelu_tanh_backward)]

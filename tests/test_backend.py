@@ -2,13 +2,11 @@
 
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
 
-from minireformer import backend, rng, threads
+from minireformer import backend, rng
 from minireformer.checks import check_array
 from minireformer.layer import Layer
 
@@ -40,33 +38,7 @@ def test_arrays_know_their_module():
         backend.get_xp([1, 2])
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_share_out_does_every_item_once_with_blas_on_one_thread(n_threads, monkeypatch):
-    monkeypatch.setattr(backend, "_n_threads", n_threads)
-    done, names, blas = [], set(), []
-
-    def work(items):
-        blas.extend(info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas")
-        names.add(threading.current_thread().name)
-        done.extend(items)
-
-    threads.parallel_for(work, 7, np)
-    assert sorted(done) == list(range(7))
-    assert set(blas) == {1}
-    assert len(names) <= n_threads
-
-
-def test_share_out_passes_errors_on(monkeypatch):
-    monkeypatch.setattr(backend, "_n_threads", 2)
-
-    def work(items):
-        raise ArithmeticError("in a thread")
-
-    with pytest.raises(ArithmeticError, match="in a thread"):
-        threads.parallel_for(work, 3, np)
-
-
-def test_one_wait_fetches_all_numbers_together_and_checks_before_it_gives_them(cupy, counts):
+def test_deferred_sync_fetches_all_numbers_together_and_checks_before_it_gives_them(cupy, counts):
     backend.use("cupy")
     x, seen = backend.asarray([3.0, 5.0]), []
     counts.clear()
@@ -80,11 +52,11 @@ def test_one_wait_fetches_all_numbers_together_and_checks_before_it_gives_them(c
     with pytest.raises(KeyError), backend.deferred_sync():
         backend.check_later(x, lambda *values: seen.append(values))
         raise KeyError
-    backend.check_later(x, lambda *values: seen.append(values))  # outside: at once, and what was put off is forgotten
+    backend.check_later(x, lambda *values: seen.append(values))  # outside: at once, and what was pending is forgotten
     assert len(seen) == 2
 
 
-def test_on_numpy_nothing_is_put_off():
+def test_on_numpy_nothing_is_deferred():
     with backend.deferred_sync() as fetch:
         with pytest.raises(ValueError):
             backend.check_later(np.array([1, 2]), lambda low, high: int("no number"))
@@ -101,19 +73,6 @@ def test_thread_counts_may_be_numpys(monkeypatch):
     monkeypatch.setattr(backend, "_n_threads", 1)
     backend.set_threads(np.int64(2))
     assert backend.n_threads() == 2 and type(backend.n_threads()) is int
-
-
-def test_nothing_to_share_out_is_no_work():
-    done = []
-    threads.parallel_for(done.extend, 0, np)
-    assert done == []
-    assert threads.matmul(np.ones((0, 3)), np.ones((3, 2))).shape == (0, 2)
-
-
-def test_matrices_that_do_not_fit_are_named():
-    for a, b in (((2, 3), (2, 3)), ((3,), (3, 2)), ((2, 3), (1, 3, 2))):
-        with pytest.raises(ValueError, match=r"b: expected matrices \(n, k\) and \(k, m\); got"):
-            threads.matmul(np.ones(a), np.ones(b))
 
 
 def test_strided_view_is_numpys():
@@ -179,51 +138,11 @@ def test_array_checks_say_what_was_expected():
 
 def test_zero_threads_in_the_environment_are_not_taken_at_their_word():
     code = (
-        "import numpy as np; from minireformer import backend as b; x = np.eye(3); print((b.matmul(x, x) == x).all())"
+        "import numpy as np; from minireformer.threads import matmul; x = np.eye(3); print((matmul(x, x) == x).all())"
     )
     environment = {"OMP_NUM_THREADS": "0", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "True", done.stderr
-
-
-@pytest.mark.parametrize("rows", [1, 127, 128, 129, 5000])
-def test_matmul_is_numpys_whatever_the_number_of_threads(rows, monkeypatch):
-    random = np.random.default_rng(rows)
-    a, b = random.standard_normal((rows, 30)), random.standard_normal((20, 30)).T
-    results = []
-    for n_threads in (1, 2, 3):
-        monkeypatch.setattr(backend, "_n_threads", n_threads)
-        results.append(threads.matmul(a, b))
-    np.testing.assert_allclose(results[0], a @ b, atol=1e-12)
-    assert all((other == results[0]).all() for other in results[1:])
-    out = np.empty((rows, 40))[:, ::2]
-    assert threads.matmul(a, b, out=out) is out
-    np.testing.assert_allclose(out, results[0], atol=1e-12)  # NumPy before 2.3 goes past BLAS for such an out
-
-
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_what_follows_a_product_sees_every_row_once_and_after_its_product(n_threads, monkeypatch):
-    monkeypatch.setattr(backend, "_n_threads", n_threads)
-    a, b = np.random.default_rng(0).standard_normal((2, 1000, 1000))
-    expected = a @ b
-    out = np.empty_like(expected)
-    threads.matmul(a, b, out=out, epilogue=lambda rows: np.negative(out[rows], out=out[rows]))
-    np.testing.assert_allclose(out, -expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize("n_rows", [0, 1, 1000, 4097])
-def test_by_rows_takes_every_row_once_in_slices_that_do_not_depend_on_threads(n_rows, n_threads, monkeypatch):
-    monkeypatch.setattr(backend, "_n_threads", n_threads)
-    seen, slices = np.zeros(n_rows), []
-
-    def work(rows):
-        seen[rows] += 1
-        slices.append((rows.start, rows.stop))
-
-    threads.parallel_rows(work, n_rows, 256, np)
-    assert (seen == 1).all()
-    assert sorted(slices) == [(start, min(start + 1024, n_rows)) for start in range(0, max(1, n_rows), 1024)]
 
 
 def test_the_number_of_threads_follows_the_environment():

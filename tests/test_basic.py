@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 
 from arrays import generator, xp
-from minireformer import backend
+from minireformer import threads
 from minireformer.dropout import Dropout, dropout, dropout_backward
 from minireformer.embedding import Embedding, embedding, embedding_backward
 from minireformer.layer_norm import LayerNorm, layer_norm, layer_norm_backward
@@ -56,6 +56,8 @@ def test_gradients_of_functions(assert_gradients, leading):
     else:  # nothing to differentiate, but nothing may break either
         y, cache = linear(normal(*leading, 4), normal(3, 4), normal(3))
         assert [d.shape for d in linear_backward(y, cache)] == [(*leading, 4), (3, 4), (3,)]
+        y, cache = layer_norm(normal(*leading, 4), normal(4), normal(4))
+        assert [d.shape for d in layer_norm_backward(y, cache)] == [(*leading, 4), (4,), (4,)]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 5), (2, 0)])

@@ -50,11 +50,13 @@ def test_wrong(backward, assert_gradients):
 
 
 def test_wrong_gradients_fail_and_checks_of_every_process_are_counted(tmp_path):
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    for name in ("conftest.py", "arrays.py"):  # the first imports the second
+        shutil.copy(Path(__file__).with_name(name), tmp_path)
     (tmp_path / "test_checks.py").write_text(CHECKS)
     command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:nbval", "-p", "no:cacheprovider"]
-    out = subprocess.run([*command, "--rootdir", tmp_path, tmp_path], capture_output=True, text=True).stdout
-    assert "2 failed, 6 passed" in out
+    run = subprocess.run([*command, "--rootdir", tmp_path, tmp_path], capture_output=True, text=True)
+    out = run.stdout
+    assert "2 failed, 6 passed" in out, run.stderr
     assert "3 functions and layers checked" in out and ", 7 checks" in out
     assert "largest relative error inf (a wrong one)" in out
     (line,) = (line for line in out.splitlines() if line.startswith("another library"))

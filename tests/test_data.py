@@ -205,7 +205,7 @@ def test_text_files_reads_a_folder_but_not_what_is_hidden_empty_or_binary(tmp_pa
 def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "text").write_bytes(b"x" * 100)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="path: expected a file or a folder; got ''"):
+    with pytest.raises(ValueError, match="path: expected a file or a folder that exists; got ''"):
         text_files("")
     assert text_files(".").train.tobytes() == b"x" * 90 + b"\0"
 
@@ -238,7 +238,7 @@ def test_what_is_held_out_is_a_fraction(held_out):
 def test_missing_and_textless_paths_are_errors(tmp_path):
     with pytest.raises(TypeError, match="path: expected a path; got NoneType"):
         text_files(None)
-    with pytest.raises(ValueError, match="nowhere does not exist"):
+    with pytest.raises(ValueError, match="path: expected a file or a folder that exists; got .*nowhere"):
         text_files(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="neither empty nor binary"):
         text_files(tmp_path)
@@ -299,7 +299,7 @@ def test_what_is_no_picture_of_three_colours_is_an_error(picture):
 def test_bad_arguments_of_an_image_corpus_are_named():
     with pytest.raises(TypeError, match="train: expected a list of pictures; got ndarray"):
         ImageCorpus(PLACES, [PLACES[1]])
-    with pytest.raises(ValueError, match="held_out: expected at least one picture; got none"):
+    with pytest.raises(ValueError, match=r"held_out: expected at least one picture; got \[\]"):
         ImageCorpus([PLACES[0]], [])
     corpus = ImageCorpus([PLACES[0]], [PLACES[1]])
     with pytest.raises(ValueError, match="split: .*got 'test'"):

@@ -11,9 +11,8 @@ import minireformer as mr
 from minireformer import backend, cuda, threads
 from minireformer.attention import AttentionOptions
 from minireformer.backend import row_dot
-from minireformer.head_table import HeadTable
 from minireformer.schedule import Plan, Schedule
-from minireformer.scratch import Scratch
+from minireformer.tables import HeadTable, Scratch
 from test_on_double import CONFIGS, training
 
 KERNELS = re.findall(r"__global__ void (\w+)\(", cuda.source("float32"))

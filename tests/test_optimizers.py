@@ -6,6 +6,7 @@ import pytest
 
 from minireformer import backend
 from minireformer.training.optimizers import Adafactor, Adam, clip_by_global_norm, warmup_cosine, warmup_inverse_sqrt
+from runs import host_copy
 
 SHAPES = {"matrix": (5, 7), "wide": (1, 9), "vector": (6,), "axial": (3, 1, 4)}
 
@@ -13,10 +14,6 @@ SHAPES = {"matrix": (5, 7), "wide": (1, 9), "vector": (6,), "axial": (3, 1, 4)}
 def random_arrays(seed, dtype="float64", scale=1.0, shapes=SHAPES):
     random = np.random.default_rng(seed)
     return {name: backend.asarray(random.standard_normal(shape) * scale, dtype) for name, shape in shapes.items()}
-
-
-def host_copy(arrays):
-    return {name: backend.to_numpy(array).copy() for name, array in arrays.items()}
 
 
 def assert_close(arrays, expected, rtol=1e-12):

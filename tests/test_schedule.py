@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from arrays import xp
 from minireformer import reference, schedule
 from minireformer.attention import AttentionOptions
-from minireformer.head_table import HeadTable
 from minireformer.schedule import FAR, Plan, Schedule
-from minireformer.scratch import Scratch
+from minireformer.tables import HeadTable, Scratch
 
 
 def make(plan, by="queries", n_heads=1, n_queries=None, n_keys=None, dtype="float64", head=0):

@@ -75,7 +75,7 @@ def test_accuracy_and_bits_count_where_the_mask_is_true():
         ({"log_every": 2.5}, ValueError, "log_every: .*got 2.5"),
         ({"clip": 0}, ValueError, "clip: .*got 0"),
         ({"checkpoint": "run.pt"}, ValueError, "checkpoint: .*safetensors; got 'run.pt'"),
-        ({"checkpoint_every": 5}, ValueError, "checkpoint_every: expected a path in checkpoint"),
+        ({"checkpoint_every": 5}, ValueError, "checkpoint_every: expected None, or a path in checkpoint"),
         ({"make": lambda params, lr: Adam(dict(host_copy(params)), lr)}, ValueError, "opt: .*model.params"),
     ],
 )

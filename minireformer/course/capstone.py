@@ -6,6 +6,7 @@ otherwise the message says where the error is. To know the mistakes, this file h
 solve the exercise, read no further.
 """
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from minireformer.backend import asarray, get_xp, to_numpy
 from minireformer.hashing import hash_vectors, random_rotations, sort_by_bucket
 from minireformer.rng import generator
 from minireformer.tools.gradcheck import gradcheck
-from minireformer.unit_length import unit_length
+from minireformer.unit_length import inverse_length, unit_length
 
 FORBIDDEN, SELF = -1e9, -1e3  # as in the notebook: e^(SELF - L) is 0 beside any other key, and costs no digits
 PIECES = {  # what each one is, in the order in which they are checked
@@ -45,9 +46,10 @@ def check_backward(backward):
         rotations = random_rotations(seed, 1, d_head, n_rounds, 2 * (length // chunk_len), dtype="float64")
         buckets = hash_vectors(q[None, None], rotations)
         case = f"{length} tokens, {n_rounds} round{'s' if n_rounds > 1 else ''}, chunks of {chunk_len}"
-        _, cache = _attend(q, v, buckets, chunk_len)
-        _check_pieces(backward(dout, *cache[:-1]), (dout, *cache[:-1]), case)
-        _check_whole(backward, q, v, buckets, chunk_len, case)
+        attend = functools.partial(_attend, buckets=buckets, chunk_len=chunk_len)
+        *arguments, _ = attend(q, v)[1]
+        _check_pieces(backward(dout, *arguments), right_pieces(dout, *arguments), case)
+        _check_whole(backward, attend, q, v, case)
 
 
 def _attend(q, v, buckets, chunk_len):
@@ -59,11 +61,12 @@ def _attend(q, v, buckets, chunk_len):
     return out[0, 0], (q, v, out[0, 0], L, sort_by_bucket(buckets)[0, 0], chunk_len, cache)
 
 
-def _check_pieces(found, arguments, case):
+def _check_pieces(found, x, case):
+    """Compare the pieces in the dict `found` with those of x, the `right_pieces`."""
     assert isinstance(found, dict), f"Expected a dict of the pieces that you have: {', '.join(PIECES)}."
     unknown = found.keys() - PIECES.keys()
     assert not unknown, f"No piece is called {', '.join(sorted(unknown))}; they are {', '.join(PIECES)}."
-    x, so_far = right_pieces(*arguments), []
+    so_far = []
     for piece, meaning in PIECES.items():
         start = f"{case}. Right so far: {', '.join(so_far)}. " if so_far else f"{case}. "
         assert piece in found, f"{start}The next piece is {piece}: {meaning}."
@@ -75,15 +78,12 @@ def _check_pieces(found, arguments, case):
         so_far.append(piece)
 
 
-def _check_whole(backward, q, v, buckets, chunk_len, case):
+def _check_whole(backward, attend, q, v, case):
     """Compare with finite differences and with the library, for another dout than the pieces were checked with."""
 
     def gradients(dout, cache):
         found = backward(dout, *cache[:-1])
         return found["dq"], found["dv"]
-
-    def attend(q, v):
-        return _attend(q, v, buckets, chunk_len)
 
     for gradient in gradcheck((attend, gradients), q, v).gradients:
         wrong = f"All pieces are right, but d{gradient.name} is off by {gradient.error:.0%} with another dout."
@@ -100,6 +100,7 @@ def right_pieces(dout, q, v, out, L, order, chunk_len):
     x.k = unit_length(q)
     x.token = order.reshape(-1, chunk_len)  # (N, C): the token of each slot
     x.window = xp.concatenate([xp.roll(x.token, 1, axis=0), x.token], axis=1)  # (N, 2C): the token of each key
+    x.L_of_slot = L[x.token]  # (N, C)
     x.S, x.own, x.later = _logits(x, x.window)
     x.P = _weights(x)
     x.dvw = x.P.swapaxes(1, 2) @ dout[x.token]
@@ -111,7 +112,7 @@ def right_pieces(dout, q, v, out, L, order, chunk_len):
     x.dkw = x.dS.swapaxes(1, 2) @ q[x.token]  # (N, 2C, D)
     x.dq_query = _by_token(x.dqc, order)
     x.dk = _by_token(_by_slot(x.dkw), order)
-    x.scale = 1 / xp.sqrt((q * q).sum(axis=-1, keepdims=True) + 1e-6 * q.shape[1])
+    x.scale = inverse_length(q)[:, None]
     x.dq = x.dq_query + x.scale * _turning(x.dk, x.k)
     return x
 
@@ -127,10 +128,10 @@ def mistakes(piece, x):
         hint = "Each round's weights add up to 1 by themselves, but all rounds are one softmax. Whose L is it?"
         yield hint, e / e.sum(axis=-1, keepdims=True)
         yield hint, x.P / shares
-        ahead = xp.concatenate([xp.roll(x.token, -1, axis=0), x.token], axis=1)
-        yield "Your windows hold the chunk after, not the chunk before.", _weights(x, *_logits(x, ahead))
+        S, own, later = _logits(x, xp.concatenate([xp.roll(x.token, -1, axis=0), x.token], axis=1))
+        yield "Your windows hold the chunk after, not the chunk before.", _weights(x, S=S, own=own, later=later)
         raw = x.q[x.token] @ x.q[x.window].swapaxes(1, 2)
-        yield "Your keys are as long as the queries. What happens to a key before a query meets it?", _weights(x, raw)
+        yield "Your keys are as long as the queries. What happens to a key before a query meets it?", _weights(x, S=raw)
         yield "Tokens see keys that come later in the text.", _weights(x, later=x.later & False)
         slots = xp.concatenate([unsorted - x.chunk_len, unsorted], axis=1)
         by_slot = _weights(x, later=unsorted[:, :, None] < slots[:, None, :])
@@ -138,14 +139,14 @@ def mistakes(piece, x):
         yield "Tokens see themselves just as they see any other key.", _weights(x, own=x.own & False)
         never = _weights(x, later=x.later | x.own, own=x.own & False)
         yield "Only tokens that see nothing else are wrong. Which key is left for them?", never
-        not_back = (xp.arange(len(x.token)) == 0)[:, None, None] & (xp.arange(2 * x.chunk_len) < x.chunk_len)
-        hint = "Only chunk 0 is wrong: yours looks back at nothing. The chunks form a circle."
-        yield hint, xp.where(not_back, 0, x.P)
+        not_back = x.P.copy()
+        not_back[0, :, : x.chunk_len] = 0
+        yield "Only chunk 0 is wrong: yours looks back at nothing. The chunks form a circle.", not_back
         swapped = xp.roll(x.P, x.chunk_len, axis=2)
         yield "The halves of the windows are exchanged: first comes the chunk before, then the chunk itself.", swapped
         hint = "Your logits are divided by the root of D. Keys of length 1 make that unnecessary."
-        yield hint, _weights(x, x.S / x.q.shape[1] ** 0.5)
-        yield "L goes by token, P by slot. Is your L sorted, as the queries are?", _weights(x, L=x.L[unsorted])
+        yield hint, _weights(x, S=x.S / x.q.shape[1] ** 0.5)
+        yield "L goes by token, P by slot. Is your L sorted, as the queries are?", _weights(x, L_of_slot=x.L[unsorted])
         yield "It holds dS: you computed something in place, over P.", x.dS
     if piece == "dvw":
         yield "dout goes by token, P by slot. Is your dout sorted?", x.P.swapaxes(1, 2) @ x.dout[unsorted]
@@ -188,19 +189,17 @@ def _look_back_mistakes(windows, x):
     """Mistakes between a gradient in windows (N, 2C, D) and one by token: the look-back, and after it the sort."""
     xp = get_xp(x.q)
     before, own = windows[:, : x.chunk_len], windows[:, x.chunk_len :]
-    rounds = before.reshape(len(x.order), -1, *before.shape[1:])
-    lost = xp.where((xp.arange(len(before)) == 0)[:, None, None], 0, before)
+    by_round = before.reshape(len(x.order), -1, *before.shape[1:])
+    astray = own + xp.roll(by_round, -1, axis=1).reshape(before.shape)
+    no_circle = own + xp.concatenate([before[1:], xp.zeros_like(before[:1])])
     for hint, wrong in (
         ("The first half of a window has a gradient, too. Whose is it?", own),
         ("The second half of a window has a gradient, too. Whose is it?", xp.roll(before, -1, axis=0)),
         ("Half of a window's gradient belongs one chunk earlier; yours stays where it is.", own + before),
         ("Half of a window's gradient belongs one chunk earlier; yours goes later.", own + xp.roll(before, 1, axis=0)),
         ("The halves of the windows are exchanged.", before + xp.roll(own, -1, axis=0)),
-        (
-            "It goes astray at the ends of the rounds. Which chunk looks back at the last one of a round?",
-            own + xp.roll(rounds, -1, axis=1).reshape(before.shape),
-        ),
-        ("The chunk before chunk 0 gets nothing. The chunks form a circle.", own + xp.roll(lost, -1, axis=0)),
+        ("It goes astray at the ends of the rounds. Which chunk looks back at the last one of a round?", astray),
+        ("The chunk before chunk 0 gets nothing. The chunks form a circle.", no_circle),
     ):
         yield f"It is right up to the look-back. {hint}", _by_token(wrong, x.order)
     yield from _sort_mistakes(_by_slot(windows), x)
@@ -208,33 +207,32 @@ def _look_back_mistakes(windows, x):
 
 def _sort_mistakes(chunks, x):
     """Mistakes between a gradient by slot (N, C, D) and one by token: the sort, and the sum over the rounds."""
-    slots = chunks.reshape(*x.order.shape, -1)
-    round_ = get_xp(slots).arange(len(slots))[:, None]
-    yield "It is right until you undo the sort. Yours is still by slot.", slots.sum(axis=0)
-    again = slots[round_, x.order].sum(axis=0)
+    by_slot = chunks.reshape(*x.order.shape, -1).sum(axis=0)
+    yield "It is right until you undo the sort. Yours is still by slot.", by_slot
+    again = _by_round(chunks, x.order).sum(axis=0)
     yield "You sort a second time instead of undoing the sort. Which permutation undoes it?", again
-    by_round = slots[round_, x.order.argsort(axis=-1)]  # (R, T, D)
+    by_round = _by_round(chunks, x.order.argsort(axis=-1))
     for alone in (by_round[-1], by_round[0]):
         yield "One round arrives alone. What becomes of a token's gradient from the other rounds?", alone
     yield "It is the mean over rounds. What becomes of a value that was used R times?", by_round.mean(axis=0)
 
 
 def _logits(x, window):
-    """Logits before the masks (N, C, 2C), and two masks: the key is the query's own token; it comes later."""
+    """Logits S (N, C, 2C) before the masks, and two masks: the key is the query's own token; it comes later."""
     i, j = x.token[:, :, None], window[:, None, :]
     return x.q[x.token] @ x.k[window].swapaxes(1, 2), i == j, i < j
 
 
-def _masked(x, S=None, own=None, later=None):
-    xp, S = get_xp(x.q), x.S if S is None else S
-    own, later = x.own if own is None else own, x.later if later is None else later
-    return xp.where(own, SELF, xp.where(later, FORBIDDEN, S))
+def _masked(x):
+    xp = get_xp(x.q)
+    return xp.where(x.own, SELF, xp.where(x.later, FORBIDDEN, x.S))
 
 
-def _weights(x, S=None, own=None, later=None, L=None):
-    """P (N, C, 2C), or what it would be with other logits, masks, or L by slot (N, C)."""
-    xp, L = get_xp(x.q), x.L[x.token] if L is None else L
-    return xp.exp(xp.minimum(_masked(x, S, own, later) - L[..., None], 700))  # a wrong one might overflow
+def _weights(x, **changes):
+    """P (N, C, 2C), or what it would be with `changes`: other logits, masks, or L_of_slot."""
+    x = SimpleNamespace(**vars(x) | changes)
+    xp = get_xp(x.q)
+    return xp.exp(xp.minimum(_masked(x) - x.L_of_slot[..., None], 700))  # a wrong one might overflow
 
 
 def _by_slot(windows):
@@ -245,8 +243,12 @@ def _by_slot(windows):
 
 def _by_token(chunks, order):
     """By slot (N, C, D) -> by token (T, D), summed over the rounds."""
-    slots = chunks.reshape(*order.shape, -1)
-    return slots[get_xp(slots).arange(len(order))[:, None], order.argsort(axis=-1)].sum(axis=0)
+    return _by_round(chunks, order.argsort(axis=-1)).sum(axis=0)
+
+
+def _by_round(chunks, slots):
+    """By slot (N, C, D) -> (R, T, D): of each round, what is in its `slots` (R, T)."""
+    return get_xp(chunks).take_along_axis(chunks.reshape(*slots.shape, -1), slots[:, :, None], axis=1)
 
 
 def _turning(dk, k):

@@ -5,6 +5,7 @@ also differ in their dashes, and dots in their shapes. This module needs matplot
 imports it.
 """
 
+import itertools
 import math
 
 import matplotlib.pyplot as plt
@@ -58,11 +59,10 @@ def bucket_circle(ax, angles, buckets, n_buckets):
 
     Each sector has the colour of its bucket, and the bucket's number is written outside.
     """
-    borders = [i for i in range(1, len(buckets)) if buckets[i] != buckets[i - 1]]
-    sectors = [(buckets[a], angles[a], angles[b]) for a, b in zip(borders, borders[1:])]
-    if borders:  # the last sector goes on past angle 0
-        sectors.append((buckets[0], angles[borders[-1]], angles[borders[0]] + 2 * math.pi))
-    for bucket, start, end in sectors:
+    first = np.flatnonzero(buckets != np.roll(buckets, 1))  # of each sector
+    starts, ends = angles[first], np.roll(angles[first], -1)
+    ends[-1:] += 2 * math.pi  # the last sector goes on past angle 0
+    for bucket, start, end in zip(buckets[first], starts, ends):
         colour = bucket_colour(bucket, n_buckets)
         ax.add_patch(Wedge((0, 0), 1, math.degrees(start), math.degrees(end), facecolor=colour, edgecolor="white"))
         x, y = math.cos((start + end) / 2), math.sin((start + end) / 2)
@@ -142,9 +142,9 @@ def memory_timeline(ax, marks):
     """
     kinds = [mark.label.partition(",")[0] for mark in marks]
     named = [kind for kind in dict.fromkeys(kinds) if kind != "between"]
-    looks = {kind: (COLOURS[i % len(COLOURS)], HATCHES[i % len(HATCHES)]) for i, kind in enumerate(named)}
+    looks = dict(zip(named, itertools.cycle(zip(COLOURS, HATCHES)))) | {"between": ("#BBBBBB", None)}
     for i, (mark, kind) in enumerate(zip(marks, kinds)):
-        colour, hatch = looks.get(kind, ("#BBBBBB", ""))
+        colour, hatch = looks[kind]
         label = None if kind in kinds[:i] else kind
         look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
         ax.bar(i, mark.highest / 2**20, width=1, label=label, **look)

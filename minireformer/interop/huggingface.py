@@ -32,11 +32,10 @@ import safetensors.numpy
 
 from minireformer import backend
 from minireformer.checkpoint import check_finite, write_arrays
-from minireformer.checks import check_count, check_path, float_dtype
+from minireformer.checks import check_count, check_path, check_sizes, float_dtype
 from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets
 from minireformer.model import Body, Reformer
-from minireformer.positions import check_sizes
 
 _FIELDS = {  # a field of their config: (ours, their default)
     "vocab_size": ("vocab_size", 320),
@@ -143,14 +142,12 @@ def to_huggingface(model, folder):
     folder = check_path("folder", folder)
     if isinstance(model, Body) and not isinstance(model, Reformer):
         raise ValueError("model: expected one with a head; got the encoder of an EncoderDecoder")
-    if not isinstance(model, Reformer):
-        raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
-    config = _their_config(model.config) | {"dtype": model.dtype.name}
+    weights, config = state_dict(model), _their_config(model.config) | {"dtype": model.dtype.name}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"folder: expected a folder, old or new; {str(folder)!r} is a file, or lies in one") from None
-    write_arrays(folder / "model.safetensors", state_dict(model), {"format": "pt"})
+    write_arrays(folder / "model.safetensors", weights, {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -161,9 +158,9 @@ def state_dict(model, values=None):
     """
     if not isinstance(model, Reformer):
         raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
-    if values is not None and not isinstance(values, dict):
-        raise TypeError(f"values: expected a dict such as params; got {type(values).__name__}")
     values = model.params if values is None else values
+    if not isinstance(values, dict):
+        raise TypeError(f"values: expected a dict such as params; got {type(values).__name__}")
     if unknown := sorted(values.keys() - model.params.keys()):
         raise ValueError(f"values: expected names of parameters; got {unknown[:5]}")
     return {_their_name(name, model.config.head): value for name, value in values.items()}
@@ -231,18 +228,16 @@ def _our_config(config, weights):
         raise ValueError(f"config: expected attn_layers, a list of lsh and local; got {kinds!r}")
     ours["activation"] = _ACTIVATIONS[activation]
     ours["positions"] = "axial" if ours["positions"] else "learned"
+    used = {"axial_": ours["positions"] == "axial", "lsh_": "lsh" in kinds, "local_": "local" in kinds}
     for name in ("ff_chunk_len", "loss_chunk_len"):
-        if not ours[name]:  # their default is not to cut into chunks; here that would only cost memory
-            del ours[name]
-    for kind in {"lsh", "local"} - set(kinds):  # settings of layers that are not there
-        ours = {name: value for name, value in ours.items() if not name.startswith(f"{kind}_")}
+        used[name] = ours[name]  # their default, 0, is not to cut into chunks; here that would only cost memory
+    unused = tuple(start for start, is_used in used.items() if not is_used)
+    ours = {name: value for name, value in ours.items() if not name.startswith(unused)}
     if heads[0] == "sequence" and "classifier.out_proj.weight" in weights:
         ours["n_labels"] = len(weights["classifier.out_proj.weight"])
     try:
         if ours["positions"] == "axial":
             _fit_grid(ours)
-        else:
-            del ours["axial_shape"], ours["axial_dims"]
         return ReformerConfig(head=heads[0], **ours)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config: {error}") from None
@@ -277,14 +272,13 @@ def _their_config(config):
     for name, is_set in unsupported.items():
         if is_set:
             raise ValueError(f"model: Hugging Face's Reformer has nothing for {name}={getattr(config, name)!r}")
-    ours = {name: getattr(config, name) for name, _ in _FIELDS.values()}
-    for kind in ("lsh", "local"):
-        if ours[f"{kind}_attention_dropout"] is None:
-            ours[f"{kind}_attention_dropout"] = config.attention_dropout
-    theirs_of = {ours_: theirs for theirs, ours_ in reversed(_ACTIVATIONS.items())}
-    ours |= {"positions": config.positions == "axial", "activation": theirs_of[config.activation]}
-    ours |= {"ff_chunk_len": 0, "loss_chunk_len": 0}
-    theirs = {name: ours[our_name] for name, (our_name, _) in _FIELDS.items()}
+    theirs = {theirs: getattr(config, ours) for theirs, (ours, _) in _FIELDS.items()}
+    for name in ("lsh_attention_probs_dropout_prob", "local_attention_probs_dropout_prob"):
+        if theirs[name] is None:
+            theirs[name] = config.attention_dropout
+    theirs["axial_pos_embds"] = config.positions == "axial"
+    theirs["hidden_act"] = next(name for name, ours in _ACTIVATIONS.items() if ours == config.activation)
+    theirs |= {"chunk_size_feed_forward": 0, "chunk_size_lm_head": 0}  # see `to_huggingface`
     if config.positions == "learned":
         del theirs["axial_pos_shape"], theirs["axial_pos_embds_dim"]
     if config.head == "sequence":

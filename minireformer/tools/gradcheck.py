@@ -5,15 +5,14 @@
     print(gradcheck((softmax, softmax_backward), logits))    # a pair of functions that keep the contract
     assert gradcheck(layer, x).ok                            # in a test
 
-We turn the output into a single number, `loss = (out * dout).sum()` with a random `dout`, so that `backward`
-returns the gradient g of that loss. Then we move the input by a small step h along a random direction u.
-Calculus says how the loss must change, and two forward passes show how it does change:
+We turn the output into a single number, `loss = (out * dout).sum()` with a random `dout`, so that `backward` returns
+the gradient g of that loss. Then we move the input by a small step h along a random direction u. Calculus says how the
+loss must change, and two forward passes show how it does change:
 
     g . u   =   (loss(x + h u) - loss(x - h u)) / (2 h)   +   O(h^2)
 
-A direction checks every entry at once; we look at single entries only to say where a gradient is wrong.
-Everything runs in float64: in float32 the difference of two nearly equal numbers would be noise.
-Read next: `memory.py`, the other instrument.
+A direction checks every entry at once; we look at single entries only to say where a gradient is wrong. Everything
+runs in float64: in float32, the difference of two nearly equal numbers would be noise. Read next: `memory.py`.
 """
 
 import copy
@@ -122,7 +121,7 @@ def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
 
 
 def _as_double(value):
-    """A float64 copy of a float array; anything else as it is."""
+    """A float64 copy of an array of floats; anything else as it is."""
     is_float = hasattr(value, "astype") and value.dtype.kind == "f"
     return value.astype("float64") if is_float else value
 
@@ -136,7 +135,7 @@ def _prepare_layer(layer, inputs, seed, settings):
     for label, x in zip(labels, inputs):
         check_module(label, x)
     layer = copy.deepcopy(layer, {id(param): param.astype("float64") for param in layer.params.values()})
-    arrays = {label: x for label, x in zip(labels, inputs) if x.dtype.kind == "f"} | layer.params
+    arrays = {label: x for label, x in zip(labels, inputs) if x.dtype == "float64"} | layer.params
     if not arrays:
         raise TypeError(f"{labels[0]}: {name} has no parameters, and {inputs[0].dtype} has no gradient")
 
@@ -161,7 +160,7 @@ def _prepare_functions(functions, inputs, seed, settings):
     labels = list(inspect.signature(function).parameters)[: len(inputs)]
     labels += [f"input {i}" for i in range(len(labels), len(inputs))]
     for label, x in zip(labels, inputs):
-        if getattr(getattr(x, "dtype", None), "kind", None) != "f":
+        if getattr(x, "dtype", None) != "float64":
             raise TypeError(f"{label}: only arrays of floats have gradients; pass it by name, as a setting")
 
     def backward(dout, cache):

@@ -73,8 +73,8 @@ class Mark(NamedTuple):
 class Peak:
     """What `peak()` yields: `bytes` is None until the block has ended; each `mark` adds one to `marks`."""
 
-    def __init__(self):
-        self.bytes, self.marks, self._look = None, [], None
+    def __init__(self, look):
+        self.bytes, self.marks, self._look = None, [], look
 
     def mark(self, label):
         """Add a `Mark` of this moment to `marks`; RuntimeError once the block has ended."""
@@ -82,7 +82,8 @@ class Peak:
             raise RuntimeError(f"mark {label!r}: the block of `peak()` has ended")
         self.marks.append(Mark(label, *self._look()))
 
-    def _end(self, highest):
+    def _end(self):
+        highest, _ = self._look()  # since the last mark
         self.bytes, self._look = max([highest, *(mark.highest for mark in self.marks)]), None
 
 
@@ -95,52 +96,53 @@ def peak():
     allocations of this thread, in the pool's steps of 512 bytes. Neither sees what BLAS allocates for itself. Blocks
     may be nested.
     """
-    measured = Peak()
-    with (_follow_host if backend.active() is np else _follow_device)(measured):
-        yield measured
+    follow = _follow_host if backend.active() is np else _follow_device
+    with follow() as look:  # look() -> bytes above those at the start: the most since the last look, and now
+        measured = Peak(look)
+        try:
+            yield measured
+        finally:
+            measured._end()
 
 
-_highest = {}  # for every measurement on the host that is under way: the most bytes since its start or last mark
+_highest = {}  # for the `look` of every block on the host that is under way: the most bytes since it was last called
 
 
 @contextlib.contextmanager
-def _follow_host(measured):
+def _follow_host():
+    def look():
+        now = _note_highest()
+        highest, _highest[look] = _highest[look], now
+        return highest - start, now - start
+
     starts_tracing = not tracemalloc.is_tracing()
     if starts_tracing:
         tracemalloc.start()
-    start = _highest[measured] = _note_highest()
-
-    def look():
-        now = _note_highest()
-        highest, _highest[measured] = _highest[measured], now
-        return highest - start, now - start
-
-    measured._look = look
+    start = _highest[look] = _note_highest()
     try:
-        yield
+        yield look
     finally:
-        _note_highest()
-        measured._end(_highest.pop(measured) - start)
+        del _highest[look]
         if starts_tracing:
             tracemalloc.stop()
 
 
 def _note_highest():
-    """Note the peak for every measurement under way, as tracemalloc has only one, and reset it; -> bytes alive now."""
+    """Note the peak for every block under way, as tracemalloc has only one, and reset it; -> bytes alive now."""
     now, highest = tracemalloc.get_traced_memory()
-    for measured, before in _highest.items():
-        _highest[measured] = max(before, highest)
+    for look, before in _highest.items():
+        _highest[look] = max(before, highest)
     tracemalloc.reset_peak()
     return now
 
 
 @contextlib.contextmanager
-def _follow_device(measured):
+def _follow_device():
     from cupy.cuda import MemoryHook
 
     class LiveBytes(MemoryHook):
-        name = f"minireformer {id(measured)}"  # hooks that are nested need different names
         now = highest = 0
+        name = property(lambda self: f"minireformer {id(self)}")  # hooks that are nested need different names
 
         def malloc_postprocess(self, *, mem_size, **_):
             self.now += mem_size
@@ -154,11 +156,7 @@ def _follow_device(measured):
             return highest, self.now
 
     with LiveBytes() as live:
-        measured._look = live.look
-        try:
-            yield
-        finally:
-            measured._end(live.highest)
+        yield live.look
 
 
 class Prediction(NamedTuple):

@@ -5,8 +5,8 @@ second w, a model must find, for every symbol, where it occurred half a sequence
 source code of Python's own standard library: 12 MB that everyone who runs this has, with names that come back
 thousands of bytes later. A picture is a sequence, too: `photograph`.
 
-Everything is a function of a seed, and training asks for a batch by the number of its step. So a run that is
-interrupted and resumed sees the same data. Read next: `optimizers.py`.
+Every batch is a function of a seed. If you use the step's number, a run that is interrupted and resumed sees the same
+data. Read next: `optimizers.py`.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minireformer import backend, rng
-from minireformer.checks import check_count, check_path, is_number
+from minireformer.checks import check_count, check_path, expect, expect_type, is_number
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _MAX_TOKENS = 2**28  # in a batch: 2 GiB of ints
@@ -33,8 +33,7 @@ def duplicate_task(seed, batch, length, n_symbols=127):
     length = check_count("length", length, at_least=4, at_most=_MAX_TOKENS)
     batch = check_count("batch", batch, at_most=_MAX_TOKENS // length)
     n_symbols = check_count("n_symbols", n_symbols, at_most=2**31 - 1)
-    if length % 2:
-        raise ValueError(f"length: expected an even number, for the two halves 0w; got {length}")
+    expect("length", length, length % 2 == 0, "an even number, for the two halves 0w")
     word = rng.generator(seed, "duplicate").integers(1, n_symbols + 1, (batch, length // 2 - 1))  # B, |w|
     half = np.pad(word, ((0, 0), (1, 0)))  # B, T/2: 0w
     tokens = np.concatenate([half, half], axis=1)
@@ -56,26 +55,20 @@ class ByteCorpus:
     """
 
     def __init__(self, files, held_out=0.1):
-        if not isinstance(files, dict):
-            raise TypeError(f"files: expected a dict from names to bytes; got {type(files).__name__}")
+        expect_type("files", files, isinstance(files, dict), "a dict from names to bytes")
         for name, data in files.items():
-            if not isinstance(name, str):
-                raise TypeError(f"files: expected names that are str; got {name!r}")
-            if not isinstance(data, bytes):
-                raise TypeError(f"files[{name!r}]: expected bytes; got {type(data).__name__}")
+            expect_type("files", name, isinstance(name, str), "names that are str")
+            expect_type(f"files[{name!r}]", data, isinstance(data, bytes), "bytes")
         files = {name: data for name, data in files.items() if data}
-        if not files:
-            raise ValueError("files: expected at least one that is not empty; got none")
-        if not is_number(held_out) or not 0 < held_out < 1:
-            raise ValueError(f"held_out: expected a fraction between 0 and 1; got {held_out!r}")
+        expect("files", files, files, "at least one that is not empty")
+        expect("held_out", held_out, is_number(held_out) and 0 < held_out < 1, "a fraction between 0 and 1")
         if len(files) == 1:
             ((name, data),) = files.items()
-            cut = len(data) - round(len(data) * held_out)
-            if cut in (0, len(data)):
-                raise ValueError(
-                    f"files: expected more than the {len(data)} bytes of the only file, {name!r}: with held_out "
-                    f"{held_out}, one of the splits would be empty"
-                )
+            n = len(data)
+            cut = n - round(n * held_out)
+            if cut in (0, n):
+                only = f"the {n} bytes of the only file, {name!r}"
+                raise ValueError(f"files: expected more than {only}, to hold out {held_out} of them")
             files = {f"{name} (beginning)": data[:cut], f"{name} (end)": data[cut:]}
             train_names, held_out_names = ([name] for name in files)
         else:
@@ -84,8 +77,7 @@ class ByteCorpus:
             train_names, held_out_names = sorted(ranked[n_held_out:]), sorted(ranked[:n_held_out])
         self.names = {"train": train_names, "held_out": held_out_names}
         self.train, self.held_out = (
-            np.frombuffer(b"".join(files[name] + b"\0" for name in names), dtype="uint8")
-            for names in (train_names, held_out_names)
+            np.frombuffer(b"".join(files[name] + b"\0" for name in names), "uint8") for names in self.names.values()
         )
 
     def batch(self, split, seed, batch, length):
@@ -95,16 +87,12 @@ class ByteCorpus:
         Raises ValueError where the split is too short for one piece.
         """
         data, length = _split(self, split), check_count("length", length)
-        if len(data) < length + 1:
-            raise ValueError(
-                f"length: expected at most {len(data) - 1}, as the corpus's {split} split "
-                f"holds {len(data)} bytes; got {length}"
-            )
+        n = len(data)
+        expect("length", length, length < n, f"at most {n - 1}, as the {split} split holds {n} bytes")
         batch = check_count("batch", batch, at_most=max(1, _MAX_TOKENS // length))
         pieces = np.lib.stride_tricks.sliding_window_view(data, length + 1)  # a view: starts, T + 1
         starts = rng.generator(seed, split).integers(0, len(pieces), batch)
-        chosen = pieces[starts].astype("int64")  # B, T + 1
-        return backend.asarray(chosen[:, :-1]), backend.asarray(chosen[:, 1:])
+        return _tokens_and_targets(pieces[starts])
 
 
 def standard_library():
@@ -122,33 +110,34 @@ def text_files(path):
     In a folder, hidden files are left out, and so are binary ones (those with a zero byte).
     Raises ValueError where `path` is empty or does not exist, or no text is left.
     """
-    given, path = path, check_path("path", path)
-    if given == "":  # which to `Path` is the current folder
-        raise ValueError("path: expected a file or a folder; got ''")
-    if not path.exists():
-        raise ValueError(f"path: expected a file or a folder; {path} does not exist")
+    path, given = check_path("path", path), str(path)
+    exists = given != "" and path.exists()  # to `Path`, "" is the current folder
+    expect("path", given, exists, "a file or a folder that exists")
     if path.is_dir():
-        visible = (p for p in path.rglob("*") if "/." not in "/" + p.relative_to(path).as_posix())
-        files = _read(path, [p for p in visible if p.is_file()])
+        files = _read(path, [p for p in path.rglob("*") if "/." not in "/" + p.relative_to(path).as_posix()])
     else:
-        files = _read(path.parent, [path] if path.is_file() else [])
+        files = _read(path.parent, [path])
     files = {name: data for name, data in files.items() if data and b"\0" not in data}
-    if not files:
-        raise ValueError(f"path: expected text; {path} holds no file that is neither empty nor binary")
+    expect("path", given, files, "text, at least one file that is neither empty nor binary")
     return ByteCorpus(files)
 
 
 def _read(folder, paths):
     """Files by their names below `folder`, in an order that does not depend on the operating system."""
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    names = {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
     return {name: names[name].read_bytes() for name in sorted(names)}
 
 
 def _split(corpus, name):
     """The split "train" or "held_out" of a corpus; ValueError where `name` is neither."""
-    if not isinstance(name, str) or name not in ("train", "held_out"):
-        raise ValueError(f"split: expected 'train' or 'held_out'; got {name!r}")
-    return getattr(corpus, name)
+    known = isinstance(name, str) and name in ("train", "held_out")
+    return getattr(corpus, expect("split", name, known, "'train' or 'held_out'"))
+
+
+def _tokens_and_targets(rows):
+    """Bytes (B, T + 1) -> tokens (B, T) and targets (B, T), ints: for each byte, the next one."""
+    rows = rows.astype("int64")
+    return backend.asarray(rows[:, :-1]), backend.asarray(rows[:, 1:])
 
 
 class ImageCorpus:
@@ -163,13 +152,11 @@ class ImageCorpus:
 
     def __init__(self, train, held_out):
         for name, pictures in (("train", train), ("held_out", held_out)):
-            if not isinstance(pictures, (list, tuple)):
-                raise TypeError(f"{name}: expected a list of pictures; got {type(pictures).__name__}")
-            if not pictures:
-                raise ValueError(f"{name}: expected at least one picture; got none")
+            expect_type(name, pictures, isinstance(pictures, (list, tuple)), "a list of pictures")
+            expect(name, pictures, len(pictures) > 0, "at least one picture")
             for i, picture in enumerate(pictures):
                 is_bytes = isinstance(picture, np.ndarray) and picture.dtype == "uint8"
-                if not is_bytes or picture.ndim != 3 or picture.shape[2] != 3:
+                if not is_bytes or picture.shape[2:] != (3,):
                     got = f"{getattr(picture, 'dtype', type(picture).__name__)} {getattr(picture, 'shape', '')}"
                     raise TypeError(f"{name}[{i}]: expected uint8 of shape (height, width, 3); got {got.strip()}")
         self.train, self.held_out = list(train), list(held_out)
@@ -181,8 +168,7 @@ class ImageCorpus:
         """
         pictures, side = _split(self, split), check_count("side", side)
         smallest = min(min(picture.shape[:2]) for picture in pictures)
-        if side > smallest:
-            raise ValueError(f"side: expected at most {smallest}, as the {split} split has such a picture; got {side}")
+        expect("side", side, side <= smallest, f"at most {smallest}, as the {split} split has such a picture")
         batch = check_count("batch", batch, at_most=max(1, _MAX_TOKENS // (3 * side**2)))
         random, chosen = rng.generator(seed, split), []
         for _ in range(batch):
@@ -197,26 +183,23 @@ class ImageCorpus:
 
         T = 3 side^2 - 1: the first byte is given, and the last has nothing to predict.
         """
-        squares = self.squares(split, seed, batch, side)
-        rows = squares.reshape(len(squares), -1).astype("int64")  # B, T + 1
-        return backend.asarray(rows[:, :-1]), backend.asarray(rows[:, 1:])
+        squares = self.squares(split, seed, batch, side)  # B, S, S, 3
+        return _tokens_and_targets(squares.reshape(len(squares), -1))
 
 
 def photograph():
     """The one photograph that comes with matplotlib, as an `ImageCorpus`, at full and at half size; needs Pillow.
 
-    It shows Grace Hopper, in 512 x 600 pixels. The file names https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg
-    as its source, where you find its licence: matplotlib's own does not mention it. A band of 128 rows across the
-    middle is held out. One picture is enough to see a model learn what pixels have in common, and far too little to
-    learn what pictures show. Raises ImportError where matplotlib or Pillow is missing.
+    It shows Grace Hopper, in 512 x 600 pixels. For its licence, see the source that the file names,
+    https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg; matplotlib's own does not mention it. A band of 128 rows
+    across the middle is held out. One picture is enough to see a model learn what pixels have in common, and far too
+    little to learn what pictures show. Raises ImportError where matplotlib or Pillow is missing.
     """
     spec = importlib.util.find_spec("matplotlib")  # found, not imported: that takes a second
-    try:
-        from PIL import Image
-    except ImportError:
-        spec = None
-    if spec is None:
+    if spec is None or importlib.util.find_spec("PIL") is None:
         raise ImportError("photograph: needs matplotlib, which brings the picture, and Pillow: pip install matplotlib")
+    from PIL import Image
+
     path = Path(spec.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
     with Image.open(path) as file:
         pixels = np.asarray(file.convert("RGB"))  # 600, 512, 3

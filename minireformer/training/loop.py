@@ -12,6 +12,7 @@ import math
 from tqdm import tqdm
 
 from minireformer import backend, rng
+from minireformer.checkpoint import check_finite
 from minireformer.checks import check_flags
 from minireformer.training.optimizers import check_learning_rate, clip_by_global_norm
 from minireformer.training.record import RunRecord, as_number, check_arguments
@@ -52,17 +53,17 @@ def train(
     A row holds `step` (how many have been made), `loss` and `grad_norm` (means over the steps since the last
     row; the norm before clipping), `bits_per_token` (loss / ln 2: bits per byte, where tokens are bytes),
     `learning_rate` (None: the optimizer's own), `tokens_per_s` (evaluation and checkpoints not counted), and
-    `peak_memory`: the most bytes that the first step since the call to `train` held at a time, beyond
-    parameters and optimizer state. Following memory slows Python down, so only that step is measured, and it
-    doesn't count in `tokens_per_s` (None in a row without another step).
+    `peak_memory`: the most bytes that the first step of this call held at a time, beyond parameters and optimizer
+    state. Following memory slows Python down, so we only measure that step, and leave it out of `tokens_per_s` (None
+    in a row without another step).
 
     Resuming compares the model's config and the seed with those of the checkpoint, and restores the parameters and
-    the optimizer's arrays. All else is up to you: give learning rate, schedule, clip and batches again, or others.
+    the optimizer's arrays. Give everything else again: learning rate, schedule, clip and batches may have changed.
 
     Raises FloatingPointError, naming the step, when the loss or a gradient is NaN or infinite: parameters are then
     as they were before that step. It is also raised when an update overflows, as with a learning rate far too large.
     We notice that before we write the next row or checkpoint, or when the next loss is not finite; those parameters
-    are lost. Either way the last checkpoint is kept, for we only write one while all parameters are finite.
+    are lost. Either way you keep the last checkpoint, which holds only finite parameters.
     """
     steps, log_every, checkpoint_every = check_arguments(
         model, batches, opt, steps, schedule, clip, log_every, evaluate, checkpoint, checkpoint_every
@@ -70,16 +71,17 @@ def train(
     check_flags(resume=resume, progress=progress)
     record = RunRecord(seed, checkpoint)
     record.start(model, opt, resume)
-    check_update(model)
+    check_finite("model:", model.params)
     with tqdm(total=steps, initial=record.step, disable=not progress, unit="step") as bar:
         for step in range(record.step, steps):
-            learning_rate = None if schedule is None else _learning_rate(schedule, step)
+            learning_rate = None
+            if schedule is not None:
+                learning_rate = check_learning_rate(f"schedule: step {step}", as_number(schedule(step)))
             with record.measured():
                 n_tokens, loss, grad_norm = training_step(model, batches, opt, step, learning_rate, clip, seed)
             record.add_step(n_tokens, loss, grad_norm)
-            done = step + 1
-            row_is_due = done % log_every == 0 or done == steps
-            checkpoint_is_due = done % checkpoint_every == 0 or done == steps
+            row_is_due = record.step % log_every == 0 or record.step == steps
+            checkpoint_is_due = record.step % checkpoint_every == 0 or record.step == steps
             if row_is_due or checkpoint_is_due:
                 check_update(model, step)
             if row_is_due:
@@ -112,26 +114,13 @@ def training_step(model, batches, opt, step, learning_rate, clip, seed):
     return targets.size, loss, norm
 
 
-def check_update(model, step=None):
-    """Raise FloatingPointError where parameters are not finite after the update of step `step`.
-
-    Before any step, None, it is a ValueError. A GPU is waited for once.
-    """
+def check_update(model, step):
+    """Raise FloatingPointError unless all parameters are finite after the update of `step`. Waits for a GPU once."""
     xp = backend.get_xp(next(iter(model.params.values())))
     finite = xp.stack([xp.isfinite(param).all() for param in model.params.values()]).tolist()
     bad = [name for name, fine in zip(model.params, finite) if not fine]
-    if bad and step is None:
-        raise ValueError(f"model: {bad[0]} holds NaN or infinity")
     if bad:
         raise FloatingPointError(
             f"step {step}: after its update, {bad[0]} holds NaN or infinity ({len(bad)} of {len(model.params)} "
-            f"parameters do). They are lost: is the learning rate far too large? The last checkpoint is kept, "
-            f"and its parameters are finite"
+            f"parameters do). They are lost, but the last checkpoint is kept. Is the learning rate far too large?"
         )
-
-
-def _learning_rate(schedule, step):
-    """What `schedule` gives for `step`, a float; TypeError or ValueError unless it is finite and >= 0."""
-    learning_rate = as_number(schedule(step))
-    check_learning_rate(f"schedule: step {step}", learning_rate)
-    return float(learning_rate)

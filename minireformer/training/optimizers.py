@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from minireformer import backend
-from minireformer.checks import check_array, is_number
+from minireformer.checks import check_array, check_like, expect, expect_type, is_number
 
 
 class Optimizer:
@@ -27,35 +27,26 @@ class Optimizer:
     """
 
     def __init__(self, params, lr):
-        if lr is not None and not (is_number(lr) and 0 < lr < math.inf):
-            raise ValueError(f"lr: expected a finite learning rate > 0; got {lr!r}")
-        if not isinstance(params, dict):
-            raise TypeError(f"params: expected a dict such as model.params; got {type(params).__name__}")
+        if lr is not None:
+            _check_rate("lr", lr)
+        expect_type("params", params, isinstance(params, dict), "a dict such as model.params")
         for name, param in params.items():
             check_array(f"params[{name!r}]", param, ...)
-        self.params = params
-        self.lr = lr
+        self.params, self.lr = params, lr
         self.state = {"n_steps": np.zeros((), dtype="int64")}
 
     def step(self, grads, lr=None):
         """Move every parameter against its gradient in `grads`; `lr` replaces the optimizer's own this once.
 
         Raises ValueError or TypeError, before anything changes, unless names and shapes are those of the parameters
-        and `lr` is a finite number >= 0. An update may overflow all the same. We don't look for that here, as it would
-        take another pass over all parameters.
+        and `lr` is a finite number >= 0. An update may still overflow: to look for that here would take another pass
+        over all parameters.
         """
-        if not isinstance(grads, dict):
-            raise TypeError(f"grads: expected a dict with the names of the parameters; got {type(grads).__name__}")
-        if lr is not None:
-            check_learning_rate("lr", lr)
-        missing, unknown = self.params.keys() - grads.keys(), grads.keys() - self.params.keys()
-        if missing or unknown:
-            raise ValueError(f"grads: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
-        for name, param in self.params.items():
-            check_array(f"grads[{name!r}]", grads[name], *param.shape, like=param)
+        expect_type("grads", grads, isinstance(grads, dict), "a dict with the names of the parameters")
+        lr = self.lr if lr is None else check_learning_rate("lr", lr)
+        check_like("grads", grads, self.params)
         self.state["n_steps"] += 1
         t = int(self.state["n_steps"])
-        lr = self.lr if lr is None else float(lr)  # a NumPy float64 would send float32 products through float64
         for name, param in self.params.items():
             self.update(name, param, grads[name], lr, t)
 
@@ -73,15 +64,11 @@ class Adam(Optimizer):
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
         super().__init__(params, lr)
-        if lr is None:
-            raise ValueError("lr: expected a finite learning rate > 0; got None")
+        _check_rate("lr", lr)
         is_pair = isinstance(betas, (tuple, list)) and len(betas) == 2
-        if not is_pair or not all(is_number(beta) and 0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas: expected two numbers in [0, 1); got {betas!r}")
-        if not is_number(eps) or not eps > 0:
-            raise ValueError(f"eps: expected a number > 0; got {eps!r}")
-        self.betas = betas
-        self.eps = eps
+        fit = is_pair and all(is_number(beta) and 0 <= beta < 1 for beta in betas)
+        self.betas = expect("betas", betas, fit, "two numbers in [0, 1)")
+        self.eps = expect("eps", eps, is_number(eps) and eps > 0, "a number > 0")
         for name, param in params.items():
             zeros_like = backend.get_xp(param).zeros_like
             self.state |= {f"mean.{name}": zeros_like(param), f"square.{name}": zeros_like(param)}
@@ -157,9 +144,8 @@ def warmup_cosine(peak, warmup, steps):
     Use it when you know how long a run is: its last steps are small, and average out the noise of the batches.
     """
     peak, warmup = _check_schedule(peak, warmup)
-    if not is_number(steps) or not warmup < steps < math.inf:
-        raise ValueError(f"steps: expected more than warmup ({warmup:g}), and a finite number; got {steps!r}")
-    steps = float(steps)
+    fits = is_number(steps) and warmup < steps < math.inf
+    steps = float(expect("steps", steps, fits, f"more than warmup ({warmup:g}), and a finite number"))
 
     def schedule(step):
         if step < warmup:
@@ -170,11 +156,11 @@ def warmup_cosine(peak, warmup, steps):
 
 
 def check_learning_rate(name, lr):
-    """Raise TypeError or ValueError unless `lr` is a finite number >= 0, as a schedule may give for one step."""
+    """`lr`, which may be 0 for one step, as a float; TypeError or ValueError unless it is a finite number >= 0."""
     if not is_number(lr):
         raise TypeError(f"{name}: expected a number; got {lr!r}")
-    if not 0 <= lr < math.inf:
-        raise ValueError(f"{name}: expected a finite learning rate >= 0; got {lr!r}")
+    expect(name, lr, 0 <= lr < math.inf, "a finite learning rate >= 0")
+    return float(lr)  # a NumPy float64 would send float32 products through float64
 
 
 def clip_by_global_norm(grads, max_norm):
@@ -183,8 +169,7 @@ def clip_by_global_norm(grads, max_norm):
     -> the norm before clipping, a float (within `backend.deferred_sync`, a 0-d array). `math.inf` clips nothing.
     Gradients that are not finite stay as they are, so that you see a norm that is not finite, and can stop.
     """
-    if not is_number(max_norm) or not max_norm > 0:
-        raise ValueError(f"max_norm: expected a number > 0; got {max_norm!r}")
+    expect("max_norm", max_norm, is_number(max_norm) and max_norm > 0, "a number > 0")
     if not isinstance(grads, dict) or not grads:
         raise TypeError(f"grads: expected a dict with at least one gradient; got {grads!r}")
     for name, grad in grads.items():
@@ -216,8 +201,10 @@ def _rms(array):
 
 def _check_schedule(peak, warmup):
     """Both as floats, as NumPy's small integers overflow; ValueError names the one that is out of range."""
-    if not is_number(peak) or not 0 < peak < math.inf:
-        raise ValueError(f"peak: expected a finite learning rate > 0; got {peak!r}")
-    if not is_number(warmup) or not 1 <= warmup < math.inf:
-        raise ValueError(f"warmup: expected a finite number of steps >= 1; got {warmup!r}")
-    return float(peak), float(warmup)
+    fits = is_number(warmup) and 1 <= warmup < math.inf
+    return _check_rate("peak", peak), float(expect("warmup", warmup, fits, "a finite number of steps >= 1"))
+
+
+def _check_rate(name, lr):
+    """`lr` as a float; ValueError unless it is a finite number > 0."""
+    return float(expect(name, lr, is_number(lr) and 0 < lr < math.inf, "a finite learning rate > 0"))

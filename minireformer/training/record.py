@@ -14,7 +14,7 @@ from pathlib import Path
 
 from minireformer import backend, rng
 from minireformer import checkpoint as checkpoints
-from minireformer.checks import check_count, check_path, is_number
+from minireformer.checks import check_count, check_path, expect, expect_type, is_number
 from minireformer.tools import memory
 from minireformer.training.optimizers import Optimizer
 
@@ -111,8 +111,7 @@ class RunRecord:
 def _evaluated(evaluate, model, row):
     """The numbers that `evaluate` adds to `row`; None for those that JSON has no word for."""
     values = evaluate(model)
-    if not isinstance(values, dict):
-        raise TypeError(f"evaluate: expected it to return a dict of numbers; got {type(values).__name__}")
+    expect_type("evaluate", values, isinstance(values, dict), "it to return a dict of numbers")
     if taken := sorted(row.keys() & values.keys()):
         raise ValueError(f"evaluate: expected other names than those of the log's own columns; got {taken}")
     values = {name: as_number(value) for name, value in values.items()}
@@ -128,34 +127,23 @@ def as_number(value):
 
 
 def check_arguments(model, batches, opt, steps, schedule, clip, log_every, evaluate, checkpoint, checkpoint_every):
-    """Check these arguments of `train`; -> steps, log_every, checkpoint_every as ints, the last `steps` if it is None.
-
-    TypeError or ValueError names the argument that doesn't fit.
-    """
-    if not hasattr(model, "loss_and_grads"):
-        raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
-    if not callable(batches):
-        raise TypeError(
-            f"batches: expected a function of the step, so that a resumed run sees the same data; "
-            f"got {type(batches).__name__}"
-        )
-    if not isinstance(opt, Optimizer):
-        raise TypeError(f"opt: expected an optimizer such as Adam(model.params); got {type(opt).__name__}")
+    """Check these arguments of `train`; -> steps, log_every and checkpoint_every as ints, the last `steps` if None."""
+    expect_type("model", model, hasattr(model, "loss_and_grads"), "a Reformer")
+    expect_type(
+        "batches", batches, callable(batches), "a function of the step, so that a resumed run sees the same data"
+    )
+    expect_type("opt", opt, isinstance(opt, Optimizer), "an optimizer such as Adam(model.params)")
     if any(opt.params.get(name) is not param for name, param in model.params.items()):
         raise ValueError("opt: expected an optimizer over model.params; got one over other arrays")
     steps, log_every = check_count("steps", steps), check_count("log_every", log_every)
-    if clip is not None and not (is_number(clip) and clip > 0):
-        raise ValueError(f"clip: expected a norm > 0; got {clip!r}")
+    expect("clip", clip, clip is None or is_number(clip) and clip > 0, "a norm > 0")
     for name, function in (("schedule", schedule), ("evaluate", evaluate)):
-        if function is not None and not callable(function):
-            raise TypeError(f"{name}: expected a function; got {type(function).__name__}")
-    if checkpoint is not None and check_path("checkpoint", checkpoint).suffix != ".safetensors":
-        raise ValueError(f"checkpoint: expected a path that ends in .safetensors; got {str(checkpoint)!r}")
-    if checkpoint is not None and Path(checkpoint).is_dir():
-        raise ValueError(f"checkpoint: expected a file; got the folder {str(checkpoint)!r}")
+        expect_type(name, function, function is None or callable(function), "a function")
+    if checkpoint is not None:
+        path = check_path("checkpoint", checkpoint)
+        expect("checkpoint", str(path), path.suffix == ".safetensors", "a path that ends in .safetensors")
+        expect("checkpoint", str(path), not path.is_dir(), "a file, not a folder")
     if checkpoint_every is None:
         return steps, log_every, steps
-    checkpoint_every = check_count("checkpoint_every", checkpoint_every)
-    if checkpoint is None:
-        raise ValueError("checkpoint_every: expected a path in checkpoint as well; got None")
-    return steps, log_every, checkpoint_every
+    expect("checkpoint_every", checkpoint_every, checkpoint is not None, "None, or a path in checkpoint as well")
+    return steps, log_every, check_count("checkpoint_every", checkpoint_every)
