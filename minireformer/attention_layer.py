@@ -18,12 +18,11 @@ from minireformer.attention import (
     lsh_attention,
     padded_length,
 )
-from minireformer.checks import check_array, check_count, check_rate
+from minireformer.checks import check_array, check_count, check_rate, check_sizes, expect
 from minireformer.dropout import Dropout
 from minireformer.hashing import bucket_factors, check_rotations, default_n_buckets, hash_vectors, random_rotations
 from minireformer.layer import Layer, prefixed
 from minireformer.linear import Linear
-from minireformer.positions import check_sizes
 
 
 class AttentionLayerCache(NamedTuple):
@@ -175,8 +174,7 @@ class ChunkedAttention(SelfAttention):
     def __init__(self, *sizes, chunk_len, chunk_lens=None, **settings):
         super().__init__(*sizes, chunk_len=check_count("chunk_len", chunk_len), **settings)
         self.chunk_lens = check_sizes("chunk_lens", (chunk_len,) if chunk_lens is None else chunk_lens)
-        if chunk_len not in self.chunk_lens:
-            raise ValueError(f"chunk_lens: expected chunk_len {chunk_len} among them; got {self.chunk_lens}")
+        expect("chunk_lens", self.chunk_lens, chunk_len in self.chunk_lens, f"chunk_len {chunk_len} among them")
 
     def padded_len(self, x):
         """How many tokens x (B, H, T, D) has with its padding."""
@@ -221,7 +219,6 @@ class LSHAttention(ChunkedAttention):
 
         `rotations` (H, D, R, columns): those to hash with, instead of ones drawn from `seed`; R is `n_hashes`.
         """
-        check_array("query_key", query_key, None, self.n_heads, None, self.d_head)
         sizes = (self.n_heads, self.d_head, self.n_hashes)
         if rotations is not None:
             check_rotations("rotations", rotations, *sizes, None, like=query_key, whose="x")
@@ -231,8 +228,7 @@ class LSHAttention(ChunkedAttention):
             return backend.get_xp(query_key).zeros((n_batch, n_heads, 1, length), "int16")
         n_buckets = self.n_buckets or default_n_buckets(padded_len, chunk_len, self.max_len)
         if rotations is None:
-            seed = rng.fold(seed, "hash")
-            rotations = random_rotations(seed, *sizes, n_buckets, query_key.dtype, like=query_key)
+            rotations = random_rotations(rng.fold(seed, "hash"), *sizes, n_buckets, query_key.dtype, like=query_key)
         return hash_vectors(query_key, rotations, n_buckets)
 
 

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from minireformer import backend
-from minireformer.checks import check_path
+from minireformer.checks import check_path, expect
 from minireformer.layer import prefixed
 
 _FORMAT = "minireformer 1"
@@ -33,8 +33,7 @@ def save_model(model, path, opt=None, progress=None):
     a folder that doesn't exist.
     """
     path = _file_path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"path: expected a file in a folder that is there; got {str(path)!r}")
+    expect("path", str(path), path.parent.is_dir(), "a file in a folder that is there")
     arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
     dtype = np.dtype(model.dtype).name
     about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
@@ -63,7 +62,7 @@ def write_arrays(path, arrays, metadata):
 
 
 def load_model(model_class, config_class, path):
-    """`model_class(config_class(**config), dtype=...)` with the parameters of the file at `path`."""
+    """The model of `model_class`, with a `config_class`, that the file at `path` holds."""
     about, arrays = _read(path, "params.")
     try:
         model = model_class(config_class(**about["config"]), dtype=about["dtype"])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from minireformer import backend, checkpoint, rng
 from minireformer.attention import padded_length
 from minireformer.attention_layer import ATTENTION
-from minireformer.checks import check_array, check_not_empty, float_dtype
+from minireformer.checks import check_array, check_not_empty, expect, expect_type, float_dtype
 from minireformer.config import ReformerConfig
 from minireformer.dropout import Dropout
 from minireformer.embedding import Embedding
@@ -83,8 +83,8 @@ class Body(Layer):
         one for each. `inputs` go to the layers. ValueError or TypeError names the argument that doesn't fit.
         """
         self.check(tokens)
-        if key_mask is not None:
-            check_array("key_mask", key_mask, *tokens.shape, kind="b", like=self.params["embedding.weight"])
+        weight = self.params["embedding.weight"]
+        check_array("key_mask", key_mask, *tokens.shape, kind="b", like=weight, optional=True)
         if rotations is not None:
             inputs["rotations"] = self._rotations(rotations, tokens.shape[1])
         x, embedding = self.embedding.forward(tokens)
@@ -117,8 +117,8 @@ class Body(Layer):
     def check(self, tokens):
         """`tokens`; an error unless they are integers (B, T), T from 1 to max_len."""
         check_array("tokens", tokens, None, None, kind="i", like=self.params["embedding.weight"])
-        if not 1 <= tokens.shape[1] <= self.config.max_len:
-            raise ValueError(f"tokens: expected 1 to {self.config.max_len} a sequence (max_len); got {tokens.shape[1]}")
+        length, max_len = tokens.shape[1], self.config.max_len
+        expect("tokens", length, 1 <= length <= max_len, f"1 to {max_len} a sequence (max_len)")
         check_not_empty("tokens", tokens)
         return tokens
 
@@ -201,8 +201,7 @@ class Reformer(Model, Body):
     """
 
     def __init__(self, config, seed=0, dtype="float32"):
-        if not isinstance(config, ReformerConfig):
-            raise TypeError(f"config: expected a ReformerConfig; got {type(config).__name__}")
+        expect_type("config", config, isinstance(config, ReformerConfig), "a ReformerConfig")
         super().__init__(config, seed, dtype)
         self.head = self.add("head", make_head(config, rng.fold(seed, "head"), dtype))
 
