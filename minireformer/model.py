@@ -50,10 +50,8 @@ class Body(Layer):
     """From tokens to features: a Reformer without its head. On its own, it is the encoder of an `EncoderDecoder`.
 
     Parameters: `embedding.weight`, `positions.*`, `layers.{i}.attention.*`, `layers.{i}.feed_forward.*`,
-    `layer_norm.*`. A subclass may give its blocks more sub-layers: see `make_block` and `stack`.
+    `layer_norm.*`. A subclass may give its blocks more sub-layers: see `make_block`.
     """
-
-    stack = ReversibleStack  # what the blocks are put into
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__()
@@ -66,7 +64,7 @@ class Body(Layer):
             tuple(PreNorm(part, d_model, eps, dtype) for part in self.make_block(i, kind, seed))
             for i, kind in enumerate(config.attn_layers)
         ]
-        self.layers = self.add("layers", self.stack(blocks, config.reversible))
+        self.layers = self.add("layers", ReversibleStack(blocks, config.reversible))
         self.layer_norm = self.add("layer_norm", LayerNorm(2 * d_model, eps=eps, dtype=dtype))
         self.dropout = Dropout(config.dropout)
 
@@ -114,12 +112,12 @@ class Body(Layer):
         grads = prefixed("embedding", embedding_grads) | prefixed("positions", position_grads)
         return None, *dmemory, grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
 
-    def check(self, tokens):
-        """`tokens`; an error unless they are integers (B, T), T from 1 to max_len."""
-        check_array("tokens", tokens, None, None, kind="i", like=self.params["embedding.weight"])
+    def check(self, tokens, name="tokens", n_rows=None):
+        """`tokens`; an error that calls them `name`, unless they are integers (n_rows or B, T), T from 1 to max_len."""
+        check_array(name, tokens, n_rows, None, kind="i", like=self.params["embedding.weight"])
         length, max_len = tokens.shape[1], self.config.max_len
-        expect("tokens", length, 1 <= length <= max_len, f"1 to {max_len} a sequence (max_len)")
-        check_not_empty("tokens", tokens)
+        expect(name, length, 1 <= length <= max_len, f"1 to {max_len} a sequence (max_len)")
+        check_not_empty(name, tokens)
         return tokens
 
     def _rotations(self, rotations, length):
