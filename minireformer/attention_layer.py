@@ -38,9 +38,8 @@ class AttentionLayerCache(NamedTuple):
 class AttentionLayer(Layer):
     """What self-attention and cross-attention share: H = n_heads heads of D = d_head each, between projections.
 
-    A subclass says in `projections` which input each projection reads, 0 for x or 1 for a memory, and defines `attend`.
-    `widths` are those of the inputs. Parameters: `<name>.weight` (H * D, width of its input) for every projection, and
-    `output.weight` (d_model, H * D).
+    A subclass says in `projections` which input each one reads, 0 for x or 1 for a memory, and defines `attend`.
+    Parameters: `<name>.weight` (H * D, of `widths` that of its input) for each, and `output.weight` (d_model, H * D).
     """
 
     projections = {"query": 0, "key": 0, "value": 0}
@@ -127,9 +126,9 @@ class SelfAttention(AttentionLayer):
         self, d_model, n_heads, d_head, *, dropout=0.0, attention_dropout=0.0, seed=0, dtype="float32", **options
     ):
         super().__init__((d_model,), n_heads, d_head, dropout, attention_dropout, seed, dtype)
-        self.options, default = AttentionOptions(**options), AttentionOptions()
+        self.options = AttentionOptions(**options)
         for name in options.keys() - self.takes:
-            if getattr(self.options, name) != getattr(default, name):
+            if options[name] != getattr(AttentionOptions, name):  # anything but the default
                 raise TypeError(f"{name}: {type(self).__name__} has no such option; got {options[name]!r}")
 
     def forward(self, x, seed=0, training=True, key_mask=None, **kwargs):

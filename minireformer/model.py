@@ -168,9 +168,9 @@ class Model(Layer):
         mean is over the positions where it is true (None: all). If the head predicts labels, `targets` are those of
         its `loss` (see `heads.py`), and there is no mask.
 
-        This is training mode: `seed` draws dropout and hash rotations, so use another one each step. The logits of all
-        positions never exist together: head and loss go through `loss_chunk_len` positions at a time. The host waits
-        for a GPU once, for the loss (and to know how many positions a mask leaves); see `backend.deferred_sync`.
+        This is training mode: `seed` draws dropout and hash rotations, so use another one each step. Head and loss go
+        through `loss_chunk_len` positions at a time. The host waits for a GPU once, for the loss (and to know how
+        many positions a mask leaves); see `backend.deferred_sync`.
         ValueError (shapes, ids, a mask that is false everywhere) or TypeError (dtypes) names the argument.
         """
         with backend.deferred_sync() as fetch:
