@@ -18,12 +18,11 @@ from minireformer.attention import (
     lsh_attention,
     padded_length,
 )
-from minireformer.checks import check_array, check_count, check_rate
+from minireformer.checks import check_array, check_count, check_rate, check_sizes, expect
 from minireformer.dropout import Dropout
 from minireformer.hashing import bucket_factors, check_rotations, default_n_buckets, hash_vectors, random_rotations
 from minireformer.layer import Layer, prefixed
 from minireformer.linear import Linear
-from minireformer.positions import check_sizes
 
 
 class AttentionLayerCache(NamedTuple):
@@ -39,9 +38,8 @@ class AttentionLayerCache(NamedTuple):
 class AttentionLayer(Layer):
     """What self-attention and cross-attention share: H = n_heads heads of D = d_head each, between projections.
 
-    A subclass says in `projections` which input each projection reads, 0 for x or 1 for a memory, and defines `attend`.
-    `widths` are those of the inputs. Parameters: `<name>.weight` (H * D, width of its input) for every projection, and
-    `output.weight` (d_model, H * D).
+    A subclass says in `projections` which input each one reads, 0 for x or 1 for a memory, and defines `attend`.
+    Parameters: `<name>.weight` (H * D, of `widths` that of its input) for each, and `output.weight` (d_model, H * D).
     """
 
     projections = {"query": 0, "key": 0, "value": 0}
@@ -50,9 +48,8 @@ class AttentionLayer(Layer):
         super().__init__()
         self.d_model, self.n_heads = check_count("d_model", widths[0]), check_count("n_heads", n_heads)
         self.d_head = check_count("d_head", d_head)
-        for name, rate in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-            check_rate(name, rate)
-        self.attention_dropout, self.dropout = attention_dropout, Dropout(dropout)
+        self.attention_dropout = check_rate("attention_dropout", attention_dropout)
+        self.dropout = Dropout(check_rate("dropout", dropout))
         width, shared = self.n_heads * self.d_head, {"bias": False, "dtype": dtype}
         self.parts = {
             name: self.add(name, Linear(widths[i], width, rng.fold(seed, name), **shared))
@@ -66,10 +63,10 @@ class AttentionLayer(Layer):
         projected = [self.parts[name].forward(inputs[i]) for name, i in self.projections.items()]
         rate = self.attention_dropout if training else 0.0
         settings = {"key_mask": key_mask, "dropout": rate, "seed": rng.fold(seed, "attention")}
-        mixed, attention, buckets = self.attend([self.split(y) for y, _ in projected], seed, settings, **kwargs)
+        mixed, attention, *buckets = self.attend([self.split(y) for y, _ in projected], seed, settings, **kwargs)
         y, output = self.output.forward(self.join(mixed))
         y, dropout = self.dropout.forward(y, rng.fold(seed, "output"), training)
-        return y, AttentionLayerCache([cache for _, cache in projected], attention, output, dropout, buckets)
+        return y, AttentionLayerCache([cache for _, cache in projected], attention, output, dropout, *buckets)
 
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx (B, T, d_model), dmemory if there is a memory, grads."""
@@ -91,7 +88,7 @@ class AttentionLayer(Layer):
         return *dinputs, grads
 
     def attend(self, heads, seed, settings):
-        """heads, an array (B, H, T, D) for each projection -> (B, H, T, D), the function's cache, buckets or None."""
+        """heads, an array (B, H, T, D) for each projection -> (B, H, T, D), the function's cache, buckets if any."""
         raise NotImplementedError
 
     def attend_backward(self, dmixed, cache):
@@ -118,20 +115,20 @@ class SelfAttention(AttentionLayer):
     dropout            rate of entries of y set to zero in training, in [0, 1).
     attention_dropout  rate of attention weights, likewise.
     seed, dtype        of the parameters: an integer, and "float32" or "float64".
-    options            those of `AttentionOptions` in `takes`, kept as `self.options`.
+    options            those of `AttentionOptions` that are in `takes`, kept as `self.options`.
 
     A bad setting is refused when the layer is made: a ValueError or TypeError names it.
     """
 
-    takes = {"causal"}
+    takes = {"dropout", "attention_dropout", "causal"}  # by name, besides the sizes, seed and dtype
 
     def __init__(
         self, d_model, n_heads, d_head, *, dropout=0.0, attention_dropout=0.0, seed=0, dtype="float32", **options
     ):
         super().__init__((d_model,), n_heads, d_head, dropout, attention_dropout, seed, dtype)
-        self.options, default = AttentionOptions(**options), AttentionOptions()
+        self.options = AttentionOptions(**options)
         for name in options.keys() - self.takes:
-            if getattr(self.options, name) != getattr(default, name):
+            if options[name] != getattr(AttentionOptions, name):  # anything but the default
                 raise TypeError(f"{name}: {type(self).__name__} has no such option; got {options[name]!r}")
 
     def forward(self, x, seed=0, training=True, key_mask=None, **kwargs):
@@ -149,7 +146,7 @@ class FullAttention(SelfAttention):
     """
 
     def attend(self, heads, seed, settings):
-        return *full_attention(*heads, causal=self.options.causal, **settings), None
+        return full_attention(*heads, causal=self.options.causal, **settings)
 
 
 class SharedFullAttention(SelfAttention):
@@ -161,7 +158,7 @@ class SharedFullAttention(SelfAttention):
     projections = {"query_key": 0, "value": 0}
 
     def attend(self, heads, seed, settings):
-        return *full_attention(heads[0], None, heads[1], causal=self.options.causal, **settings), None
+        return full_attention(heads[0], None, heads[1], causal=self.options.causal, **settings)
 
 
 class ChunkedAttention(SelfAttention):
@@ -171,11 +168,12 @@ class ChunkedAttention(SelfAttention):
     (`attention.padded_length`); None for a layer on its own. Other arguments as `SelfAttention`.
     """
 
+    takes = SelfAttention.takes | {"chunk_len", "chunk_lens", "n_before", "n_after"}
+
     def __init__(self, *sizes, chunk_len, chunk_lens=None, **settings):
         super().__init__(*sizes, chunk_len=check_count("chunk_len", chunk_len), **settings)
         self.chunk_lens = check_sizes("chunk_lens", (chunk_len,) if chunk_lens is None else chunk_lens)
-        if chunk_len not in self.chunk_lens:
-            raise ValueError(f"chunk_lens: expected chunk_len {chunk_len} among them; got {self.chunk_lens}")
+        expect("chunk_lens", self.chunk_lens, chunk_len in self.chunk_lens, f"chunk_len {chunk_len} among them")
 
     def padded_len(self, x):
         """How many tokens x (B, H, T, D) has with its padding."""
@@ -185,10 +183,8 @@ class ChunkedAttention(SelfAttention):
 class LocalAttention(ChunkedAttention):
     """Tokens see their own chunk, `n_before` chunks back and `n_after` ahead. Parameters as `FullAttention`."""
 
-    takes = AttentionOptions.__dataclass_fields__.keys() - {"same_bucket", "count_once"}
-
     def attend(self, heads, seed, settings):
-        return *local_attention(*heads, padded_len=self.padded_len(heads[0]), **vars(self.options), **settings), None
+        return local_attention(*heads, padded_len=self.padded_len(heads[0]), **vars(self.options), **settings)
 
 
 class LSHAttention(ChunkedAttention):
@@ -200,7 +196,7 @@ class LSHAttention(ChunkedAttention):
     """
 
     projections = {"query_key": 0, "value": 0}
-    takes = AttentionOptions.__dataclass_fields__.keys()
+    takes = ChunkedAttention.takes | {"same_bucket", "count_once", "n_hashes", "n_buckets", "max_len"}
 
     def __init__(self, *sizes, n_hashes=1, n_buckets=None, max_len=None, **settings):
         super().__init__(*sizes, **settings)
@@ -222,7 +218,6 @@ class LSHAttention(ChunkedAttention):
 
         `rotations` (H, D, R, columns): those to hash with, instead of ones drawn from `seed`; R is `n_hashes`.
         """
-        check_array("query_key", query_key, None, self.n_heads, None, self.d_head)
         sizes = (self.n_heads, self.d_head, self.n_hashes)
         if rotations is not None:
             check_rotations("rotations", rotations, *sizes, None, like=query_key, whose="x")
@@ -232,8 +227,7 @@ class LSHAttention(ChunkedAttention):
             return backend.get_xp(query_key).zeros((n_batch, n_heads, 1, length), "int16")
         n_buckets = self.n_buckets or default_n_buckets(padded_len, chunk_len, self.max_len)
         if rotations is None:
-            seed = rng.fold(seed, "hash")
-            rotations = random_rotations(seed, *sizes, n_buckets, query_key.dtype, like=query_key)
+            rotations = random_rotations(rng.fold(seed, "hash"), *sizes, n_buckets, query_key.dtype, like=query_key)
         return hash_vectors(query_key, rotations, n_buckets)
 
 

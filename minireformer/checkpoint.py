@@ -3,10 +3,8 @@
 A file holds the arrays `params.<name>` and, if training wrote it, `optimizer.<name>`. Its metadata is one JSON text
 with the model's config and dtype, and with what training has to remember besides arrays. You can load a model from
 either kind. A file is written beside its place and then renamed into it, so a run that is killed half-way leaves the
-previous file whole.
-
-Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another config, or holds
-infinity or NaN. Arrays that hold either are not written in the first place. Read next: `training/data.py`.
+previous file whole. Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another
+config, or holds infinity or NaN. Read next: `training/data.py`.
 """
 
 import dataclasses
@@ -19,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from minireformer import backend
-from minireformer.checks import check_path
+from minireformer.checks import check_path, expect
 from minireformer.layer import prefixed
 
 _FORMAT = "minireformer 1"
@@ -29,12 +27,10 @@ def save_model(model, path, opt=None, progress=None):
     """Write the parameters and config of `model`, the state of the optimizer `opt`, and `progress` (JSON-able).
 
     The file at `path` is replaced in one step, after the new one has reached the disk. Before anything is written, a
-    ValueError names an array that holds NaN or infinity, for nobody could load it; or `path`, if it is a folder or in
-    a folder that doesn't exist.
+    ValueError names an array that holds NaN or infinity, or a `path` that is a folder or in one that doesn't exist.
     """
     path = _file_path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"path: expected a file in a folder that is there; got {str(path)!r}")
+    expect("path", str(path), path.parent.is_dir(), "a file in a folder that is there")
     arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
     dtype = np.dtype(model.dtype).name
     about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
@@ -43,8 +39,7 @@ def save_model(model, path, opt=None, progress=None):
 
 
 def write_arrays(path, arrays, metadata):
-    """Write a safetensors file of `arrays` (of either backend) and `metadata` (texts), as `save_model` does."""
-    path = check_path("path", path)
+    """Write a safetensors file of `arrays` (of either backend) and `metadata` (texts) to a `Path`, as `save_model`."""
     arrays = {name: np.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
     check_finite(f"{path}: not written, because", arrays)
     folder = path.with_name(path.name + ".part")  # if a killed run leaves anything in it, the next save clears it away
@@ -63,7 +58,7 @@ def write_arrays(path, arrays, metadata):
 
 
 def load_model(model_class, config_class, path):
-    """`model_class(config_class(**config), dtype=...)` with the parameters of the file at `path`."""
+    """The model of `model_class`, with a `config_class`, that the file at `path` holds."""
     about, arrays = _read(path, "params.")
     try:
         model = model_class(config_class(**about["config"]), dtype=about["dtype"])
@@ -122,8 +117,8 @@ def _read(path, prefix):
             about = json.loads((file.metadata() or {}).get("minireformer", "null"))
             if not isinstance(about, dict) or about.get("format") != _FORMAT:
                 raise ValueError(f"{path}: a safetensors file, but not one that minireformer wrote")
-            if not isinstance(about.get("config"), dict) or not isinstance(about.get("dtype"), str):
-                raise ValueError(f"{path}: expected a config and a dtype in its metadata; got {sorted(about)}")
+            complete = isinstance(about.get("config"), dict) and isinstance(about.get("dtype"), str)
+            expect(path, sorted(about), complete, "a config and a dtype in its metadata")
             arrays = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or only a part of one ({error})") from error
@@ -140,7 +135,6 @@ def _copy(path, arrays, targets):
         raise ValueError(f"{path}: missing {missing[:5]}, unknown {unknown[:5]}")
     for name, target in targets.items():
         found, expected = (arrays[name].shape, arrays[name].dtype), (target.shape, target.dtype)
-        if found != expected:
-            raise ValueError(f"{path}: expected {name} with shape and dtype {expected}; got {found}")
+        expect(path, found, found == expected, f"{name} with shape and dtype {expected}")
     for name, target in targets.items():
         target[...] = backend.get_xp(target).asarray(arrays[name])

@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass, fields
 from functools import partial
 
-from minireformer.attention import AttentionOptions
+from minireformer.attention_layer import ATTENTION
 from minireformer.checks import check_count, check_eps, check_rate, check_sizes, expect
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
 
-KINDS = ("lsh", "local", "full", "shared_full")  # of attention layers: see `attention_layer.ATTENTION`
 HEADS = ("tokens", "sequence", "span")  # see `heads.py`
 
 
@@ -51,13 +50,13 @@ class ReformerConfig:
     n_labels: int = 2  # of the sequence head
     head_dropout: float | None = None  # of the sequence head, where it differs from `dropout`
 
-    def __post_init__(self, **more_checks):
-        checks = CHECKS | more_checks
+    def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
             value = tuple(value) if isinstance(value, list) else value  # JSON gives tuples back as lists
-            if field.name in checks and not (value is None and field.default is None):
-                value = checks[field.name](field.name, value)
+            check = CHECKS.get(field.name) or CHECKS.get(field.type)
+            if check and not (value is None and field.default is None):
+                value = check(field.name, value)
             self._set(field.name, value)
         if self.positions == "axial":
             self._check_axial()
@@ -69,12 +68,10 @@ class ReformerConfig:
         """The chunk lengths of the model's LSH and local layers: what `attention.padded_length` needs."""
         return tuple(getattr(self, f"{kind}_chunk_len") for kind in ("lsh", "local") if kind in self.attn_layers)
 
-    def attention_options(self, kind):
-        """The `AttentionOptions` of the model's layers of a `kind`, from fields such as `lsh_n_after` and `causal`."""
-        names = {field.name for field in fields(AttentionOptions)} if kind in ("lsh", "local") else {"causal"}
-        if kind == "local":
-            names -= {"same_bucket", "count_once"}
-        return AttentionOptions(**{name: getattr(self, f"{kind}_{name}", getattr(self, name, None)) for name in names})
+    def setting(self, part, name):
+        """The field `{part}_{name}` if there is one and it isn't None, else `name`: a part's own value comes first."""
+        own = getattr(self, f"{part}_{name}", None)
+        return getattr(self, name) if own is None else own
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)  # the way into a frozen dataclass
@@ -82,8 +79,8 @@ class ReformerConfig:
     def _check_axial(self):
         shape, dims, d_model = check_sizes("axial_shape", self.axial_shape), self.axial_dims, self.d_model
         if dims is None:
-            part = d_model // len(shape)
-            dims = (d_model - part * (len(shape) - 1), *[part] * (len(shape) - 1))
+            part, rest = divmod(d_model, len(shape))
+            dims = (part + rest, *[part] * (len(shape) - 1))
         dims = check_sizes("axial_dims", dims)
         expect("axial_dims", dims, len(dims) == len(shape), f"{len(shape)} sizes, one an axis of axial_shape")
         expect("axial_dims", dims, sum(dims) == d_model, f"sizes that add up to d_model {d_model}")
@@ -99,8 +96,8 @@ def one_of(*choices):
 
 def _check_kinds(name, kinds):
     expect(name, kinds, isinstance(kinds, tuple), 'a tuple such as ("lsh",)')
-    known = all(isinstance(kind, str) and kind in KINDS for kind in kinds)
-    return expect(name, kinds, known and kinds, f"one or more of {', '.join(KINDS)}")
+    known = all(isinstance(kind, str) and kind in ATTENTION for kind in kinds)
+    return expect(name, kinds, known and kinds, f"one or more of {', '.join(ATTENTION)}")
 
 
 def _check_n_buckets(name, value):
@@ -108,18 +105,18 @@ def _check_n_buckets(name, value):
     return factors if isinstance(value, tuple) else factors[0]
 
 
-check_at_least_0 = partial(check_count, at_least=0)
-_TABLE = {  # fields, and their check: (name, value) -> the value in Python's own types, which JSON knows
-    "vocab_size d_model n_heads d_head d_ff lsh_chunk_len local_chunk_len n_hashes max_len": check_count,
-    "loss_chunk_len n_labels": check_count,
-    "lsh_n_before lsh_n_after local_n_before local_n_after ff_chunk_len": check_at_least_0,
-    "dropout attention_dropout lsh_attention_dropout local_attention_dropout head_dropout": check_rate,
+CHECKS = {  # of a field, by its name or else its type: (name, value) -> the value in Python's own types, for JSON
+    int: check_count,
+    int | None: check_count,
+    float: check_rate,
+    float | None: check_rate,
+    bool: lambda name, x: expect(name, x, isinstance(x, bool), "True or False"),
     "layer_norm_eps": check_eps,
-    "same_bucket count_once causal reversible": lambda name, x: expect(name, x, isinstance(x, bool), "True or False"),
     "attn_layers": _check_kinds,
     "n_buckets": _check_n_buckets,
     "activation": one_of(*ACTIVATIONS),
     "head": one_of(*HEADS),
     "positions": one_of("axial", "learned", "sinusoidal"),
 }
-CHECKS = {name: check for names, check in _TABLE.items() for name in names.split()}
+MAY_BE_0 = "lsh_n_before lsh_n_after local_n_before local_n_after encoder_n_after ff_chunk_len pad_token"
+CHECKS |= dict.fromkeys(MAY_BE_0.split(), partial(check_count, at_least=0))

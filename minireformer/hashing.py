@@ -76,21 +76,6 @@ def check_rotations(name, rotations, n_heads, d_head, n_hashes, n_buckets, like,
     return factors
 
 
-def rotations_of_layers(rotations, n_layers, *sizes, like):
-    """`rotations`, one array for all of `n_layers` layers or a list with one for each, as a list.
-
-    Every one is checked, before any is used: `sizes` and `like` as in `check_rotations`.
-    """
-    if not isinstance(rotations, (list, tuple)):
-        check_rotations("rotations", rotations, *sizes, like)
-        return [rotations] * n_layers
-    if len(rotations) != n_layers:
-        raise ValueError(f"rotations: expected one array, or {n_layers} (LSH layers); got {len(rotations)}")
-    for i, one in enumerate(rotations):
-        check_rotations(f"rotations[{i}]", one, *sizes, like)
-    return list(rotations)
-
-
 def hash_vectors(x, rotations, n_buckets=None):
     """Buckets of the vectors `x` (B, H, T, D) under `rotations` (H, D, R, columns): (B, H, R, T) ints.
 

@@ -20,7 +20,7 @@ from minireformer.dropout import Dropout
 from minireformer.embedding import check_tokens
 from minireformer.layer import Layer, prefixed
 from minireformer.linear import Linear
-from minireformer.losses import check_targets, chunked_cross_entropy_backward, cross_entropy_at, softmax_cross_entropy
+from minireformer.losses import check_targets, cross_entropy_at, softmax_cross_entropy
 
 
 class TokenHead(Linear):
@@ -37,9 +37,8 @@ class TokenHead(Linear):
 
     def loss_and_grads(self, features, targets, seed=0):
         weight, bias = self.params["weight"], self.params["bias"]
-        loss, cache = cross_entropy_at(*targets, features, weight, bias, self.chunk_len)
-        dfeatures, dweight, dbias = chunked_cross_entropy_backward(1.0, cache)
-        return loss, dfeatures, {"weight": dweight, "bias": dbias}
+        loss, gradients = cross_entropy_at(*targets, features, weight, bias, self.chunk_len)
+        return loss, gradients.dfeatures, {"weight": gradients.dweight, "bias": gradients.dbias}
 
 
 class LabelHead(Layer):
@@ -137,8 +136,7 @@ def make_head(config, seed, dtype):
     """The head that a `ReformerConfig` asks for."""
     width = 2 * config.d_model
     if config.head == "sequence":
-        rate = config.dropout if config.head_dropout is None else config.head_dropout
-        return SequenceHead(config.d_model, config.n_labels, seed, rate, dtype)
+        return SequenceHead(config.d_model, config.n_labels, seed, config.setting("head", "dropout"), dtype)
     if config.head == "span":
         return SpanHead(width, 2, seed, dtype=dtype)
     return TokenHead(width, config.vocab_size, seed, config.loss_chunk_len, dtype)

@@ -37,9 +37,9 @@ class Layer:
         y, cache = self.forward(x, seed, training, **kwargs)
         return y, *self.backward(dy, cache)
 
-    def __call__(self, x, seed=0):
+    def __call__(self, x, seed=0, **kwargs):
         """Inference. `seed` matters only to layers that hash."""
-        return self.forward(x, seed=seed, training=False)[0]
+        return self.forward(x, seed=seed, training=False, **kwargs)[0]
 
     def load_params(self, values):
         """Copy `values`, a dict with exactly the names and shapes of `params`, into the parameters.

@@ -9,18 +9,17 @@ Pre-LayerNorm blocks and the shapes of all parameters follow the original code, 
 Read next: `checkpoint.py`.
 """
 
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from minireformer import backend, checkpoint, rng
 from minireformer.attention import padded_length
 from minireformer.attention_layer import ATTENTION
-from minireformer.checks import check_array, check_not_empty, float_dtype
+from minireformer.checks import check_array, check_not_empty, expect, expect_type, float_dtype
 from minireformer.config import ReformerConfig
 from minireformer.dropout import Dropout
 from minireformer.embedding import Embedding
 from minireformer.feed_forward import FeedForward
-from minireformer.hashing import default_n_buckets, rotations_of_layers
+from minireformer.hashing import check_rotations, default_n_buckets
 from minireformer.heads import make_head
 from minireformer.layer import Layer, prefixed
 from minireformer.layer_norm import LayerNorm
@@ -51,10 +50,8 @@ class Body(Layer):
     """From tokens to features: a Reformer without its head. On its own, it is the encoder of an `EncoderDecoder`.
 
     Parameters: `embedding.weight`, `positions.*`, `layers.{i}.attention.*`, `layers.{i}.feed_forward.*`,
-    `layer_norm.*`. A subclass may give its blocks more sub-layers: see `make_block` and `stack`.
+    `layer_norm.*`. A subclass may give its blocks more sub-layers: see `make_block`.
     """
-
-    stack = ReversibleStack  # what the blocks are put into
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__()
@@ -67,7 +64,7 @@ class Body(Layer):
             tuple(PreNorm(part, d_model, eps, dtype) for part in self.make_block(i, kind, seed))
             for i, kind in enumerate(config.attn_layers)
         ]
-        self.layers = self.add("layers", self.stack(blocks, config.reversible))
+        self.layers = self.add("layers", ReversibleStack(blocks, config.reversible))
         self.layer_norm = self.add("layer_norm", LayerNorm(2 * d_model, eps=eps, dtype=dtype))
         self.dropout = Dropout(config.dropout)
 
@@ -84,8 +81,8 @@ class Body(Layer):
         one for each. `inputs` go to the layers. ValueError or TypeError names the argument that doesn't fit.
         """
         self.check(tokens)
-        if key_mask is not None:
-            check_array("key_mask", key_mask, *tokens.shape, kind="b", like=self.params["embedding.weight"])
+        weight = self.params["embedding.weight"]
+        check_array("key_mask", key_mask, *tokens.shape, kind="b", like=weight, optional=True)
         if rotations is not None:
             inputs["rotations"] = self._rotations(rotations, tokens.shape[1])
         x, embedding = self.embedding.forward(tokens)
@@ -97,44 +94,47 @@ class Body(Layer):
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
         return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
 
-    def forward(self, tokens, *args, **kwargs):
+    def forward(self, tokens, seed=0, training=True, **inputs):
         """What a body returns as a layer: see `features`."""
-        return self.features(tokens, *args, **kwargs)
+        return self.features(tokens, seed=seed, training=training, **inputs)
 
     def backward(self, dfeatures, cache):
         """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), dmemory if there is a memory, grads."""
         check_array("dfeatures", dfeatures, *cache.layer_norm.x.shape, like=cache.layer_norm.x)
-        caches = list(cache)  # handed over, here and below: see `reversible.py`
-        dy, _ = self.dropout.backward(dfeatures, caches.pop())
+        caches = list(cache)  # handed over, as gradients are: see `reversible.py`
+        *gradient, _ = self.dropout.backward(dfeatures, caches.pop())
         del dfeatures, cache
-        dy, norm_grads = self.layer_norm.backward(dy, caches.pop())
-        dstreams = [dy]
-        del dy
-        dx, *dmemory, layer_grads = self.layers.backward(dstreams.pop(), caches.pop())
+        *gradient, norm_grads = self.layer_norm.backward(gradient.pop(), caches.pop())
+        dx, *dmemory, layer_grads = self.layers.backward(gradient.pop(), caches.pop())
         dx, _ = self.dropout.backward(dx, caches.pop())
         dx, position_grads = self.positions.backward(dx, caches.pop())
         _, embedding_grads = self.embedding.backward(dx, caches.pop())
         grads = prefixed("embedding", embedding_grads) | prefixed("positions", position_grads)
         return None, *dmemory, grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
 
-    def check(self, tokens):
-        """`tokens`; an error unless they are integers (B, T), T from 1 to max_len."""
-        check_array("tokens", tokens, None, None, kind="i", like=self.params["embedding.weight"])
-        if not 1 <= tokens.shape[1] <= self.config.max_len:
-            raise ValueError(f"tokens: expected 1 to {self.config.max_len} a sequence (max_len); got {tokens.shape[1]}")
-        check_not_empty("tokens", tokens)
+    def check(self, tokens, name="tokens", n_rows=None):
+        """`tokens`; an error that calls them `name`, unless they are integers (n_rows or B, T), T from 1 to max_len."""
+        check_array(name, tokens, n_rows, None, kind="i", like=self.params["embedding.weight"])
+        length, max_len = tokens.shape[1], self.config.max_len
+        expect(name, length, 1 <= length <= max_len, f"1 to {max_len} a sequence (max_len)")
+        check_not_empty(name, tokens)
         return tokens
 
     def _rotations(self, rotations, length):
-        """One entry a block: an array for LSH blocks, None for others. All are checked before any is used."""
+        """The rotations of every LSH block, by its number. All are checked before any is used."""
         config, chunk_len, n_buckets = self.config, self.config.lsh_chunk_len, None
         length = padded_length(length, config.chunk_lens or [chunk_len])
         if length > chunk_len:  # else nothing is hashed, and rotations for any number of buckets will do
             n_buckets = config.n_buckets or default_n_buckets(length, chunk_len, config.max_len)
         sizes = (config.n_heads, config.d_head, config.n_hashes, n_buckets)
-        n_lsh, weight = config.attn_layers.count("lsh"), self.params["embedding.weight"]
-        rest = iter(rotations_of_layers(rotations, n_lsh, *sizes, like=weight))
-        return [next(rest) if kind == "lsh" else None for kind in config.attn_layers]
+        blocks = [i for i, kind in enumerate(config.attn_layers) if kind == "lsh"]
+        several = isinstance(rotations, (list, tuple))
+        if several and len(rotations) != len(blocks):
+            raise ValueError(f"rotations: expected one array, or {len(blocks)} (LSH layers); got {len(rotations)}")
+        for i, array in enumerate(rotations if several else [rotations]):
+            name = f"rotations[{i}]" if several else "rotations"
+            check_rotations(name, array, *sizes, like=self.params["embedding.weight"])
+        return dict(zip(blocks, rotations if several else [rotations] * len(blocks)))
 
 
 class Model(Layer):
@@ -168,9 +168,9 @@ class Model(Layer):
         mean is over the positions where it is true (None: all). If the head predicts labels, `targets` are those of
         its `loss` (see `heads.py`), and there is no mask.
 
-        This is training mode: `seed` draws dropout and hash rotations, so use another one each step. The logits of all
-        positions never exist together: head and loss go through `loss_chunk_len` positions at a time. The host waits
-        for a GPU once, for the loss (and to know how many positions a mask leaves); see `backend.deferred_sync`.
+        This is training mode: `seed` draws dropout and hash rotations, so use another one each step. Head and loss go
+        through `loss_chunk_len` positions at a time. The host waits for a GPU once, for the loss (and to know how
+        many positions a mask leaves); see `backend.deferred_sync`.
         ValueError (shapes, ids, a mask that is false everywhere) or TypeError (dtypes) names the argument.
         """
         with backend.deferred_sync() as fetch:
@@ -199,8 +199,7 @@ class Reformer(Model, Body):
     """
 
     def __init__(self, config, seed=0, dtype="float32"):
-        if not isinstance(config, ReformerConfig):
-            raise TypeError(f"config: expected a ReformerConfig; got {type(config).__name__}")
+        expect_type("config", config, isinstance(config, ReformerConfig), "a ReformerConfig")
         super().__init__(config, seed, dtype)
         self.head = self.add("head", make_head(config, rng.fold(seed, "head"), dtype))
 
@@ -222,13 +221,7 @@ def make_positions(config, seed, dtype):
 
 def make_attention(config, kind, seed, dtype):
     """An attention layer of a `kind` in `ATTENTION`, as a `ReformerConfig` has it."""
-    rate = getattr(config, f"{kind}_attention_dropout", None)
-    settings = {"attention_dropout": config.attention_dropout if rate is None else rate, "dropout": config.dropout}
-    if kind in ("lsh", "local"):
-        settings["chunk_lens"] = config.chunk_lens
-    if kind == "lsh":
-        settings |= {name: getattr(config, name) for name in ("n_hashes", "n_buckets", "max_len")}
-    settings |= asdict(config.attention_options(kind))
+    settings = {name: config.setting(kind, name) for name in ATTENTION[kind].takes}
     return ATTENTION[kind](config.d_model, config.n_heads, config.d_head, seed=seed, dtype=dtype, **settings)
 
 

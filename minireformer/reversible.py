@@ -75,9 +75,6 @@ class PreNorm(Layer):
         dx, norm_grads = self.layer_norm.backward(dnormed, layer_norm)
         return y, dx, *dmemory, grads | prefixed("layer_norm", norm_grads)
 
-    def __call__(self, x, seed=0, **kwargs):
-        return self.forward(x, seed, training=False, **kwargs)[0]
-
     def replay(self, cache):
         """The arguments that `forward` needs to do the same again: see `AttentionLayer.replay`."""
         return self.part.replay(cache.part)
@@ -115,8 +112,8 @@ class ReversibleStack(Layer):
     def forward(self, x, seed=0, training=True, key_mask=None, rotations=None, cross_attention=None):
         """x (B, T, d_model) -> y (B, T, 2 d_model), cache.
 
-        `key_mask` and `rotations`, a list with an array or None for each block, are for attention; `cross_attention`
-        is a dict of what that layer's `forward` needs besides x and a seed.
+        `key_mask` and `rotations`, a dict from the number of a block to an array, are for attention;
+        `cross_attention` is a dict of what that layer's `forward` needs besides x and a seed.
         """
         check_array("x", x, None, None, None, like=next(iter(self.params.values()), None))
         inputs = {"attention": {"key_mask": key_mask}, "cross_attention": cross_attention, "feed_forward": {}}
@@ -125,7 +122,7 @@ class ReversibleStack(Layer):
         replays, stored = [], [[] for _ in self.blocks] if store else []
         for i, name, sublayer in self.sublayers():
             kwargs = inputs[name]
-            if name == "attention" and rotations is not None and rotations[i] is not None:
+            if name == "attention" and rotations and i in rotations:
                 kwargs = kwargs | {"rotations": rotations[i]}
             f, cache = sublayer.forward(x2, rng.fold(seed, i, name), training, **kwargs)
             f += x1  # in place: f is fresh, while a cache may hold the old x1
@@ -171,9 +168,6 @@ class ReversibleStack(Layer):
             grads |= prefixed(f"{i}.{name}", part_grads)
         dx1 += dx2  # both streams started as x
         return dx1, *dmemory, {name: grads[name] for name in self.params}
-
-    def __call__(self, x, seed=0, **kwargs):
-        return self.forward(x, seed, training=False, **kwargs)[0]
 
 
 def _streams(y):

@@ -111,7 +111,6 @@ def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path)
 def test_full_attention_of_raw_keys_has_the_right_gradient(kind, monkeypatch):
     monkeypatch.syspath_prepend(PAPER)
     monkeypatch.setattr(mr.attention_layer, "ATTENTION", dict(mr.attention_layer.ATTENTION))
-    monkeypatch.setattr(mr.config, "KINDS", mr.config.KINDS)
     layer = getattr(importlib.import_module("duplicate_task"), kind)(8, 2, 4)
     x = np.random.default_rng(0).standard_normal((2, 7, 8))
     report = mr.gradcheck(layer, x)

@@ -172,7 +172,7 @@ def test_a_step_allocates_nothing_that_grows_with_the_text(monkeypatch):
 @pytest.mark.parametrize("kind", [CachedDecoder, PlainDecoder])
 def test_bad_input_is_named(kind):
     model, tokens = model_of(), tokens_of()
-    with pytest.raises(ValueError, match="max_len: expected at most the model's, 64; got 65"):
+    with pytest.raises(ValueError, match="max_len: expected an integer from 1 to 64; got 65"):
         kind(model, 65)
     with pytest.raises(ValueError, match="model: expected a causal model"):
         kind(model_of(causal=False))

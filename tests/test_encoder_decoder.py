@@ -68,9 +68,11 @@ def test_gradients_of_the_decoders_layers_and_of_the_memory(assert_gradients, ti
     _, memory_mask = masks_of((x, memory))
 
     def forward(x, memory):
-        return layers.forward(x, memory, seed=5, memory_mask=memory_mask)
+        return layers.forward(x, seed=5, cross_attention={"memory": memory, "memory_mask": memory_mask})
 
-    assert_gradients((forward, lambda dy, cache: layers.backward(dy, cache)[:2]), x, memory, name="DecoderStack")
+    assert_gradients(
+        (forward, lambda dy, cache: layers.backward(dy, cache)[:2]), x, memory, name="ReversibleStack of a decoder"
+    )
 
 
 def test_reversible_equals_stored(tiny_model):
@@ -256,7 +258,7 @@ def test_bad_inputs_are_named(tiny_model):
             function(model, [1], 2, source=source)
         with pytest.raises(ValueError, match="source: expected None, as the model has no encoder"):
             function(mr.Reformer(mr.ReformerConfig()), [1], 2, source=[1])
-        with pytest.raises(ValueError, match=r"source: expected tokens in 0\.\.8"):
+        with pytest.raises(ValueError, match="source: expected ids from 0 to 8"):
             function(model, [1], 2, source=[9])
 
 

@@ -105,7 +105,7 @@ def test_draws_have_the_models_distribution():
 @pytest.mark.parametrize("u, token", [(0.0, 1), (0.49, 1), (0.51, 3), (1 - 2**-53, 3)])
 def test_the_ends_of_the_unit_interval_draw_no_impossible_token(u, token):
     p = np.array([[0.0, 0.5, 0.0, 0.5 - 2**-50, 0.0]])  # sums to a little less than one
-    assert _draw(p, SimpleNamespace(random=lambda shape: np.full(shape, u))) == [[token]]
+    assert _draw(p, SimpleNamespace(random=lambda shape: np.full(shape, u))) == [token]
 
 
 def test_the_seed_decides_and_rows_differ():
@@ -200,14 +200,14 @@ def test_prompts_that_are_not_sequences_of_tokens_are_refused(prompt):
 @pytest.mark.parametrize(
     "prompt, error, message",
     [
-        ([4], ValueError, r"prompt: expected tokens in 0\.\.3; got 4\.\.4"),
+        ([4], ValueError, r"prompt: expected ids from 0 to 3; got 4\.\.4"),
         ([0, -1], ValueError, r"got -1\.\.0"),
-        ([0.5], TypeError, "prompt: expected text or integers; got dtype float64"),
+        ([0.5], TypeError, "prompt: expected integers; got dtype float64"),
         ([True], TypeError, "bool"),
         ("a", ValueError, r"vocab_size 256\); got a str for vocab_size 4"),
         ([[1], [1, 2]], ValueError, "prompt: expected tokens"),
         (None, ValueError, "prompt: expected at least one token"),
-        (bytearray(b"ab"), TypeError, "prompt: expected a str, bytes, or token ids; got a bytearray"),
+        (bytearray(b"ab"), TypeError, "prompt: expected a str, bytes, or token ids; got bytearray"),
     ],
 )
 def test_bad_prompts_are_named(prompt, error, message):
@@ -340,8 +340,8 @@ def test_cached_text_is_the_text_without_a_cache():
         ({"stop": "z"}, TypeError, "stop: expected a token, or a list of them"),
         ({"stop": [[1]]}, TypeError, "stop: expected a token, or a list"),
         ({"stop": [[1], [1, 2]]}, TypeError, "stop: expected a token, or a list"),
-        ({"stop": [0, 256]}, ValueError, r"stop: expected tokens in 0\.\.255; got 0\.\.256"),
-        ({"stop": -1}, ValueError, r"stop: expected tokens in 0\.\.255; got -1\.\.-1"),
+        ({"stop": [0, 256]}, ValueError, r"stop: expected ids from 0 to 255; got 0\.\.256"),
+        ({"stop": -1}, ValueError, r"stop: expected ids from 0 to 255; got -1\.\.-1"),
         ({"cached": "yes"}, ValueError, "cached: expected True, False or None; got 'yes'"),
         ({"cached": 1}, ValueError, "cached: expected True, False or None; got 1"),
         ({"cached": np.ones(2)}, ValueError, "cached: expected True, False or None"),

@@ -8,6 +8,7 @@ import pytest
 import minireformer as mr
 from arrays import xp
 from minireformer import attention_layer
+from minireformer.model import make_attention
 
 
 def tokens_and_targets(length=22, seed=0):
@@ -288,7 +289,7 @@ def test_seed_is_0_by_default_everywhere(tiny_model):
 
 def test_options_of_attention_are_made_from_a_config(tiny_config):
     config = tiny_config(lsh_n_after=1, local_n_before=2, same_bucket=True, causal=False)
-    options = {kind: config.attention_options(kind) for kind in ("lsh", "local", "full", "shared_full")}
+    options = {kind: make_attention(config, kind, 0, "float32").options for kind in attention_layer.ATTENTION}
     assert options["lsh"] == mr.AttentionOptions(chunk_len=4, n_after=1, same_bucket=True, causal=False)
     assert options["local"] == mr.AttentionOptions(chunk_len=6, n_before=2, causal=False)
     assert options["full"] == options["shared_full"] == mr.AttentionOptions(causal=False)

@@ -136,14 +136,17 @@ def make_model(step, depth, length):
 def predicted(step, model, length):
     """-> the terms, in bytes, of what is alive at the peak of a step, and the name of the layer that has the peak.
 
+    Backward lets go of what it has used. So where layers are stored, the peak is in the last block, before the others
+    are freed. Elsewhere it is in the first block, where almost all gradients of parameters exist.
+
     stored       what the package keeps from forward to backward (`memory.predict`), streams and projections among it
-    grads        of the parameters, which are all there in the end
+    grads        of the parameters behind the attention of that block
     weights      b h l^2: once for every stored layer; of the layer at work its own, unless stored, and their gradient
-    hidden       b l d_ff, or a chunk of it: likewise
+    hidden       b l d_ff, or a chunk of it: likewise; that of the last stored block is gone before its attention
     activations  b l d_model: of the layer at work its inputs, projections and outputs, unless stored, and all their
-                 gradients: 7 in a stored attention layer; 12 where they are made again, 10 where queries are keys;
-                 6 in a feed-forward layer. Counted with the measurements at hand: how the sum grows is a test of
-                 the terms, its height is not
+                 gradients. In attention 12 where they are made again, 11 without tiles, 10 where queries are keys;
+                 where they are stored, 1 for each layer (its heads side by side), and 1; in a feed-forward layer 6.
+                 Counted with the measurements at hand: how the sum grows is a test of the terms, its height is not
 
     Logits, b l V, are gone before the layers' backward begins. The buffers of a tile are left out.
     """
@@ -152,12 +155,15 @@ def predicted(step, model, length):
     n_working = 1 if n_stored else 2
     weights = BATCH * HEADS * known.attention_matrix * (step["attention"] == "dense")
     hidden = known.hidden * CHUNK // length if step["chunked"] else known.hidden
-    always = {"stored": known.stored, "grads": mr.memory.nbytes(model.params)}
-    n_activations = 7 if n_stored else 10 if step["attention"] == "lsh" else 12
+    names = list(model.params)  # in the order of forward
+    behind = names.index(f"layers.{max(0, n_stored - 1)}.feed_forward.dense.weight")
+    grads = [model.params[name] for name in names[behind:]]
+    always = {"stored": known.stored, "grads": mr.memory.nbytes(grads)}
+    n_activations = n_stored + 1 if n_stored else {"full": 12, "dense": 11, "lsh": 10}[step["attention"]]
     layers = {
         "attention": {
             "weights": (n_stored + n_working) * weights,
-            "hidden": n_stored * hidden,
+            "hidden": max(0, n_stored - 1) * hidden,
             "activations": n_activations * known.activation,
         },
         "feed-forward": {

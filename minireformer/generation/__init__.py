@@ -2,15 +2,6 @@
 
 from minireformer.generation.beams import beam_search
 from minireformer.generation.decoding import CachedDecoder, PlainDecoder, is_exact
-from minireformer.generation.sampling import Sampling, generate, stream, token_probabilities
+from minireformer.generation.sampling import generate, stream, token_probabilities
 
-__all__ = [
-    "CachedDecoder",
-    "PlainDecoder",
-    "Sampling",
-    "beam_search",
-    "generate",
-    "is_exact",
-    "stream",
-    "token_probabilities",
-]
+__all__ = ["CachedDecoder", "PlainDecoder", "beam_search", "generate", "is_exact", "stream", "token_probabilities"]

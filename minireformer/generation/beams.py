@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from minireformer.checks import check_count, is_number
-from minireformer.generation.prompts import prepare
+from minireformer.checks import check_count, expect, is_number
+from minireformer.generation.prompts import Continuation
 from minireformer.generation.sampling import less_the_largest
 
 
@@ -35,9 +35,9 @@ def beam_search(
     the beams that it goes on with: O(T).
     """
     check_count("n_beams", n_beams)
-    if not is_number(length_penalty) or not 0 <= length_penalty <= 10:  # n^10 is a float for any n
-        raise ValueError(f"length_penalty: expected a number from 0 to 10; got {length_penalty!r}")
-    text = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    fits = is_number(length_penalty) and 0 <= length_penalty <= 10  # n^10 is a float for any n
+    expect("length_penalty", length_penalty, fits, "a number from 0 to 10")
+    text = Continuation(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     best = _search(text, n_beams, float(length_penalty))
     n = max(len(found) for found in best)
     return text.result(np.stack([found[np.minimum(np.arange(n), len(found) - 1)] for found in best]))  # from (B, n)
@@ -50,7 +50,7 @@ def _search(text, n_beams, length_penalty):
     beams = np.empty((n_rows, 1, 0), dtype)  # B, K, n: what was added to the prompt; at first one beam, without tokens
     score = np.zeros((n_rows, 1))  # B, K: its log-probability
     for n in range(1, n_tokens + 1):
-        logits = less_the_largest(text.start() if n == 1 else text.step(beams[..., -1].reshape(-1)))
+        logits = less_the_largest(text.logits(None if n == 1 else beams[..., -1].reshape(-1)))
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         total = score[..., None] + log_p.reshape(*score.shape, -1)  # B, K, V
         vocab_size = total.shape[-1]

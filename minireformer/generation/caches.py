@@ -31,26 +31,47 @@ def make_cache(layer, n_rows, max_len, seed, memory=None, memory_mask=None):
     if isinstance(layer, CrossAttention):
         return CrossCache(layer, memory, memory_mask)
     if not isinstance(layer, SelfAttention):
-        return NoCache(layer)
+        return Cache(layer)
     kind = {LocalAttention: LocalCache, LSHAttention: LSHCache}.get(type(layer), FullCache)
     return kind(layer, n_rows, max_len, seed)
 
 
-class FullCache:
+class Cache:
+    """What every cache can do. This one is for a layer in which tokens do not meet: it has nothing to remember."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def start(self, x, rows):
+        """x (b, T, d_model), the first tokens of the sequences `rows` (b,) ints -> the layer's output for them."""
+        return self.layer(x)
+
+    def step(self, x, lengths):
+        """x (B, d_model), one token more of each sequence -> the layer's output (B, d_model) for it.
+
+        `lengths` (B,) ints in host memory: how many tokens came before.
+        """
+        return self.layer(x)
+
+    def select(self, rows, length):
+        """Go on with the sequences `rows` (B',) ints: any of the present ones, in any order, or several times."""
+
+
+class FullCache(Cache):
     """The cache of full attention: a token meets all before it, O(T). The next two classes narrow this down.
 
     Memory: n_rows * H * max_len * 2 D numbers, allocated at once, so that nothing grows or is copied on the way.
     """
 
     def __init__(self, layer, n_rows, max_len, seed):
+        super().__init__(layer)
         weight = layer.params["output.weight"]
-        self.layer, self.max_len, self.seed, self.xp = layer, max_len, seed, backend.get_xp(weight)
+        self.max_len, self.seed, self.xp = max_len, seed, backend.get_xp(weight)
         self.shared = "query_key" in layer.parts
         # Zeros, not what happens to be in memory: a hidden row has weight 0, and 0 * NaN is NaN.
         self.table = self.xp.zeros((n_rows, layer.n_heads, max_len, 2 * layer.d_head), weight.dtype)
 
     def start(self, x, rows, **kwargs):
-        """x (b, T, d_model), the first tokens of the sequences `rows` (b,) ints -> the layer's output for them."""
         y, cache = self.layer.forward(x, self.seed, training=False, **kwargs)
         seen, d_head, rows = cache.attention, self.layer.d_head, self.xp.asarray(rows)
         self.table[rows, :, : x.shape[1], :d_head] = unit_length(seen.q) if self.shared else seen.k  # b, H, T, D
@@ -58,21 +79,13 @@ class FullCache:
         return y
 
     def step(self, x, lengths):
-        """x (B, d_model), one token more of each sequence -> the layer's output (B, d_model) for it.
-
-        `lengths` (B,) ints in host memory: how many tokens came before.
-        """
         heads = [_project(self.layer, name, x) for name in self.layer.parts]  # B, H, D
         query, value = heads[0], heads[-1]
         key = unit_length(query) if self.shared else heads[1]
         new = self.xp.asarray(self._first_rows() + lengths[:, None])  # B, H
         self.table.reshape(-1, self.table.shape[-1])[new] = self.xp.concatenate([key, value], axis=-1)
         keys_and_values, hidden = self.visible_keys(query, lengths)
-        scale = 1.0 if self.shared else 1 / math.sqrt(self.layer.d_head)
-        mixed = _attend_one(query, keys_and_values, hidden, scale)
-        if self.shared:  # a token that sees nothing else sees itself
-            mixed = self.xp.where(self.xp.asarray(hidden.all(axis=-1))[..., None], value, mixed)
-        return mixed.reshape(len(x), -1) @ self.layer.params["output.weight"].T
+        return _attend_one(self.layer, query, keys_and_values, hidden, value if self.shared else None)
 
     def visible_keys(self, query, lengths):
         """-> the table's rows (B, H, K, 2 D) that the newest token may see; (B, 1 or H, K) booleans, true: hidden."""
@@ -81,7 +94,6 @@ class FullCache:
         return self.table[:, :, :length], positions >= own if self.shared else positions > own
 
     def select(self, rows, length):
-        """Go on with the sequences `rows` (B',) ints: any of the present ones, in any order, or several times."""
         table = self.xp.zeros((len(rows), *self.table.shape[1:]), self.table.dtype)
         table[:, :, :length] = self.table[self.xp.asarray(rows), :, :length]
         self.table = table
@@ -103,12 +115,11 @@ class LocalCache(FullCache):
     """The cache of local attention: a token meets the chunks of its window, in a circle as in `local_attention`."""
 
     def visible_keys(self, query, lengths):
-        options = self.layer.options
-        chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
-        width = (n_before + 1 + n_after) * chunk_len
+        options, chunk_len = self.layer.options, self.layer.options.chunk_len
+        width = options.width * chunk_len
         padded = np.array([padded_length(n + 1, self.layer.chunk_lens) for n in lengths.tolist()])
         one_chunk = padded <= chunk_len  # nothing before it or after it
-        first = np.where(one_chunk, 0, (lengths // chunk_len - n_before) * chunk_len)
+        first = np.where(one_chunk, 0, (lengths // chunk_len - options.n_before) * chunk_len)
         circle = np.where(one_chunk, width, padded)
         positions = (first[:, None] + np.arange(width)) % circle[:, None]  # B, K
         own = lengths[:, None]
@@ -133,8 +144,8 @@ class LSHCache(FullCache):
         self.code = "i" if math.prod(bucket_factors(self.n_buckets)) * max_len < 2**31 else "q"  # 4 or 8 bytes a number
 
     def start(self, x, rows):
-        query_key = self.layer.parts["query_key"](x).reshape(*x.shape[:2], self.layer.n_heads, self.layer.d_head)
-        hashed = hash_vectors(query_key.swapaxes(1, 2), self.rotations, self.n_buckets)  # b, H, R, T
+        query_key = self.layer.split(self.layer.parts["query_key"](x))  # b, H, T, D
+        hashed = hash_vectors(query_key, self.rotations, self.n_buckets)  # b, H, R, T
         buckets = backend.to_numpy(hashed).astype("int64")
         entries = np.sort(buckets * self.max_len + np.arange(x.shape[1]), axis=-1).astype(self.code)
         for row, heads in zip(rows.tolist(), entries):
@@ -157,17 +168,14 @@ class LSHCache(FullCache):
         positions %= self.max_len  # from bucket * max_len + position
         if self.layer.options.count_once:
             positions.sort(axis=1)
-            positions[:, 1:][positions[:, 1:] == positions[:, :-1]] = -1
-            positions = np.where(positions < 0, own, positions)
+            positions[:, 1:] = np.where(positions[:, 1:] == positions[:, :-1], own, positions[:, 1:])
         positions = positions.reshape(n_rows, n_heads, -1)
         return self._gather(positions), positions == own.reshape(n_rows, n_heads, 1)
 
     def _insert(self, orders, buckets, position):
         """Put one head's token at `position` into the `orders` of its rounds; -> the list entries that it meets."""
-        options = self.layer.options
+        options, slots = self.layer.options, []
         chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
-        same_bucket, count_once = options.same_bucket, options.count_once
-        slots = []
         for order, bucket in zip(orders, buckets):
             entry = bucket * self.max_len + position
             slots.append(bisect_left(order, entry))
@@ -178,10 +186,10 @@ class LSHCache(FullCache):
         n_chunks, met = padded_len // chunk_len, array(self.code)
         for r, (order, slot) in enumerate(zip(orders, slots)):
             first, last = slot // chunk_len - n_before, slot // chunk_len + n_after
-            if same_bucket:  # the token is the last of its bucket
+            if options.same_bucket:  # the token is the last of its bucket
                 start = bisect_left(order, buckets[r] * self.max_len)
                 met += order[max(start, first * chunk_len) : slot]
-            elif first >= 0 and last < n_chunks or count_once:
+            elif first >= 0 and last < n_chunks or options.count_once:
                 met += order[max(0, first) * chunk_len : (last + 1) * chunk_len]
             else:  # into the neighbouring rounds: the chunks of all rounds are in one circle
                 for chunk in range(first, last + 1):
@@ -194,41 +202,28 @@ class LSHCache(FullCache):
         self.orders = [[[order[:] for order in orders] for orders in self.orders[row]] for row in rows.tolist()]
 
 
-class CrossCache:
+class CrossCache(Cache):
     """The cache of cross-attention: keys and values of the source, made once. A token meets all of them, O(S)."""
 
     def __init__(self, layer, memory, memory_mask):
-        self.layer, self.memory, self.memory_mask, self.xp = layer, memory, memory_mask, backend.get_xp(memory)
+        super().__init__(layer)
+        self.memory, self.memory_mask, self.xp = memory, memory_mask, backend.get_xp(memory)
         keys, values = (layer.split(layer.parts[name](memory)) for name in ("key", "value"))  # B, H, S, D
         self.table = self.xp.concatenate([keys, values], axis=-1)
 
     def start(self, x, rows):
-        """x (b, T, d_model), tokens of the sequences `rows` (b,) -> the layer's output for them."""
         rows = self.xp.asarray(rows)
         mask = None if self.memory_mask is None else self.memory_mask[rows]
         return self.layer.forward(x, training=False, memory=self.memory[rows], memory_mask=mask)[0]
 
     def step(self, x, lengths):
-        """x (B, d_model), one token of each sequence -> the layer's output (B, d_model) for it."""
         hidden = self.xp.zeros((1, 1, 1), bool) if self.memory_mask is None else ~self.memory_mask[:, None]
-        mixed = _attend_one(_project(self.layer, "query", x), self.table, hidden, 1 / math.sqrt(self.layer.d_head))
-        return mixed.reshape(len(x), -1) @ self.layer.params["output.weight"].T
+        return _attend_one(self.layer, _project(self.layer, "query", x), self.table, hidden)
 
     def select(self, rows, length):
-        """Go on with the sequences `rows` (B',)."""
         rows = self.xp.asarray(rows)
         self.memory, self.table = self.memory[rows], self.table[rows]
         self.memory_mask = None if self.memory_mask is None else self.memory_mask[rows]
-
-
-class NoCache:
-    """For a layer in which tokens do not meet: there is nothing to remember."""
-
-    def __init__(self, layer):
-        self.start = self.step = lambda x, _: layer(x)  # (b, T, d_model) or (B, d_model) -> the same shape
-
-    def select(self, rows, length):
-        """Nothing to do."""
 
 
 def _project(layer, name, x):
@@ -236,15 +231,20 @@ def _project(layer, name, x):
     return (x @ layer.params[f"{name}.weight"].T).reshape(len(x), layer.n_heads, layer.d_head)
 
 
-def _attend_one(query, keys_and_values, hidden, scale):
-    """One query a head: query (B, H, D) over (B, H, K, 2 D), keys beside values; -> (B, H, D).
+def _attend_one(layer, query, keys_and_values, hidden, own_value=None):
+    """One query a head: query (B, H, D) over (B, H, K, 2 D), keys beside values; -> the layer's output (B, d_model).
 
-    `hidden` (B, 1 or H, K) booleans: what the query may not see. 0 where that is everything.
+    `hidden` (B, 1 or H, K) booleans: what the query may not see. A head that sees nothing gives 0. With `own_value`
+    (B, H, D), queries and keys are shared: keys have unit length, and a token that sees nothing else sees itself.
     """
-    xp, d_head = backend.get_xp(query), query.shape[-1]
+    xp, d_head = backend.get_xp(query), layer.d_head
+    hidden, scale = xp.asarray(hidden), 1 / math.sqrt(d_head) if own_value is None else 1.0
     s = xp.matmul(keys_and_values[..., :d_head], (query * scale)[..., None])[..., 0]  # B, H, K
-    s = xp.where(xp.asarray(hidden), -xp.inf, s)
+    s = xp.where(hidden, -xp.inf, s)
     m = s.max(axis=-1, keepdims=True)
     p = xp.exp(s - xp.where(xp.isinf(m), 0, m))
     p /= xp.maximum(p.sum(axis=-1, keepdims=True), 1e-30)
-    return xp.matmul(p[..., None, :], keys_and_values[..., d_head:])[..., 0, :]
+    mixed = xp.matmul(p[..., None, :], keys_and_values[..., d_head:])[..., 0, :]
+    if own_value is not None:
+        mixed = xp.where(hidden.all(axis=-1)[..., None], own_value, mixed)
+    return mixed.reshape(len(query), -1) @ layer.params["output.weight"].T

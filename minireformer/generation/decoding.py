@@ -24,8 +24,7 @@ import numpy as np
 
 from minireformer import backend, rng
 from minireformer.attention_layer import LocalAttention, LSHAttention
-from minireformer.checks import check_array, check_count, check_not_empty
-from minireformer.embedding import check_tokens
+from minireformer.checks import check_array, check_count, check_not_empty, check_tokens, expect_type
 from minireformer.generation.caches import make_cache
 from minireformer.model import Reformer
 from minireformer.translation.encoder_decoder import EncoderDecoder
@@ -39,15 +38,10 @@ def is_exact(model):
     """
     if not isinstance(model, (Reformer, EncoderDecoder)):
         return False
-    *before, last = [attention.part for attention, *_ in _writer(model).layers.blocks]
+    *before, last = [attention.part for attention, *_ in getattr(model, "decoder", model).layers.blocks]
     if isinstance(last, LSHAttention) and last.n_buckets is None:
         return False
     return all(_keeps_outputs(layer) for layer in before)
-
-
-def _writer(model):
-    """The part of the model that writes."""
-    return model.decoder if isinstance(model, EncoderDecoder) else model
 
 
 def _keeps_outputs(layer):
@@ -69,12 +63,12 @@ class Decoding:
     """
 
     def __init__(self, model, max_len=None, seed=0):
-        self.model, self.config, self.writer = model, model.config, _writer(model)
-        self.seed, self.has_encoder = seed, isinstance(model, EncoderDecoder)
+        self.model, self.config, self.seed = model, model.config, seed
+        self.writer = getattr(model, "decoder", model)  # the part of the model that writes
+        self.has_encoder = self.writer is not model
         self.writer_seed = rng.fold(seed, "decoder") if self.has_encoder else seed
-        self.max_len = self.config.max_len if max_len is None else check_count("max_len", max_len)
-        if self.max_len > self.config.max_len:
-            raise ValueError(f"max_len: expected at most the model's, {self.config.max_len}; got {max_len}")
+        longest = self.config.max_len
+        self.max_len = check_count("max_len", longest if max_len is None else max_len, at_most=longest)
         if not self.config.causal:
             raise ValueError("model: expected a causal model; one that sees what follows cannot write it")
         self.param = next(iter(model.params.values()))
@@ -152,8 +146,7 @@ class CachedDecoder(Decoding):
     """Remembers every layer's keys, values and buckets: see above. Arguments as `Decoding`."""
 
     def __init__(self, model, max_len=None, seed=0):
-        if not isinstance(model, (Reformer, EncoderDecoder)):
-            raise TypeError(f"model: expected a Reformer, for cached decoding; got {type(model).__name__}")
+        expect_type("model", model, isinstance(model, (Reformer, EncoderDecoder)), "a Reformer, for cached decoding")
         super().__init__(model, max_len, seed)
 
     def _begin(self, tokens):
@@ -161,8 +154,7 @@ class CachedDecoder(Decoding):
         self.positions = self.writer.positions.table(self.max_len)  # T, d_model
         self.sublayers = [
             (sublayer.layer_norm, make_cache(sublayer.part, *sizes, rng.fold(seed, i, "attention"), **self.memory))
-            for i, block in enumerate(self.writer.layers.blocks)
-            for sublayer in block
+            for i, _, sublayer in self.writer.layers.sublayers()
         ]
 
     def _start(self, tokens, rows):
@@ -196,9 +188,8 @@ class PlainDecoder(Decoding):
         self.tokens[:, : tokens.shape[1]] = tokens
 
     def _start(self, tokens, rows):
-        settings = {"seed": self.writer_seed, "training": False, **self._memory_of(rows)}
-        features, _ = self.writer.features(tokens, **settings)  # b, T, 2 d_model
-        return self.writer.head(features[:, -1])
+        features, _ = self.writer.features(tokens, seed=self.writer_seed, training=False, **self._memory_of(rows))
+        return self.writer.head(features[:, -1])  # of b, T, 2 d_model
 
     def _step(self, tokens):
         self.tokens[self.xp.arange(len(tokens)), self.xp.asarray(self.lengths)] = tokens
@@ -211,14 +202,19 @@ class PlainDecoder(Decoding):
         return {name: None if a is None else a[self.xp.asarray(rows)] for name, a in self.memory.items()}
 
 
+def to_host(name, values, expected):
+    """`values`, an array or a list, as an array in host memory; ValueError for lists of several lengths."""
+    try:
+        return backend.to_numpy(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected {expected}; {error}") from None
+
+
 def check_lengths(lengths, n_rows, length):
     """`lengths` as (B,) int64 in host memory; an error unless None (all T) or B integers from 1 to T."""
     if lengths is None:
         return np.full(n_rows, length)
-    try:
-        lengths = backend.to_numpy(lengths)
-    except ValueError as error:  # lists of several lengths
-        raise ValueError(f"lengths: expected ({n_rows},) integers; {error}") from None
+    lengths = to_host("lengths", lengths, f"({n_rows},) integers")
     check_array("lengths", lengths, n_rows, kind="i")
     if lengths.min() < 1 or lengths.max() > length:
         raise ValueError(f"lengths: expected 1 to {length}; got {lengths.min()}..{lengths.max()}")

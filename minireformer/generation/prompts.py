@@ -1,38 +1,48 @@
 """What goes into generation and what comes out: prompts of any kind, as tokens, and tokens as that kind again.
 
-`generate`, `stream` and `beam_search` take the same arguments beside their own settings. `prepare` checks them and
-makes a `Continuation` of them: all that a loop over new tokens needs. Read next: `sampling.py`.
+`generate`, `stream` and `beam_search` take the same arguments beside their own settings. A `Continuation` checks them
+and has all that a loop over new tokens needs. Read next: `sampling.py`.
 """
-
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from minireformer import backend
-from minireformer.checks import check_count
-from minireformer.generation.decoding import CachedDecoder, Decoding, PlainDecoder, check_lengths, is_exact
+from minireformer.checks import check_count, check_tokens, expect, expect_type
+from minireformer.generation.decoding import CachedDecoder, PlainDecoder, check_lengths, is_exact, to_host
 
 
-class Continuation(NamedTuple):
-    """What to continue, how far, and with which decoder."""
+class Continuation:
+    """What to continue, how far, and with which decoder: arguments as `generate`."""
 
-    prompt: Any  # as it was given: the result is to be of the same kind
-    tokens: Any  # (B, T) int64 in host memory
-    lengths: Any  # (B,) ints in host memory: how many of each row are its prompt
-    n_tokens: int  # how many to add
-    stop: Any  # (n,) ints: the tokens after which a row ends
-    decoder: Decoding
-    source: Any  # (B, S) ints, on the decoder's device, and (B, S) booleans; or None
-    source_mask: Any
+    def __init__(self, model, prompt, n_tokens, stop, cached, lengths, source, source_mask):
+        self.n_tokens = check_count("n_tokens", n_tokens, at_least=0)
+        expect_type("model", model, hasattr(model, "features") and not isinstance(model, type), "a Reformer")
+        expect("cached", cached, cached is None or isinstance(cached, bool), "True, False or None")
+        config = model.config
+        if config.head != "tokens":
+            raise ValueError(f"model: expected one that predicts tokens; the head of this one is {config.head!r}")
+        self.prompt, self.tokens = prompt, _encode("prompt", prompt, config.vocab_size)  # (B, T) int64 in host memory
+        n_rows, length = self.tokens.shape
+        max_len = length + self.n_tokens
+        if max_len > config.max_len:
+            added = f"prompt ({length}) and new tokens ({n_tokens}) are {max_len} together"
+            raise ValueError(f"n_tokens: {added}; expected at most the model's max_len, {config.max_len}")
+        self.stop = _check_stop(stop, config.vocab_size)
+        self.lengths = check_lengths(lengths, n_rows, length)
+        cached = is_exact(model) if cached is None else cached
+        self.decoder = (CachedDecoder if cached else PlainDecoder)(model, max_len)
+        if source is not None:
+            source = _encode("source", source, getattr(config, "source_vocab_size", None) or config.vocab_size)
+            source = self.decoder.xp.asarray(source)
+        self.decoder.check_source(source, n_rows, source_mask)
+        self.source, self.source_mask = source, source_mask
 
-    def start(self):
-        """Logits (B, V) of the first new tokens."""
+    def logits(self, new=None):
+        """Logits (B, V) after the prompts or, from the second call on, after one more token of each: new (B,) ints."""
+        if new is not None:
+            return self.decoder.step(self.decoder.xp.asarray(new))
         tokens = self.decoder.xp.asarray(self.tokens)
         return self.decoder.start(tokens, self.lengths, self.source, self.source_mask)
-
-    def step(self, tokens):
-        """Logits (B, V) after tokens (B,), in host memory."""
-        return self.decoder.step(self.decoder.xp.asarray(tokens))
 
     def result(self, new):
         """The prompts and their continuations new (B, n), as the kind of thing that the prompt is.
@@ -49,34 +59,6 @@ class Continuation(NamedTuple):
         return as_given(out if backend.to_numpy(self.prompt).ndim == 2 else out[0], self.prompt)
 
 
-def prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask):
-    """Check these arguments of `generate`; -> a `Continuation`."""
-    n_tokens = check_count("n_tokens", n_tokens, at_least=0)
-    if not hasattr(model, "features") or isinstance(model, type):
-        raise TypeError(f"model: expected a Reformer; got {type(model).__name__}")
-    if cached is not None and not isinstance(cached, bool):
-        raise ValueError(f"cached: expected True, False or None; got {cached!r}")
-    config = model.config
-    if config.head != "tokens":
-        raise ValueError(f"model: expected one that predicts tokens; the head of this one is {config.head!r}")
-    tokens = _encode("prompt", prompt, config.vocab_size)  # B, T
-    length = tokens.shape[1] + n_tokens
-    if length > config.max_len:
-        raise ValueError(
-            f"n_tokens: prompt ({tokens.shape[1]}) and new tokens ({n_tokens}) are {length} together; "
-            f"expected at most the model's max_len, {config.max_len}"
-        )
-    stop = _check_stop(stop, config.vocab_size)
-    lengths = check_lengths(lengths, *tokens.shape)
-    cached = is_exact(model) if cached is None else cached
-    decoder = (CachedDecoder if cached else PlainDecoder)(model, length)
-    if source is not None:
-        source = _encode("source", source, getattr(config, "source_vocab_size", None) or config.vocab_size)
-        source = decoder.xp.asarray(source)
-    decoder.check_source(source, len(tokens), source_mask)
-    return Continuation(prompt, tokens, lengths, n_tokens, stop, decoder, source, source_mask)
-
-
 def as_given(tokens, prompt):
     """An array of tokens in host memory as a list, if the prompt was one, or as an array of the prompt's backend."""
     return tokens.tolist() if isinstance(prompt, (list, tuple)) else backend.get_xp(prompt).asarray(tokens)
@@ -84,8 +66,7 @@ def as_given(tokens, prompt):
 
 def _encode(name, prompt, vocab_size):
     """`prompt`, the argument called `name`, as tokens (B, T) int64 in host memory."""
-    if isinstance(prompt, (bytearray, memoryview)):
-        raise TypeError(f"{name}: expected a str, bytes, or token ids; got a {type(prompt).__name__}")
+    expect_type(name, prompt, not isinstance(prompt, (bytearray, memoryview)), "a str, bytes, or token ids")
     if isinstance(prompt, (str, bytes)):
         if vocab_size != 256:
             raise ValueError(
@@ -97,15 +78,10 @@ def _encode(name, prompt, vocab_size):
         except UnicodeEncodeError as error:
             raise ValueError(f"{name}: expected text that UTF-8 can write; {error}") from None
         prompt = np.frombuffer(prompt, dtype="uint8")
-    try:
-        tokens = backend.to_numpy(prompt)
-    except ValueError as error:  # lists of several lengths
-        raise ValueError(f"{name}: expected tokens, (T,) or (B, T); {error}") from None
+    tokens = to_host(name, prompt, "tokens, (T,) or (B, T)")
     if tokens.ndim not in (1, 2) or tokens.size == 0:
         raise ValueError(f"{name}: expected at least one token, (T,) or (B, T); got shape {tokens.shape}")
-    if tokens.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected text or integers; got dtype {tokens.dtype}")
-    _check_range(name, tokens, vocab_size)
+    check_tokens(name, tokens, vocab_size)
     return np.atleast_2d(tokens).astype("int64")
 
 
@@ -119,10 +95,5 @@ def _check_stop(stop, vocab_size):
         return tokens.astype("int64")
     if tokens.dtype.kind not in "iu" or tokens.ndim != 1:
         raise TypeError(f"stop: expected a token, or a list of them; got {stop!r}")
-    _check_range("stop", tokens, vocab_size)
+    check_tokens("stop", tokens, vocab_size)
     return tokens
-
-
-def _check_range(name, tokens, vocab_size):
-    if tokens.min() < 0 or tokens.max() >= vocab_size:
-        raise ValueError(f"{name}: expected tokens in 0..{vocab_size - 1}; got {tokens.min()}..{tokens.max()}")

@@ -10,31 +10,22 @@ model on everything before each token.
 
 import codecs
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from minireformer import backend, rng
-from minireformer.checks import check_array, check_count, check_not_empty, is_number
-from minireformer.generation.prompts import as_given, prepare
+from minireformer.checks import check_array, check_count, check_not_empty, expect, is_number
+from minireformer.generation.prompts import Continuation, as_given
 
 
-class Sampling(NamedTuple):
-    """How we draw from a model's distribution."""
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def check(self):
-        """ValueError names the setting that is out of range; -> the settings themselves."""
-        if not is_number(self.temperature) or not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a finite number >= 0; got {self.temperature!r}")
-        if self.top_k is not None:
-            check_count("top_k", self.top_k)
-        if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise ValueError(f"top_p: expected a number in (0, 1]; got {self.top_p!r}")
-        return self
+def check_sampling(temperature, top_k, top_p):
+    """The three settings as they are; ValueError names one that is out of range."""
+    fits = is_number(temperature) and 0 <= temperature < math.inf
+    expect("temperature", temperature, fits, "a finite number >= 0")
+    if top_k is not None:
+        check_count("top_k", top_k)
+    expect("top_p", top_p, top_p is None or is_number(top_p) and 0 < top_p <= 1, "a number in (0, 1]")
+    return temperature, top_k, top_p
 
 
 def generate(
@@ -70,8 +61,8 @@ def generate(
 
     Raises ValueError where prompt and new tokens exceed `model.config.max_len`, or a token the vocabulary.
     """
-    sampling = Sampling(temperature, top_k, top_p).check()
-    text = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    sampling = check_sampling(temperature, top_k, top_p)
+    text = Continuation(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     new = np.array(list(_draws(text, sampling, seed)), dtype="int64").reshape(-1, len(text.tokens))  # n, B
     return text.result(new.T)
 
@@ -99,8 +90,8 @@ def stream(
         for piece in mr.stream(model, "def forward(self", 100):
             print(piece, end="")
     """
-    sampling = Sampling(temperature, top_k, top_p).check()
-    text = prepare(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
+    sampling = check_sampling(temperature, top_k, top_p)
+    text = Continuation(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
     draws = _draws(text, sampling, seed)
     if isinstance(prompt, (str, bytes)):
         pieces = (new.astype("uint8").tobytes() for new in draws)
@@ -117,8 +108,7 @@ def _draws(text, sampling, seed):
     for _ in range(text.n_tokens):
         if ended.all():
             return
-        logits = text.start() if new is None else text.step(new)
-        drawn = _draw(token_probabilities(logits, *sampling), random)[:, 0]
+        drawn = _draw(token_probabilities(text.logits(new), *sampling), random)
         new = drawn if new is None else np.where(ended, new, drawn)
         ended |= np.isin(new, text.stop)
         yield new
@@ -130,7 +120,7 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     p = softmax(logits / temperature), then the top k, then the smallest set of likeliest tokens whose mass
     is at least top_p. Of equally likely tokens at the border, the one with the lower id stays.
     """
-    Sampling(temperature, top_k, top_p).check()
+    check_sampling(temperature, top_k, top_p)
     logits = less_the_largest(logits)
     if temperature == 0:
         top_k, temperature = 1, 1.0
@@ -161,7 +151,7 @@ def less_the_largest(logits):
 
 
 def _draw(p, random):
-    """A token of each row's distribution `p` (B, V): where a uniform number falls among the running sums."""
+    """Tokens (B,), one from each row's distribution `p` (B, V): where a uniform number falls among the running sums."""
     sums = np.cumsum(p, axis=1)
     u = random.random((len(p), 1)) * sums[:, -1:]  # sums may end at 1 - 1e-16
-    return (sums > u).argmax(axis=1)[:, None]  # B, 1
+    return (sums > u).argmax(axis=1)

@@ -24,15 +24,13 @@ def cross_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0):
     `seed`. A query that sees nothing returns 0. ValueError or TypeError names an argument that doesn't fit.
     """
     check_array("q", q, None, None, None, None)
-    check_not_empty("q", q)
     check_array("k", k, *q.shape[:2], None, q.shape[3], like=q, whose="the queries")
-    check_not_empty("k", k)
     check_array("v", v, *k.shape, like=q, whose="the queries")
-    for name, x in (("k", k), ("v", v)):
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check_not_empty(name, x)
         if x.dtype != q.dtype:
             raise TypeError(f"{name}: expected {q.dtype}, as the queries; got {x.dtype}")
-    if key_mask is not None:
-        check_array("key_mask", key_mask, q.shape[0], k.shape[2], kind="b", like=q, whose="the queries")
+    check_array("key_mask", key_mask, len(q), k.shape[2], kind="b", like=q, whose="the queries", optional=True)
     check_rate("dropout", dropout)
     plan = Plan(AttentionOptions(causal=False), key_mask=key_mask, dropout=dropout, seeds=(rng.fold(seed, "cross"),))
     return attention(q, k, v, plan)
@@ -74,4 +72,4 @@ class CrossAttention(AttentionLayer):
         return self._forward((x, memory), seed, training, memory_mask)
 
     def attend(self, heads, seed, settings):
-        return *cross_attention(*heads, **settings), None
+        return cross_attention(*heads, **settings)

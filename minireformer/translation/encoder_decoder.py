@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minireformer import rng
-from minireformer.checks import check_array, check_count, check_not_empty
-from minireformer.config import ReformerConfig, check_at_least_0, expect
-from minireformer.embedding import check_tokens
+from minireformer.checks import check_array, check_tokens, expect, expect_type
+from minireformer.config import ReformerConfig
 from minireformer.heads import make_head
 from minireformer.layer import prefixed
 from minireformer.model import Body, Model
-from minireformer.reversible import ReversibleStack
 from minireformer.translation.cross_attention import CrossAttention, attention_weights
 
 
@@ -34,14 +32,13 @@ class EncoderDecoderConfig(ReformerConfig):
     pad_token: int | None = None  # hidden wherever it stands, on both sides; None: nothing is
 
     def __post_init__(self):
-        more_checks = {"encoder_n_after": check_at_least_0, "pad_token": check_at_least_0}
-        super().__post_init__(source_vocab_size=check_count, **more_checks)
+        super().__post_init__()
         expect("causal", self.causal, self.causal, "True, for the decoder writes one token after another")
         expect("head", self.head, self.head == "tokens", "tokens, which the decoder writes")
         if self.pad_token is not None:
             largest = max(self.vocab_size, self.source_vocab_size or 0) - 1
-            fits = self.pad_token <= largest
-            expect("pad_token", self.pad_token, fits, f"a token of either side, at most {largest}")
+            expected = f"a token of either side, at most {largest}"
+            expect("pad_token", self.pad_token, self.pad_token <= largest, expected)
         try:
             self.encoder()
         except ValueError as error:
@@ -55,25 +52,11 @@ class EncoderDecoderConfig(ReformerConfig):
         return ReformerConfig(**(shared | own))
 
 
-class DecoderStack(ReversibleStack):
-    """Blocks of (attention, cross-attention, feed-forward): a `ReversibleStack` that also reads a memory."""
-
-    def forward(self, x, memory, seed=0, training=True, memory_mask=None, key_mask=None):
-        """x (B, T, d_model), memory (B, S, d_memory) -> y (B, T, 2 d_model), cache.
-
-        `memory_mask` (B, S) and `key_mask` (B, T) booleans hide padding, of the source and of the target.
-        """
-        cross_attention = {"memory": memory, "memory_mask": memory_mask}
-        return super().forward(x, seed, training, key_mask, cross_attention=cross_attention)
-
-
 class Decoder(Body):
     """Target tokens and a memory to features: a `Body` with cross-attention in every block. It also owns the head.
 
     Parameters: those of a `Body`, `layers.{i}.cross_attention.*` and `head.*`.
     """
-
-    stack = DecoderStack
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__(config, seed, dtype)
@@ -92,7 +75,8 @@ class Decoder(Body):
         `key_mask` (B, T) and `memory_mask` (B, S) booleans: False hides a padding token. `backward` returns None,
         dmemory, and the gradients of all parameters but the head's.
         """
-        return super().features(tokens, seed, training, key_mask, memory=memory, memory_mask=memory_mask)
+        cross_attention = {"memory": memory, "memory_mask": memory_mask}
+        return super().features(tokens, seed, training, key_mask, cross_attention=cross_attention)
 
 
 class EncoderDecoderCache(NamedTuple):
@@ -118,8 +102,7 @@ class EncoderDecoder(Model):
 
     def __init__(self, config, seed=0, dtype="float32"):
         super().__init__()
-        if not isinstance(config, EncoderDecoderConfig):
-            raise TypeError(f"config: expected an EncoderDecoderConfig; got {type(config).__name__}")
+        expect_type("config", config, isinstance(config, EncoderDecoderConfig), "an EncoderDecoderConfig")
         self.config = config
         self.encoder = self.add("encoder", Body(config.encoder(), rng.fold(seed, "encoder"), dtype))
         self.decoder = self.add("decoder", Decoder(config, rng.fold(seed, "decoder"), dtype))
@@ -144,16 +127,16 @@ class EncoderDecoder(Model):
 
     def check(self, pair):
         """The target of a `pair`; an error unless it is (source (B, S), target (B, T)), tokens that fit the config."""
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"pair: expected (source, target), two arrays of tokens; got {type(pair).__name__}")
+        fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+        expect_type("pair", pair, fits, "(source, target), two arrays of tokens")
         source, target = pair
-        self._check_tokens("source", source, None, self.encoder.config.vocab_size)
-        self._check_tokens("target", target, len(source), self.config.vocab_size)
+        self._check_tokens(self.encoder, "source", source)
+        self._check_tokens(self.decoder, "target", target, len(source))
         return target
 
     def encode(self, source, seed=0, source_mask=None):
         """source (B, S) ints -> memory (B, S, 2 d_model), and the mask that hides its padding, (B, S) or None."""
-        self._check_tokens("source", source, None, self.encoder.config.vocab_size)
+        self._check_tokens(self.encoder, "source", source)
         return self._encode(source, seed, False, source_mask)[:2]
 
     def cross_attention_maps(self, pair, seed=0, source_mask=None, target_mask=None):
@@ -179,17 +162,12 @@ class EncoderDecoder(Model):
 
     def _mask(self, name, mask, tokens):
         """Which of tokens (B, T) are no padding: `mask`, if there is one, else by the config's `pad_token`, or None."""
-        if mask is not None:
-            check_array(name, mask, *tokens.shape, kind="b", like=tokens, whose="the tokens")
-        elif self.config.pad_token is not None:
-            mask = tokens != self.config.pad_token
+        check_array(name, mask, *tokens.shape, kind="b", like=tokens, whose="the tokens", optional=True)
+        if mask is None and self.config.pad_token is not None:
+            return tokens != self.config.pad_token
         return mask
 
-    def _check_tokens(self, name, tokens, n_rows, vocab_size):
-        """Raise unless `tokens` are ids (n_rows, T) below `vocab_size`, T up to max_len; n_rows None: any number."""
-        max_len = self.config.max_len
-        check_array(name, tokens, n_rows, None, kind="i", like=self.params["decoder.embedding.weight"])
-        if not 1 <= tokens.shape[1] <= max_len:
-            raise ValueError(f"{name}: expected 1 to {max_len} a sequence (max_len); got {tokens.shape[1]}")
-        check_not_empty(name, tokens)
-        check_tokens(name, tokens, vocab_size)
+    def _check_tokens(self, half, name, tokens, n_rows=None):
+        """As `Body.check` of this `half`, and the ids are looked at, too."""
+        half.check(tokens, name, n_rows)
+        check_tokens(name, tokens, half.config.vocab_size)
