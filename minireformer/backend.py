@@ -155,6 +155,12 @@ def nonzero(conditions):
     return np.flatnonzero(conditions) if get_xp(conditions) is np else slice(None)
 
 
+def row_max(x):
+    """The largest entry of each row of x (..., d) -> (rows,). NumPy's argmax is several times as fast as its max."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows[get_xp(x).arange(len(rows)), rows.argmax(axis=-1)]
+
+
 def row_dot(a, b):
     """The dot products of the rows of a and b (..., d) -> (...), without the temporary a * b."""
     xp = get_xp(a)

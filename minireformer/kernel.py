@@ -8,14 +8,16 @@ All hash rounds together are *one* softmax, over every key that a query meets in
 
     Δ = rowsum(dO * O)     dV = P' dO     dS = P * (dO V' - Δ)     dQ = dS K     dK = dS' Q
 
-`attend` takes a few chunks of queries at a time and adds up the numerators and denominators of P. When a query meets a
-larger logit, m rises to it and the sums so far are rescaled. So no exponent is ever above 0, and logits of any size are
-safe. `attend_backward` takes a few chunks of keys at a time and computes their P again from S, m and l.
+Here ' transposes and * multiplies entry by entry. `attend` takes a few chunks of queries at a time and adds up the
+numerators and denominators of P, round after round. When a query meets a larger logit, m rises to it and the sums so
+far are rescaled. So no exponent is ever above 0, and logits of any size are safe. `attend_backward` takes a few chunks
+of keys at a time and computes their P again from S, m and l.
 
-The paper gives each round a softmax of its own and merges the rounds with weights exp(z_r - z): that is the same sum.
+The paper gives each round r a softmax of its own, with log-sum-exp z_r, and merges the rounds with weights
+exp(z_r - z). That is the same sum. A key that is met in N rounds counts N times, unless options say otherwise (eq. 16).
 
-In the code, `s` is the `Schedule`: it knows which slots `chunk` and `window` of a tile hold, and who may see whom. The
-shapes: g heads, n chunks of C slots, windows of W C slots, vectors of length D. Read next: `attention.py`.
+In the code, `s` is the `Schedule`. `chunk` and `window` are slices: the slots of a tile's chunks, and of their windows.
+Shapes: g heads, n chunks of C slots, windows of W C slots, vectors of length D. Read next: `attention.py`.
 """
 
 from minireformer import backend, cuda
@@ -29,22 +31,23 @@ LOWEST = -FAR / 8  # m of a query that has met no key yet: below every real logi
 def attend(s, q, k, v, scale, out, m, l):
     """Attention for the heads of schedule `s`, by queries. Fills their rows of out (N, D), m (N,) and l (N,).
 
-    q, k, v are tables of rows (`tables.py`). A key is a row of k times its entry of scale. A query that sees
-    nothing ends with l = 0, and its output is 0, or its own value where tokens do not see themselves.
+    q, k, v are tables of rows (`tables.py`). A key is a row of k times its entry of scale. m starts at `LOWEST`, l and
+    out at 0. A query that sees nothing ends with l = 0, and its output is 0, or its own value where tokens do not see
+    themselves.
     """
-    w, scale = s.scratch, scale[s.key_rows]
+    w, scale = s.scratch, scale[s.key_rows]  # w("name", *shape) is memory to write to
     for chunk, window in s.tiles():
         Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, C, D) and (g, n, W C, D)
         V = s.windows(w.gather("V", v, s.key_rows[:, window]))
-        S = w.matmul("S", Q, transpose(K))  # (g, n, C, W C)                                           (paper, eq. 2)
+        S = w.matmul("S", Q, transpose(K))  # (g, n, C, W C)
         P, rescale = running_softmax(s, S, m, l, chunk, window)
         if s.plan.dropout:
             P *= s.keep(chunk, window)
-        add_chunks(s, out, s.query_rows, chunk, w.matmul("PV", P, V), rescale)
+        add_chunks(s, out, s.query_rows, chunk, w.matmul("product", P, V), rescale)  # P V              (paper, eq. 2)
     rows, sees_nothing = s.all_queries, l[s.all_queries] == 0
     out[rows] /= (l[rows] + sees_nothing)[:, None]
     if s.plan.exclude_self:
-        some = backend.nonzero(sees_nothing)
+        some = backend.nonzero(sees_nothing)  # on a GPU, all of them: the others are multiplied by 0
         out[rows][some] += v[rows][some] * sees_nothing[some, None]
 
 
@@ -56,7 +59,7 @@ def running_softmax(s, S, m, l, chunk, window):
     rows = s.query_rows[:, chunk]
     s.forbid(S, chunk, window, weights)  # leaves only keys that the query may see              (paper, eq. 3 and 4)
     m_old = m[rows]
-    m_new = m[rows] = s.xp.maximum(m_old, row_max(S).reshape(rows.shape))
+    m_new = m[rows] = s.xp.maximum(m_old, backend.row_max(S).reshape(rows.shape))
     S -= s.chunks(m_new)[..., None]
     P = s.xp.exp(S, out=S)
     if weights is not None:
@@ -80,10 +83,10 @@ def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
         Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, W C, D) and (g, n, C, D)
         V = s.chunks(w.gather("V", v, s.key_rows[:, chunk]))
         dO = s.windows(w.gather("dO", dout, s.query_rows[:, window], inverse_l[:, window]))
-        S, dP = w.matmul("S", K, transpose(Q)), w.matmul("dP", V, transpose(dO))  # (g, n, C, W C)
+        S, dP = w.matmul("S", K, transpose(Q)), w.matmul("dP", V, transpose(dO))  # (g, n, C, W C), as S' and (dO V')'
         P, dS = softmax_gradient(s, S, dP, m[:, window], delta[:, window], chunk, window)
-        add_chunks(s, dv, s.key_rows, chunk, w.matmul("dV", P, dO))
-        dK, dQ = w.matmul("dK", dS, Q), w.matmul("dQ", transpose(dS), K)
+        add_chunks(s, dv, s.key_rows, chunk, w.matmul("product", P, dO))
+        dK, dQ = w.matmul("V", dS, Q), w.matmul("product", transpose(dS), K)  # V's memory: it has done its work
         if dk is None:
             unit_length_backward(dK, K, s.chunks(scale[:, chunk]))
             add_windows(s, dq, window, dQ, chunk, dK)
@@ -93,17 +96,18 @@ def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
             add_windows(s, dq, window, dQ)
     if s.plan.exclude_self:
         some = backend.nonzero(sees_nothing)
-        dv[s.all_queries][some] += dout[s.all_queries][some] * sees_nothing[some, None]
+        dv[s.all_keys][some] += dout[s.all_queries][some] * sees_nothing[some, None]
 
 
 def softmax_gradient(s, S, dP, m, delta, chunk, window):
-    """Turn S into P = exp(S - m) and dP = dO V' into dS = P * (dP - Δ), in place. m, delta (g, slots of the window)."""
-    weights, keep = s.weights(chunk, window), s.keep(chunk, window) if s.plan.dropout else None
+    """Turn S into P = exp(S - m) and dP into dS = P * (dP - Δ), in place. m, delta (g, slots of the window)."""
+    weights = s.weights(chunk, window)
+    keep = s.keep(chunk, window) if s.plan.dropout else None
     if cuda.compiles(s.xp):
         return cuda.softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep)
     s.forbid(S, chunk, window, weights)
     m, delta = s.windows(m)[:, :, None], s.windows(delta)[:, :, None]
-    s.xp.minimum(S, m, out=S)  # this S may be a rounding error above that of `attend`, and m with it
+    s.xp.minimum(S, m, out=S)  # computed again, S can be above m by a rounding error
     S -= m
     P = s.xp.exp(S, out=S)
     if weights is not None:
@@ -115,12 +119,6 @@ def softmax_gradient(s, S, dP, m, delta, chunk, window):
     if keep is not None:  # the weights that V met were dropped out, too
         P *= keep
     return P, dS
-
-
-def row_max(S):
-    """The largest logit of each row, S (..., n) -> (rows,). On a CPU, argmax is several times as fast as max."""
-    S = S.reshape(-1, S.shape[-1])
-    return S[backend.get_xp(S).arange(len(S)), S.argmax(axis=-1)]
 
 
 def transpose(x):

@@ -17,9 +17,11 @@ import numpy as np
 
 from minireformer import backend, cuda, rng, threads
 
-FAR = 2.0**100  # far beyond every logit; a power of two, so that multiplying a position with it is exact
-TILE_LOGITS = 1 << 17  # logits of a tile on a CPU: half a megabyte in float32 stays in a core's own cache
-BLOCK_LEN = 1024  # length of a tile's window on a CPU, where all meet all
+FAR = 2.0**100  # far beyond every logit; a power of two, so multiplying a position by it is exact
+TILE_LOGITS = (
+    3 << 16
+)  # logits of a tile on a CPU: more would leave its cache, with fewer threads wait for Python's lock
+BLOCK_LEN = 1024  # length of a tile's window on a CPU, in full attention
 
 
 class Plan(NamedTuple):
@@ -75,7 +77,7 @@ class Schedule:
         self.query_rows = queries.rows(heads, self.query)
         same_rows = self.key is self.query and keys.by_token == queries.by_token
         self.key_rows = self.query_rows if same_rows else keys.rows(heads, self.key)
-        self.all_queries = queries.all_rows(heads)
+        self.all_queries, self.all_keys = queries.all_rows(heads), keys.all_rows(heads)
 
     # Tiles
 
@@ -100,15 +102,6 @@ class Schedule:
             for block in threads.slices(stop - start, block_len):
                 yield chunk, slice(start + block.start, start + block.stop)
 
-    def parts(self, window):
-        """`window` in slices in which no token comes twice: what lies in one round, and each chunk beyond it."""
-        if self.all_pairs:
-            return [window]
-        first = self.pad + (window.start + self.before - self.pad) // self.n_keys * self.n_keys
-        start, stop = max(window.start, first), min(window.stop, first + self.n_keys)
-        beyond = [*range(window.start, start, self.chunk_len), *range(stop, window.stop, self.chunk_len)]
-        return [slice(start, stop), *(slice(slot, slot + self.chunk_len) for slot in beyond)]
-
     def chunks(self, x):
         """x (g, n C, ...) -> (g, n, C, ...), a view."""
         return x[:, None] if self.all_pairs else x.reshape(len(x), -1, self.chunk_len, *x.shape[2:])
@@ -125,10 +118,15 @@ class Schedule:
     # Masks
 
     def forbid(self, S, chunk, window, weights):
-        """Lower the logits S of keys that their queries may not see to below -FAR / 4. `weights` as below."""
-        xp, queries, keys, bad = self.xp, *((chunk, window) if self.by == "queries" else (window, chunk)), []
+        """Lower the logits S of keys that their queries may not see to below -FAR / 4. `weights` as below.
+
+        With a causal mask, one comparison of positions does it all. Otherwise every mask takes a step of its own.
+        """
+        xp, bad = self.xp, []
+        queries, keys = (chunk, window) if self.by == "queries" else (window, chunk)
         if self.options.causal:
-            if not self.all_pairs or keys.stop > queries.start or self.hidden is not None:  # some key comes too late
+            earlier = self.all_pairs and keys.stop <= queries.start  # then every key comes before every query
+            if not earlier or self.hidden is not None:
                 query, key = self.pairs(*self.positions, chunk, window)
                 xp.minimum(S, xp.subtract(query, key, out=self.scratch("product", *S.shape)), out=S)
         else:
@@ -138,14 +136,14 @@ class Schedule:
                 bad.append(self.pairs(self.query, self.hidden, chunk, window)[1])
         if weights is not None:
             bad.append(weights == 0)
-        for pairs in bad:
-            S -= xp.multiply(pairs, S.dtype.type(FAR), out=self.scratch("product", *pairs.shape))
+        for forbidden in bad:
+            S -= xp.multiply(forbidden, S.dtype.type(FAR), out=self.scratch("product", *forbidden.shape))
 
     @cached_property
     def positions(self):
         """Positions (g, slots) of queries and keys: query - key is far above every logit, or far below if key is late.
 
-        Late is a key that comes after the query, the query itself where tokens do not see themselves, a hidden key.
+        A key is late if it comes after the query, is hidden, or is the query itself where tokens do not see themselves.
         """
         exact = self.scratch.dtype if self.n_keys < 1 << 22 else "float64"
         query, key = self.query.astype(exact), self.key.astype(exact)
@@ -162,7 +160,7 @@ class Schedule:
         return ~self.plan.key_mask[self.xp.arange(self.heads.start, self.heads.stop)[:, None] // self.n_heads, self.key]
 
     def weights(self, chunk, window):
-        """What the paper's own equations multiply exp(S) with; None where the options do not ask for them.
+        """The factors of exp(S) in the paper's own equations; None where the options do not ask for them.
 
         0 for a key of another round, or of another bucket with `same_bucket` (eq. 4); 1 / N for a key that the query
         meets in N rounds with `count_once` (the -log N of eq. 16).
@@ -188,7 +186,7 @@ class Schedule:
 
     @cached_property
     def round(self):
-        """The round of each slot: (slots,). -1 and R are those beyond the ends of the circle."""
+        """The round of each slot: (slots,). The ends of the circle, which repeat its other end, are rounds -1 and R."""
         return self.xp.arange(-self.pad, self.n_rounds * self.n_keys + self.pad) // self.n_keys
 
     @cached_property

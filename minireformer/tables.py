@@ -120,7 +120,7 @@ def add_chunks(s, table, rows, chunk, values, rescale=None):
 def add_windows(s, dq, window, parts, chunk=None, own=None):
     """`scatter_add` of the windows' gradients, parts (g, n, W C, D), to the queries' rows of dq.
 
-    Neighbouring windows overlap, so parts are first summed by slot. `own` (g, n, C, D) is added at the slots of `chunk`.
+    Neighbouring windows overlap, so parts are first summed by slot. `own` (g, n, C, D) goes to the slots of `chunk`.
     """
     g, n, window_len, d_head = parts.shape
     if s.all_pairs:
@@ -136,6 +136,16 @@ def add_windows(s, dq, window, parts, chunk=None, own=None):
             first = (chunk.start - window.start) // s.chunk_len
             sums[:, first : first + n] += own
     sums = sums.reshape(g, -1, d_head)
-    for slots in s.parts(window):  # a token may be in the window twice: once in each of two rounds
+    for slots in without_repeats(s, window):
         values = sums[:, slots.start - window.start : slots.stop - window.start]
         s.scratch.scatter_add(dq, s.query_rows[:, slots], values)
+
+
+def without_repeats(s, window):
+    """`window` in slices that hold no token twice: what lies in one round, and each chunk that looks into another."""
+    if s.all_pairs:
+        return [window]
+    first = s.pad + (window.start + s.before - s.pad) // s.n_keys * s.n_keys
+    start, stop = max(window.start, first), min(window.stop, first + s.n_keys)
+    beyond = [*range(window.start, start, s.chunk_len), *range(stop, window.stop, s.chunk_len)]
+    return [slice(start, stop), *(slice(slot, slot + s.chunk_len) for slot in beyond)]

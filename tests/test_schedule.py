@@ -9,7 +9,7 @@ from arrays import xp
 from minireformer import reference, schedule
 from minireformer.attention import AttentionOptions
 from minireformer.schedule import FAR, Plan, Schedule
-from minireformer.tables import HeadTable, Scratch
+from minireformer.tables import HeadTable, Scratch, without_repeats
 
 
 def make(plan, by="queries", n_heads=1, n_queries=None, n_keys=None, dtype="float64", head=0):
@@ -106,13 +106,13 @@ def test_weights_of_the_papers_equations(same_bucket, count_once):
         np.testing.assert_allclose(total, np.minimum(met, 1) if count_once else met, atol=1e-14)
 
 
-def test_a_slice_of_parts_never_holds_a_token_twice_and_together_they_are_the_window(monkeypatch):
+def test_slices_without_repeats_hold_no_token_twice_and_together_are_the_window(monkeypatch):
     monkeypatch.setattr(schedule, "TILE_LOGITS", 2 * 4 * 16)
     for options in (AttentionOptions(4, 3, 0), AttentionOptions(4, 1, 2), AttentionOptions(4, 0, 0)):
         for by in ("queries", "keys"):
             s = make(Plan(options, order=orders(2, 16)[0], seeds=(0, 0)), by)
             for _, window in s.tiles():
-                parts = s.parts(window)
+                parts = without_repeats(s, window)
                 slots = [slot for part in parts for slot in range(part.start, part.stop)]
                 assert sorted(slots) == list(range(window.start, window.stop))
                 for part in parts:
