@@ -69,9 +69,11 @@ def test_a_memory_timeline_has_a_bar_for_each_mark_and_a_look_for_each_kind(ax):
     assert [bar.get_height() for bar in ax.patches] == [2, 5, 3, 8]
     assert [line.get_ydata()[0] for line in ax.lines] == [1, 4, 3, 2]
     assert ax.get_legend_handles_labels()[1] == ["between", "attention", "loss"]
-    looks = [(bar.get_facecolor(), bar.get_hatch()) for bar in ax.patches]
-    assert looks[1] == looks[3] and len(set(looks)) == 3
-    assert len({hatch for _, hatch in looks}) == 3  # you can tell kinds apart without their colours
+    colours = [bar.get_facecolor() for bar in ax.patches]
+    assert colours[1] == colours[3] and len(set(colours)) == 3
+    names = [(text.get_text(), text.xy) for text in ax.texts]  # you can tell kinds apart without their colours
+    assert names == [("attention", (1, 5)), ("loss", (2, 3)), ("attention", (3, 8))]
+    assert ax.get_ylim()[0] == 0
 
 
 def test_lines_and_dots_differ_without_colour():

@@ -18,7 +18,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 BUCKET_HUES = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#777777")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HATCHES = ("//", "xx", "..", "\\\\", "oo", "--", "++")
 PAPER = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
 INK = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
@@ -41,7 +40,7 @@ def style():
             "axes.spines.top": False,
             "axes.titlelocation": "left",
             "axes.titlesize": "medium",
-            "figure.dpi": 100,
+            "figure.dpi": 90,  # letters on the page are as large as the text around them
             "font.size": 11,
             "grid.alpha": 0.3,
             "grid.color": "#b0b0b0",
@@ -159,18 +158,20 @@ def memory_timeline(ax, marks):
     """A bar for each of the `marks` of `memory.peak()`: its highest, with a black line at what is alive at its end.
 
     The kind of a mark is its label up to a comma ("attention, backward" is of the kind "attention"). Each kind has a
-    colour and a hatch, in order of appearance. Marks called "between" are grey.
+    colour, in order of appearance, and its name is written on each of its bars. Marks called "between" are grey.
     """
     kinds = [mark.label.partition(",")[0] for mark in marks]
     named = [kind for kind in dict.fromkeys(kinds) if kind != "between"]
-    looks = dict(zip(named, itertools.cycle(zip(COLOURS, HATCHES)))) | {"between": ("#BBBBBB", None)}
+    colours = dict(zip(named, itertools.cycle(COLOURS))) | {"between": "#D0D0D0"}
     for i, (mark, kind) in enumerate(zip(marks, kinds)):
-        colour, hatch = looks[kind]
         label = None if kind in kinds[:i] else kind
-        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
-        ax.bar(i, mark.highest / 2**20, width=1, label=label, **look)
+        ax.bar(i, mark.highest / 2**20, width=1, label=label, color=colours[kind], linewidth=0)
+        if kind != "between":
+            look = {"ha": "center", "va": "bottom", "fontsize": 8.5, "rotation": 90}
+            ax.annotate(kind, (i, mark.highest / 2**20), (0, 3), textcoords="offset points", **look)
         ax.plot([i - 0.5, i + 0.5], [mark.now / 2**20] * 2, color="black", linestyle="-", linewidth=2)
-    ax.set(xticks=[], xlabel="moments, in order", ylabel="alive, MiB", ylim=(0, None))
+    ax.set(xticks=[], xlabel="moments, in order", ylabel="alive, MiB")
+    ax.margins(y=0.3)  # room for the names; bars stay on the ground
     ax.grid(False, axis="x")
 
 
