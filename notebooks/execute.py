@@ -4,7 +4,8 @@
     python notebooks/execute.py notebooks/03_lsh_hashing.ipynb    # some
 
 Outputs stay in, so that a saved page shows them and nbval has something to compare. Widget state, times of execution
-and what was written to stderr are left out, and figures are stored with a palette of 256 colours: a third of the size.
+and what was written to stderr are left out, and figures are stored with a palette of 128 colours: a third of the size.
+They have twice as many pixels as they take on the page; photographs, which would be too large, have as many.
 """
 
 import base64
@@ -18,6 +19,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 FOLDER = Path(__file__).parent
+LARGE = 100_000  # bytes of a figure: a notebook is to stay below a megabyte
 
 
 def execute(path):
@@ -39,13 +41,21 @@ def execute(path):
 
 
 def saved(output):
-    """The output with its figure, if it has one, stored in 256 colours."""
+    """The output with its figure, if it has one, stored in 128 colours; one that is still large, with fewer pixels."""
     if "image/png" in output.get("data", {}):
         figure = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
-        file = io.BytesIO()
-        figure.quantize(256, dither=Image.Dither.NONE).save(file, "png", optimize=True)
-        output.data["image/png"] = base64.b64encode(file.getvalue()).decode()
+        data, shown = in_few_colours(figure), output.metadata.get("image/png")
+        if shown and len(data) > LARGE:
+            data = in_few_colours(figure.resize((shown["width"], shown["height"]), Image.Resampling.LANCZOS))
+        output.data["image/png"] = base64.b64encode(data).decode()
     return output
+
+
+def in_few_colours(figure):
+    """A PNG file of this image with a palette of 128 colours, as bytes."""
+    file = io.BytesIO()
+    figure.quantize(128, dither=Image.Dither.NONE).save(file, "png", optimize=True)
+    return file.getvalue()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,15 @@ def test_the_strips_of_an_attention_map_are_its_buckets(ax):
     assert colours == [plots.bucket_colour(0, 4), plots.bucket_colour(3, 4)]
 
 
+def test_buckets_are_as_many_colours_as_you_can_read_black_on():
+    colours = [plots.bucket_colour(bucket, 16) for bucket in range(16)]
+    assert len(set(colours)) == 16
+    for colour in colours:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        luminance = np.dot([0.2126, 0.7152, 0.0722], linear)  # WCAG's contrast with black: at least 7 for small text
+        assert (luminance + 0.05) / 0.05 >= 7
+
+
 def test_chunk_windows_are_the_own_chunk_and_the_one_before(ax):
     plots.chunk_windows(ax, 6, 2)
     boxes = {(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in ax.patches}  # first key, first query
@@ -60,9 +69,11 @@ def test_a_memory_timeline_has_a_bar_for_each_mark_and_a_look_for_each_kind(ax):
     assert [bar.get_height() for bar in ax.patches] == [2, 5, 3, 8]
     assert [line.get_ydata()[0] for line in ax.lines] == [1, 4, 3, 2]
     assert ax.get_legend_handles_labels()[1] == ["between", "attention", "loss"]
-    looks = [(bar.get_facecolor(), bar.get_hatch()) for bar in ax.patches]
-    assert looks[1] == looks[3] and len(set(looks)) == 3
-    assert len({hatch for _, hatch in looks}) == 3  # you can tell kinds apart without their colours
+    colours = [bar.get_facecolor() for bar in ax.patches]
+    assert colours[1] == colours[3] and len(set(colours)) == 3
+    names = [(text.get_text(), text.xy) for text in ax.texts]  # you can tell kinds apart without their colours
+    assert names == [("attention", (1, 5)), ("loss", (2, 3)), ("attention", (3, 8))]
+    assert ax.get_ylim()[0] == 0
 
 
 def test_lines_and_dots_differ_without_colour():

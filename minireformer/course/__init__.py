@@ -1,4 +1,5 @@
-"""Helpers of the notebooks: `plots` draws (with matplotlib), `exercises` and `capstone` check a reader's solutions.
+"""Helpers of the notebooks.
 
-The core never imports this folder, and neither does anything else in the package.
+`plots`, `cast`, `journey` and `model_map` draw (with matplotlib); `exercises` and `capstone` check a reader's
+solutions. The core never imports this folder, and neither does anything else in the package.
 """

@@ -7,16 +7,17 @@ imports it.
 
 import itertools
 import math
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import ListedColormap, PowerNorm, to_rgb
 from matplotlib.patches import Rectangle, Wedge
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BUCKET_HUES = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#777777")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HATCHES = ("//", "xx", "..", "\\\\", "oo", "--", "++")
 PAPER = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
 INK = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
@@ -24,8 +25,13 @@ INK = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xt
 def style():
     """Make matplotlib draw in the style of the course. Call this once, in a notebook's set-up cell.
 
-    Figures are black on opaque white, whatever style you chose before: legible in print and on a dark page.
+    Figures are black on opaque white, whatever style you chose before: legible in print and on a dark page. In a
+    notebook they have twice as many pixels as they take on the page, so that they are sharp on today's screens.
     """
+    if in_notebook():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=COLOURS, linestyle=DASHES),
@@ -34,17 +40,23 @@ def style():
             "axes.spines.top": False,
             "axes.titlelocation": "left",
             "axes.titlesize": "medium",
-            "figure.dpi": 100,
+            "figure.dpi": 90,  # letters on the page are as large as the text around them
             "font.size": 11,
             "grid.alpha": 0.3,
             "grid.color": "#b0b0b0",
             "image.cmap": "viridis",
             "legend.frameon": False,
-            "savefig.dpi": 100,
+            "savefig.dpi": 200,
         }
         | dict.fromkeys(PAPER, "white")
         | dict.fromkeys(INK, "black")
     )
+
+
+def in_notebook():
+    """Whether this runs in a Jupyter kernel, which shows figures in the page."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def theory_and_dots(ax, x, theory, measured_x, measured, label, index=0):
@@ -54,7 +66,7 @@ def theory_and_dots(ax, x, theory, measured_x, measured, label, index=0):
     ax.plot(measured_x, measured, marker, color=colour, markersize=6)
 
 
-def bucket_circle(ax, angles, buckets, n_buckets):
+def bucket_circle(ax, angles, buckets, n_buckets, radius=1.0):
     """The circle, cut into sectors: `buckets` (T,) are those of the directions at `angles` (T,), rising from 0 to 2 pi.
 
     Each sector has the colour of its bucket, and the bucket's number is written outside.
@@ -64,10 +76,11 @@ def bucket_circle(ax, angles, buckets, n_buckets):
     ends[-1:] += 2 * math.pi  # the last sector goes on past angle 0
     for bucket, start, end in zip(buckets[first], starts, ends):
         colour = bucket_colour(bucket, n_buckets)
-        ax.add_patch(Wedge((0, 0), 1, math.degrees(start), math.degrees(end), facecolor=colour, edgecolor="white"))
-        x, y = math.cos((start + end) / 2), math.sin((start + end) / 2)
+        look = {"facecolor": colour, "edgecolor": "white", "linewidth": 2}
+        ax.add_patch(Wedge((0, 0), radius, math.degrees(start), math.degrees(end), **look))
+        x, y = radius * math.cos((start + end) / 2), radius * math.sin((start + end) / 2)
         ax.text(1.13 * x, 1.13 * y, str(bucket), ha="center", va="center", fontsize=10)
-    ax.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
+    ax.set(xlim=(-1.25 * radius, 1.25 * radius), ylim=(-1.25 * radius, 1.25 * radius), aspect="equal")
     ax.axis("off")
 
 
@@ -77,22 +90,29 @@ def bucket_map(ax, longitudes, latitudes, buckets, n_buckets):
     `ax` needs the projection "mollweide", which keeps areas true. Each region has an outline and shows its number.
     """
     ax.grid(False)
-    ax.pcolormesh(longitudes, latitudes, buckets, vmin=0, vmax=n_buckets - 1, cmap="viridis", rasterized=True)
+    colours = ListedColormap([bucket_colour(bucket, n_buckets) for bucket in range(n_buckets)])
+    look = {"vmin": -0.5, "vmax": n_buckets - 0.5, "cmap": colours, "rasterized": True}
+    ax.pcolormesh(longitudes, latitudes, buckets, **look)
     lon, lat = np.meshgrid(longitudes, latitudes)
     points = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
     for bucket in np.unique(buckets):
         inside = buckets == bucket
-        ax.contour(longitudes, latitudes, inside, levels=[0.5], colors="white", linewidths=1.5, linestyles="-")
+        ax.contour(longitudes, latitudes, inside, levels=[0.5], colors="black", linewidths=0.8, linestyles="-")
         x, y, z = (points * (inside * np.cos(lat))).sum(axis=(1, 2))  # the middle of a convex region lies in it
         longitude = min(max(math.atan2(y, x), -2.8), 2.8)  # not across the map's edge
-        ax.text(longitude, math.atan2(z, math.hypot(x, y)), str(bucket), ha="center", va="center", bbox=box)
+        ax.text(longitude, math.atan2(z, math.hypot(x, y)), str(bucket), ha="center", va="center")
     ax.set(xticklabels=[], yticklabels=[])
 
 
 def bucket_colour(bucket, n_buckets):
-    """The colour of a bucket, from dark violet for number 0 to yellow for the last."""
-    return plt.get_cmap("viridis")(bucket / max(1, n_buckets - 1))
+    """The colour of a bucket: pale, so that black is legible on it, and in no order, because buckets have none.
+
+    There are eight hues. With more than eight of `n_buckets`, the next eight are a stronger shade of the same hues;
+    after that they repeat, so write the number beside them.
+    """
+    shade = 0.62 if bucket // len(BUCKET_HUES) % 2 else 0.36
+    hue = np.array(to_rgb(BUCKET_HUES[bucket % len(BUCKET_HUES)]))
+    return (*(1 - shade * (1 - hue)).tolist(), 1.0)
 
 
 def attention_map(ax, weights, order=None, buckets=None, n_buckets=None, vmax=None):
@@ -138,18 +158,20 @@ def memory_timeline(ax, marks):
     """A bar for each of the `marks` of `memory.peak()`: its highest, with a black line at what is alive at its end.
 
     The kind of a mark is its label up to a comma ("attention, backward" is of the kind "attention"). Each kind has a
-    colour and a hatch, in order of appearance. Marks called "between" are grey.
+    colour, in order of appearance, and its name is written on each of its bars. Marks called "between" are grey.
     """
     kinds = [mark.label.partition(",")[0] for mark in marks]
     named = [kind for kind in dict.fromkeys(kinds) if kind != "between"]
-    looks = dict(zip(named, itertools.cycle(zip(COLOURS, HATCHES)))) | {"between": ("#BBBBBB", None)}
+    colours = dict(zip(named, itertools.cycle(COLOURS))) | {"between": "#D0D0D0"}
     for i, (mark, kind) in enumerate(zip(marks, kinds)):
-        colour, hatch = looks[kind]
         label = None if kind in kinds[:i] else kind
-        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
-        ax.bar(i, mark.highest / 2**20, width=1, label=label, **look)
+        ax.bar(i, mark.highest / 2**20, width=1, label=label, color=colours[kind], linewidth=0)
+        if kind != "between":
+            look = {"ha": "center", "va": "bottom", "fontsize": 8.5, "rotation": 90}
+            ax.annotate(kind, (i, mark.highest / 2**20), (0, 3), textcoords="offset points", **look)
         ax.plot([i - 0.5, i + 0.5], [mark.now / 2**20] * 2, color="black", linestyle="-", linewidth=2)
-    ax.set(xticks=[], xlabel="moments, in order", ylabel="alive, MiB", ylim=(0, None))
+    ax.set(xticks=[], xlabel="moments, in order", ylabel="alive, MiB")
+    ax.margins(y=0.3)  # room for the names; bars stay on the ground
     ax.grid(False, axis="x")
 
 
