@@ -107,7 +107,9 @@ def test_memory_grows_with_the_inputs_and_not_with_their_product(monkeypatch):
         out, cache = cross_attention.cross_attention(q, k, v)
         cross_attention_backward(out, cache)
     if backend.active() is np:  # on a GPU all heads, and so their tiles, are taken at once
-        assert m.bytes < 4 * q.nbytes + 6 * 4 * schedule.TILE_LOGITS < 4096**2 / 4
+        assert (
+            m.bytes < 4 * q.nbytes + 6 * 4 * schedule.TILE_LOGITS < 4 * 4096**2 / 10
+        )  # a tenth of one matrix of weights
 
 
 def layer_and_inputs(**settings):
