@@ -24,7 +24,7 @@ from minireformer.feed_forward import FeedForward
 
 BATCH, HEADS, D_MODEL, D_FF, CHUNK = 1, 4, 128, 512, 64
 FULL = {"lengths": [512, 1024, 2048, 4096], "depths": [2, 4, 8], "length": 2048, "depth": 2}
-QUICK = {"lengths": [256, 2048], "depths": [2, 3], "length": 512, "depth": 2}
+QUICK = {"lengths": [256, 4096], "depths": [2, 3], "length": 512, "depth": 2}
 STEPS = {  # name: what of the plain Transformer is left
     "Transformer": {"attention": "dense", "reversible": False, "chunked": False},
     "reversible": {"attention": "dense", "reversible": True, "chunked": False},
