@@ -3,8 +3,9 @@
     python notebooks/grade.py handed_in/*.ipynb
 
 A file is run from top to bottom, with the checks of the course in place of its own, so that a changed check marks
-nothing. Its name has to begin with the number of the lesson ("03_anne", "05a" and "05b_bob" will do). A cell that fails or takes
-longer than five minutes costs its own exercise alone. Nothing is written. Exit code: 0 where every check says "right".
+nothing. Its name has to begin with the number of the lesson ("03", "03_anne" or "05a_anne" will do). A cell that fails
+or takes longer than five minutes costs its own exercise alone. Nothing is written. Exit code: 0 where every check says
+"right".
 
 A student's code runs with your rights: mark files of people you don't know in a container.
 """
