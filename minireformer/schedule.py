@@ -2,8 +2,8 @@
 
 Tokens are put into *slots*: R rounds of T slots, each round in its own order. C slots make a chunk. A query sees the
 keys in its *window*: its own chunk, and a few chunks before and after it. The chunks of all rounds form one circle, so
-the first chunk of a round looks back at the last chunk of the round before. In full attention and cross-attention all
-meet all: tokens stay where they are, and a window is all of them.
+the first chunk of a round looks back at the last chunk of the round before. In full attention and cross-attention every
+query meets every key: tokens stay in their order, and one window holds them all.
 
 A `Schedule` goes through this a *tile* at a time: a few chunks with their windows, so few that their logits stay in the
 processor's cache. (On a GPU, a tile is as large as memory allows.) Nothing here multiplies a query with a key: that is
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
     options: Any  # `attention.AttentionOptions`
     exclude_self: bool = False  # a token sees itself only when it sees nothing else
-    order: Any = None  # (G, R, T) ints: the token in each slot of each round; None: all meet all, in their own order
+    order: Any = None  # (G, R, T) ints: the token in each slot of each round; None: every query meets every key
     key_mask: Any = None  # (B, S) booleans: False for keys that nobody sees
     buckets: Any = None  # (G, R, T) ints, where `options.same_bucket` asks for them
     dropout: float = 0.0
@@ -103,11 +103,11 @@ class Schedule:
                 yield chunk, slice(start + block.start, start + block.stop)
 
     def chunks(self, x):
-        """x (g, n C, ...) -> (g, n, C, ...), a view."""
+        """x (g, n C, ...) -> (g, n, C, ...), a view. In full attention, a tile has one chunk."""
         return x[:, None] if self.all_pairs else x.reshape(len(x), -1, self.chunk_len, *x.shape[2:])
 
     def windows(self, x):
-        """x (g, (n + W - 1) C, ...) -> (g, n, W C, ...): windows that overlap, a view."""
+        """x (g, (n + W - 1) C, ...) -> (g, n, W C, ...): a view: windows overlap. In full attention, n is 1."""
         if self.all_pairs:
             return x[:, None]
         x = self.xp.ascontiguousarray(x)
