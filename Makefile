@@ -65,7 +65,7 @@ notebooks: $(INSTALLED)
 book: $(INSTALLED)
 	$(PY) -c 'import furo, myst_nb' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[book]'
 	rm -rf build/book
-	$(PY) -m sphinx -q -W --keep-going -c book notebooks build/book
+	$(PY) -m sphinx -q -W --keep-going -c book . build/book
 	@echo "The course is in build/book/index.html."
 
 test-browser: book
