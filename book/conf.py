@@ -29,7 +29,6 @@ suppress_warnings = ["myst.header"]  # a solution's exercises follow its title d
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-maximum_signature_line_length = 90
 
 html_theme = "furo"
 html_favicon = "icon.svg"
@@ -43,7 +42,7 @@ html_copy_source = False
 html_use_index = False
 pygments_style, pygments_dark_style = "default", "github-dark"
 
-WIDE = 1400  # pixels at double resolution: a figure with more of them scrolls sideways on a phone
+WIDE = 850  # pixels: a figure that is wider than this scrolls sideways on a phone, where others shrink
 
 
 def show_remote_images_as_text(app, doctree):
@@ -65,10 +64,11 @@ def describe_figures_by_their_captions(app, doctree):
 def let_wide_figures_scroll(app, doctree):
     """On a phone, a wide figure keeps a width at which its labels can be read."""
     for image in doctree.findall(nodes.image):
-        path = Path(app.srcdir, image["uri"])
-        if path.suffix == ".png" and "width" not in image and Image.open(path).width > WIDE:
+        path, shown = Path(app.srcdir, image["uri"]), str(image.get("width", ""))
+        if not shown and path.suffix == ".png":
+            shown = str(Image.open(path).width)
+        if (pixels := re.fullmatch(r"(\d+)(px)?", shown)) and int(pixels[1]) > WIDE:
             image["classes"].append("wide")
-            image.parent["classes"].append("holds-wide")
 
 
 def name_folded_cells(app, doctree):

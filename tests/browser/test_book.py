@@ -80,10 +80,11 @@ def test_a_page_shows_its_formulas_figures_and_neighbours_and_reports_no_error(p
 
     page.evaluate("() => Promise.all([...document.images].map(image => image.decode()))")  # raises if one is broken
     images = page.locator("article img")
-    saved = [out for cell in cells(source) for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-    assert images.count() >= len(saved)
+    drawing = [[out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})] for cell in cells(source)]
+    assert images.count() >= sum(map(len, drawing))
     texts = [image.get_attribute("alt") for image in images.all()]
-    assert all(len(text) >= 100 for text in texts) and len(set(texts)) == len(texts)  # each has its own caption
+    assert all(len(text) >= 100 for text in texts)
+    assert len(set(texts)) >= sum(map(bool, drawing))  # the figures of a cell share its caption
     assert page.evaluate("() => document.fonts.ready.then(fonts => [...fonts].every(font => font.status != 'error'))")
 
     for link, neighbours in ("a.next-page", IN_ORDER[place + 1 :]), ("a.prev-page", IN_ORDER[:place][::-1]):
@@ -120,7 +121,8 @@ def test_the_address_of_the_site_leads_to_its_first_page(page, site, complaints)
 def test_a_page_is_no_wider_than_its_window(page, site, source, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(site + name(source))
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    widths = "[document.documentElement, document.querySelector('.content')].map(one => one.scrollWidth)"
+    assert max(page.evaluate(widths)) <= width
 
 
 def test_code_is_not_cut_off_on_a_laptop(page, site):
