@@ -122,7 +122,7 @@ def test_a_page_is_no_wider_than_its_window(page, site, source, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(site + name(source))
     widths = "[document.documentElement, document.querySelector('.content')].map(one => one.scrollWidth)"
-    assert max(page.evaluate(widths)) <= width + 10  # what MathJax hides for screen readers may reach a little further
+    assert max(page.evaluate(widths)) <= width
 
 
 def test_code_is_not_cut_off_on_a_laptop(page, site):
