@@ -205,20 +205,11 @@ def test_every_solution_belongs_to_a_lesson():
     assert {path.name for path in SOLUTIONS} == {path.name for path in COURSE}
 
 
-<<<<<<< HEAD
 def test_teachers_are_sent_to_notebooks_that_exist():
     rows = re.findall(r"^\| .* \|$", (FOLDER / "teaching.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     named = [cell for row in rows for cell in re.findall(r"(?<=\| )\d\d[a-z]?(?= \|)", row)]
     assert len(named) >= 20
     assert set(named) <= {path.name.partition("_")[0] for path in COURSE}
-=======
-def test_the_sections_that_teachers_are_sent_to_exist():
-    named = re.findall(r'\| (\d\d[ab]?), "([^"]*)" \|', (FOLDER / "teaching.md").read_text(encoding="utf-8"))
-    assert len(named) >= 8
-    for number, title in named:
-        text = "\n".join(markdown(path) for path in FOLDER.glob(f"{number}*.ipynb"))  # "05" is 05a and 05b
-        assert re.search(rf"^## (\d+\. )?{re.escape(title)}$", text, flags=re.MULTILINE), (number, title)
->>>>>>> main
 
 
 def test_the_page_of_claims_says_what_the_notebook_says():
