@@ -1,23 +1,24 @@
 """The attention kernel: what every attention layer here computes, forward and backward, tile by tile.
 
-All hash rounds together are *one* softmax, over every key that a query meets in any round:
+All hash rounds together are *one* softmax, over all keys that a query meets, round by round:
 
     S = Q K'               logits; keys have length 1 (LSH attention) or are divided by sqrt(D)
-    m = max S              l = sum exp(S - m)          for each query, over all the keys that it meets
+    m = max S              l = sum exp(S - m)          for each query, over the same keys
     P = exp(S - m) / l     O = P V                     (paper, eq. 2, whose z is m + log l)
 
     Δ = rowsum(dO * O)     dV = P' dO     dS = P * (dO V' - Δ)     dQ = dS K     dK = dS' Q
 
-Here ' transposes and * multiplies entry by entry. `attend` takes a few chunks of queries at a time and adds up the
-numerators and denominators of P, round after round. When a query meets a larger logit, m rises to it and the sums so
-far are rescaled. So no exponent is ever above 0, and logits of any size are safe. `attend_backward` takes a few chunks
-of keys at a time and computes their P again from S, m and l.
+Here ' transposes and * multiplies entry by entry. In the code, P is exp(S - m), and we divide by l at the end.
+
+`attend` takes a few chunks of queries at a time and adds up numerators and denominators, round after round. When a
+query meets a larger logit, m rises to it and the sums so far are rescaled. So no exponent is ever above 0, and logits
+of any size are safe. `attend_backward` takes a few chunks of keys at a time and computes their P again.
 
 The paper gives each round r a softmax of its own, with log-sum-exp z_r, and merges the rounds with weights
 exp(z_r - z). That is the same sum. A key that is met in N rounds counts N times, unless options say otherwise (eq. 16).
 
-In the code, `s` is the `Schedule`. `chunk` and `window` are slices: the slots of a tile's chunks, and of their windows.
-Shapes: g heads, n chunks of C slots, windows of W C slots, vectors of length D. Read next: `attention.py`.
+`s` is the `Schedule`; `chunk` and `window` are slices: the slots of a tile's chunks, and of their windows. Shapes:
+g heads, n chunks of C slots, windows of W C slots, vectors of length D. Read next: `attention.py`.
 """
 
 from minireformer import backend, cuda
@@ -31,23 +32,22 @@ LOWEST = -FAR / 8  # m of a query that has met no key yet: below every real logi
 def attend(s, q, k, v, scale, out, m, l):
     """Attention for the heads of schedule `s`, by queries. Fills their rows of out (N, D), m (N,) and l (N,).
 
-    q, k, v are tables of rows (`tables.py`). A key is a row of k times its entry of scale. m starts at `LOWEST`, l and
-    out at 0. A query that sees nothing ends with l = 0, and its output is 0, or its own value where tokens do not see
-    themselves.
+    q, k, v are tables of rows (`tables.py`), and a key is a row of k times its entry of scale. m starts at `LOWEST`, l
+    and out at 0. A query that sees nothing keeps l = 0, and gets 0 or, where tokens do not see themselves, its value.
     """
     w, scale = s.scratch, scale[s.key_rows]  # w("name", *shape) is memory to write to
     for chunk, window in s.tiles():
         Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, C, D) and (g, n, W C, D)
         V = s.windows(w.gather("V", v, s.key_rows[:, window]))
         S = w.matmul("S", Q, transpose(K))  # (g, n, C, W C)
-        P, rescale = running_softmax(s, S, m, l, chunk, window)
+        P, rescale = running_softmax(s, S, m, l, chunk, window)  # older sums are multiplied by `rescale`
         if s.plan.dropout:
             P *= s.keep(chunk, window)
         add_chunks(s, out, s.query_rows, chunk, w.matmul("product", P, V), rescale)  # P V              (paper, eq. 2)
     rows, sees_nothing = s.all_queries, l[s.all_queries] == 0
     out[rows] /= (l[rows] + sees_nothing)[:, None]
     if s.plan.exclude_self:
-        some = backend.nonzero(sees_nothing)  # on a GPU, all of them: the others are multiplied by 0
+        some = backend.nonzero(sees_nothing)  # on a GPU: every row, and the product picks some
         out[rows][some] += v[rows][some] * sees_nothing[some, None]
 
 
@@ -63,9 +63,9 @@ def running_softmax(s, S, m, l, chunk, window):
     S -= s.chunks(m_new)[..., None]
     P = s.xp.exp(S, out=S)
     if weights is not None:
-        P *= weights  # 1 / N for a key that the query meets N times                                   (paper, eq. 16)
+        P *= weights  # 1 / N for a key that the query meets N times, 0 where not seen                 (paper, eq. 16)
     rescale = s.xp.exp(m_old - m_new)
-    l[rows] = rescale * l[rows] + (P @ s.xp.ones(P.shape[-1], P.dtype)).reshape(rows.shape)  # row sums: BLAS is fast
+    l[rows] = rescale * l[rows] + (P @ s.xp.ones(P.shape[-1], P.dtype)).reshape(rows.shape)  # row sums by BLAS
     return P, rescale
 
 
@@ -83,10 +83,13 @@ def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
         Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, W C, D) and (g, n, C, D)
         V = s.chunks(w.gather("V", v, s.key_rows[:, chunk]))
         dO = s.windows(w.gather("dO", dout, s.query_rows[:, window], inverse_l[:, window]))
-        S, dP = w.matmul("S", K, transpose(Q)), w.matmul("dP", V, transpose(dO))  # (g, n, C, W C), as S' and (dO V')'
+        S, dP = (
+            w.matmul("S", K, transpose(Q)),
+            w.matmul("dP", V, transpose(dO)),
+        )  # transposed: S' and (dO V')', (g, n, C, W C)
         P, dS = softmax_gradient(s, S, dP, m[:, window], delta[:, window], chunk, window)
         add_chunks(s, dv, s.key_rows, chunk, w.matmul("product", P, dO))
-        dK, dQ = w.matmul("V", dS, Q), w.matmul("product", transpose(dS), K)  # V's memory: it has done its work
+        dK, dQ = w.matmul("V", dS, Q), w.matmul("product", transpose(dS), K)  # V is no longer needed
         if dk is None:
             unit_length_backward(dK, K, s.chunks(scale[:, chunk]))
             add_windows(s, dq, window, dQ, chunk, dK)
@@ -107,7 +110,7 @@ def softmax_gradient(s, S, dP, m, delta, chunk, window):
         return cuda.softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep)
     s.forbid(S, chunk, window, weights)
     m, delta = s.windows(m)[:, :, None], s.windows(delta)[:, :, None]
-    s.xp.minimum(S, m, out=S)  # computed again, S can be above m by a rounding error
+    s.xp.minimum(S, m, out=S)  # recomputed, S can exceed m by a rounding error
     S -= m
     P = s.xp.exp(S, out=S)
     if weights is not None:
@@ -116,7 +119,7 @@ def softmax_gradient(s, S, dP, m, delta, chunk, window):
         dP *= keep
     dP -= delta
     dS = s.xp.multiply(P, dP, out=dP)
-    if keep is not None:  # the weights that V met were dropped out, too
+    if keep is not None:  # dV needs P after dropout
         P *= keep
     return P, dS
 

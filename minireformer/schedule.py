@@ -1,13 +1,13 @@
 """Which slots meet: the order of the tokens, chunks and their windows, tiles, and masks.
 
 Tokens are put into *slots*: R rounds of T slots, each round in its own order. C slots make a chunk. A query sees the
-keys in its *window*: its own chunk, and a few chunks before and after it. The chunks of all rounds form one circle, so
-the first chunk of a round looks back at the last chunk of the round before. In full attention and cross-attention all
-meet all: tokens stay where they are, and a window is all of them.
+keys in its *window* of W chunks: its own, and a few before and after it. The chunks of all rounds form one circle, so
+the first chunk of a round looks back at the last chunk of the round before. In full attention and cross-attention every
+query meets every key: tokens stay in their order, and one window holds them all.
 
 A `Schedule` goes through this a *tile* at a time: a few chunks with their windows, so few that their logits stay in the
 processor's cache. (On a GPU, a tile is as large as memory allows.) Nothing here multiplies a query with a key: that is
-`kernel.py`, which you can read first or next.
+done in `kernel.py`. Read next: `kernel.py`.
 """
 
 from functools import cached_property
@@ -18,9 +18,7 @@ import numpy as np
 from minireformer import backend, cuda, rng, threads
 
 FAR = 2.0**100  # far beyond every logit; a power of two, so multiplying a position by it is exact
-TILE_LOGITS = (
-    3 << 16
-)  # logits of a tile on a CPU: more would leave its cache, with fewer threads wait for Python's lock
+TILE_LOGITS = 3 << 16  # of a tile on a CPU: more overflow the cache, fewer make threads wait for Python's lock
 BLOCK_LEN = 1024  # length of a tile's window on a CPU, in full attention
 
 
@@ -29,7 +27,7 @@ class Plan(NamedTuple):
 
     options: Any  # `attention.AttentionOptions`
     exclude_self: bool = False  # a token sees itself only when it sees nothing else
-    order: Any = None  # (G, R, T) ints: the token in each slot of each round; None: all meet all, in their own order
+    order: Any = None  # (G, R, T) ints: the token in each slot of each round; None: every query meets every key
     key_mask: Any = None  # (B, S) booleans: False for keys that nobody sees
     buckets: Any = None  # (G, R, T) ints, where `options.same_bucket` asks for them
     dropout: float = 0.0
@@ -45,8 +43,8 @@ class Plan(NamedTuple):
 
     def groups(self, heads, queries, n_keys):
         """The ranges of heads to take together: one at a time on a CPU; on a GPU all of them, if there is room."""
-        least = self.window_len(n_keys) * (1 if self.order is None else self.options.chunk_len)
-        if queries.xp is not np and len(heads) * least <= self.logits_per_tile(queries, n_keys):
+        need = self.window_len(n_keys) * (1 if self.order is None else self.options.chunk_len)
+        if queries.xp is not np and len(heads) * need <= self.logits_per_tile(queries, n_keys):
             return [heads]
         return [range(head, head + 1) for head in heads]
 
@@ -54,9 +52,9 @@ class Plan(NamedTuple):
 class Schedule:
     """The tiles of g heads (`heads` is the range of their numbers), and who may see whom in them.
 
-    With `by="queries"`, chunks hold queries and windows the keys that they see: forward gets a chunk's output whole.
-    With `by="keys"`, chunks hold keys and windows the queries that see them: backward gets the gradients of a chunk of
-    keys and values whole. Either way, every pair that meets is in one tile. `queries` and `keys` are `HeadTable`s.
+    With `by="queries"`, chunks hold queries and windows the keys that they see: forward adds up a chunk's output. With
+    `by="keys"`, chunks hold keys and windows the queries that see them: backward adds up the gradients of a chunk of
+    keys and values. Every meeting is in one tile, whose chunks are of one round. queries, keys: `HeadTable`s.
     """
 
     def __init__(self, plan, heads, by, queries, keys, scratch):
@@ -103,11 +101,11 @@ class Schedule:
                 yield chunk, slice(start + block.start, start + block.stop)
 
     def chunks(self, x):
-        """x (g, n C, ...) -> (g, n, C, ...), a view."""
+        """x (g, n C, ...) -> (g, n, C, ...), a view. In full attention, a tile has one chunk."""
         return x[:, None] if self.all_pairs else x.reshape(len(x), -1, self.chunk_len, *x.shape[2:])
 
     def windows(self, x):
-        """x (g, (n + W - 1) C, ...) -> (g, n, W C, ...): windows that overlap, a view."""
+        """x (g, (n + W - 1) C, ...) -> (g, n, W C, ...): a view: windows overlap. In full attention, n is 1."""
         if self.all_pairs:
             return x[:, None]
         x = self.xp.ascontiguousarray(x)
@@ -118,15 +116,12 @@ class Schedule:
     # Masks
 
     def forbid(self, S, chunk, window, weights):
-        """Lower the logits S of keys that their queries may not see to below -FAR / 4. `weights` as below.
-
-        With a causal mask, one comparison of positions does it all. Otherwise every mask takes a step of its own.
-        """
+        """Push logits S of forbidden pairs below -FAR / 4: by a comparison of positions, or mask by mask."""
         xp, bad = self.xp, []
         queries, keys = (chunk, window) if self.by == "queries" else (window, chunk)
         if self.options.causal:
-            earlier = self.all_pairs and keys.stop <= queries.start  # then every key comes before every query
-            if not earlier or self.hidden is not None:
+            all_past = self.all_pairs and keys.stop <= queries.start  # every key before every query
+            if not all_past or self.hidden is not None:
                 query, key = self.pairs(*self.positions, chunk, window)
                 xp.minimum(S, xp.subtract(query, key, out=self.scratch("product", *S.shape)), out=S)
         else:
@@ -141,7 +136,7 @@ class Schedule:
 
     @cached_property
     def positions(self):
-        """Positions (g, slots) of queries and keys: query - key is far above every logit, or far below if key is late.
+        """Positions (g, slots) of queries and keys: query - key is hugely positive, or hugely negative if key is late.
 
         A key is late if it comes after the query, is hidden, or is the query itself where tokens do not see themselves.
         """
@@ -186,7 +181,7 @@ class Schedule:
 
     @cached_property
     def round(self):
-        """The round of each slot: (slots,). The ends of the circle, which repeat its other end, are rounds -1 and R."""
+        """The round of each slot: (slots,). The two repeated ends of the circle are rounds -1 and R."""
         return self.xp.arange(-self.pad, self.n_rounds * self.n_keys + self.pad) // self.n_keys
 
     @cached_property
@@ -203,7 +198,7 @@ class Schedule:
 
     @cached_property
     def dropout_words(self):
-        """Random words (g, slots) of queries and of keys, whose sums are hashed once more for each pair."""
+        """Random integers (g, slots) of queries and of keys, whose sums are hashed once more for each pair."""
         head = self.xp.arange(self.heads.start, self.heads.stop, dtype=self.xp.uint32)[:, None]
         seeds = self.xp.asarray([seed & 0xFFFFFFFF for seed in self.plan.seeds], self.xp.uint32)
         seeds = seeds if self.all_pairs else seeds[self.round % self.n_rounds]

@@ -3,8 +3,9 @@
     python notebooks/grade.py handed_in/*.ipynb
 
 A file is run from top to bottom, with the checks of the course in place of its own, so that a changed check marks
-nothing. Its name has to begin with the number of the lesson ("03" or "03_anne" will do). A cell that fails or takes
-longer than five minutes costs its own exercise alone. Nothing is written. Exit code: 0 where every check says "right".
+nothing. Its name has to begin with the number of the lesson ("03", "03_anne" or "05a_anne" will do). A cell that fails
+or takes longer than five minutes costs its own exercise alone. Nothing is written. Exit code: 0 where every check says
+"right".
 
 A student's code runs with your rights: mark files of people you don't know in a container.
 """
@@ -23,11 +24,12 @@ PATIENCE = 300  # seconds a cell
 
 
 def lesson_of(path):
-    """The course's notebook that begins with the same two digits; ValueError if there is none."""
-    number = re.match(r"\d\d", path.name)
+    """The course's notebook whose name begins with the same number; ValueError if there is none."""
+    number = re.match(r"\d\d[ab]?(?![a-z0-9])", path.name)
     lessons = sorted(LESSONS.glob(f"{number.group()}_*.ipynb")) if number else []
     if not lessons:
-        raise ValueError(f"{path}: expected a name that begins with the number of a lesson, such as 03_anne.ipynb")
+        example = "such as 03_anne.ipynb or 05a_anne.ipynb"
+        raise ValueError(f"{path}: expected a name that begins with the number of a lesson, {example}")
     return lessons[0]
 
 

@@ -1,4 +1,4 @@
-"""The check of the capstone in notebook 05: the solution passes, and every typical mistake gets its own hint."""
+"""The check of the capstone in notebook 05b: the solution passes, and every typical mistake gets its own hint."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from minireformer.backend import get_xp
 from minireformer.course.capstone import FORBIDDEN, PIECES, SELF, check_backward
 from minireformer.unit_length import unit_length
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "solutions" / "05_gradient_of_lsh_attention.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "solutions" / "05b_gradient_of_all_rounds.ipynb"
 CELLS = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]]
 (SOLUTION,) = [source for source in CELLS if source.startswith("def lsh_backward")]
 

@@ -18,13 +18,13 @@ import numpy as np
 import recording
 
 import minireformer as mr
-from minireformer import reference
+from minireformer import reference, schedule
 from minireformer.attention_layer import FullAttention
 from minireformer.feed_forward import FeedForward
 
 BATCH, HEADS, D_MODEL, D_FF, CHUNK = 1, 4, 128, 512, 64
 FULL = {"lengths": [512, 1024, 2048, 4096], "depths": [2, 4, 8], "length": 2048, "depth": 2}
-QUICK = {"lengths": [256, 512], "depths": [2, 3], "length": 512, "depth": 2}
+QUICK = {"lengths": [256, 4096], "depths": [2, 3], "length": 512, "depth": 2}
 STEPS = {  # name: what of the plain Transformer is left
     "Transformer": {"attention": "dense", "reversible": False, "chunked": False},
     "reversible": {"attention": "dense", "reversible": True, "chunked": False},
@@ -145,10 +145,13 @@ def predicted(step, model, length):
     hidden       b l d_ff, or a chunk of it: likewise; that of the last stored block is gone before its attention
     activations  b l d_model: of the layer at work its inputs, projections and outputs, unless stored, and all their
                  gradients. In attention 12 where they are made again, 11 without tiles, 10 where queries are keys;
-                 where they are stored, 1 for each layer (its heads side by side), and 1; in a feed-forward layer 6.
+                 where they are stored, 1 for each layer (its heads side by side), and 1; in a feed-forward layer 5.
                  Counted with the measurements at hand: how the sum grows is a test of the terms, its height is not
 
-    Logits, b l V, are gone before the layers' backward begins. The buffers of a tile are left out.
+    tile         scratch memory of one thread, where attention goes tile by tile: logits, their gradient and a product,
+                 and six times the rows of vectors that go with them
+
+    Logits, b l V, are gone before the layers' backward begins.
     """
     known = mr.memory.predict(model.config, BATCH, length)
     n_stored = 0 if step["reversible"] else len(model.layers.blocks)
@@ -160,8 +163,12 @@ def predicted(step, model, length):
     grads = [model.params[name] for name in names[behind:]]
     always = {"stored": known.stored, "grads": mr.memory.nbytes(grads)}
     n_activations = n_stored + 1 if n_stored else {"full": 12, "dense": 11, "lsh": 10}[step["attention"]]
+    window = {"dense": 0, "full": min(length, schedule.BLOCK_LEN), "lsh": 2 * CHUNK}[step["attention"]]
+    logits = min(schedule.TILE_LOGITS, length * window)  # of a tile, in float32
+    tile = 4 * logits * 3 + 4 * logits * 6 * (D_MODEL // HEADS) // window if window else 0
     layers = {
         "attention": {
+            "tile": tile,
             "weights": (n_stored + n_working) * weights,
             "hidden": max(0, n_stored - 1) * hidden,
             "activations": n_activations * known.activation,
@@ -169,7 +176,7 @@ def predicted(step, model, length):
         "feed-forward": {
             "weights": n_stored * weights,
             "hidden": (n_stored + n_working) * hidden,
-            "activations": 6 * known.activation,
+            "activations": 5 * known.activation,
         },
     }
     highest = max(layers, key=lambda name: sum(layers[name].values()))

@@ -1,4 +1,4 @@
-"""The capstone of the course, at the end of notebook 05: checks your backward pass of LSH attention, piece by piece.
+"""The capstone of the course, at the end of notebook 05b: checks your backward pass of LSH attention, piece by piece.
 
 `check_backward` looks at the pieces of your gradient in the order in which you compute them. It compares the first
 wrong one with the results of typical mistakes. Where a mistake gives the same numbers, its hint is the message;
@@ -19,7 +19,7 @@ from minireformer.rng import generator
 from minireformer.tools.gradcheck import gradcheck
 from minireformer.unit_length import inverse_length, unit_length
 
-FORBIDDEN, SELF = -1e9, -1e3  # as in the notebook: e^(SELF - L) is 0 beside any other key, and costs no digits
+FORBIDDEN, SELF = -1e9, -1e3  # as in 05a: e^(SELF - L) is 0 beside any other key, and costs no digits
 PIECES = {  # what each one is, in the order in which they are checked
     "P": "(N, C, 2C), the weights of each chunk's queries over the keys of its window, with one L for all rounds",
     "dvw": "(N, 2C, D), the gradient of the values in each window",

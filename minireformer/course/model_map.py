@@ -14,7 +14,7 @@ ATTENTION = ("attention", *STEPS)
 FORWARD = ("tokens", "embedding", "streams", *ATTENTION, "feed-forward", "norm", "output", "loss")
 HERE = {  # the parts that each notebook, from 00 to 08, is about, the main one first
     "memory": FORWARD,
-    "backprop": ("norm", "loss", "gradients"),
+    "backprop": ("norm", "output", "loss", "gradients"),
     "attention": ("attention",),
     "hashing": ("hash",),
     "look_back": ("look back", "sort", "chunk", "merge"),
