@@ -1,18 +1,18 @@
-# make lab     open the course in JupyterLab         make lab ARGS=--no-browser PORT=9000
-# make test    every test, notebooks included        make test PYTHON=python3.13
-# make test-double   all of them on a stand-in for CuPy, which needs no GPU; make test leaves the longest out of that
-# make gpu     tests, notebooks and benchmarks on a GPU, through CuPy, which is installed if it is missing
-#              make gpu PY=python3 takes a Python in which everything is installed as it is: no .venv, no network
-# make notebooks   run all notebooks and save them with their outputs, after a change of code
-# make book    the course as a site in build/book, to be read without a network (installs Sphinx)
-# make test-browser   the site's pages, and a slider in JupyterLab, in a headless Chromium, which has to be there
-# make bench  time and memory beside the PyTorch Reformers (installs them; half an hour or more)
-# make parity  logits and gradients beside the PyTorch Reformers' (installs them)     make parity N=50
-# make grade   mark a student's file with the checks of the course    make grade NOTEBOOK=handed_in/03_anne.ipynb
-# make lint    check and format the code and the notebooks
-# make clean   back to a fresh clone
+# make lab           open the course in JupyterLab                       make lab ARGS=--no-browser PORT=9000
+# make test          run every test, notebooks included                  make test PYTHON=python3.13
+# make test-double   run every test on a stand-in for CuPy, without a GPU; make test runs all but the longest of these
+# make gpu           run tests, notebooks and benchmarks on a GPU, and install CuPy if it is missing
+#                    make gpu PY=python3 uses a Python as it is, with everything installed: no .venv, no network
+# make notebooks     run all notebooks and save their outputs, after you have changed code
+# make book          make a website of the course in build/book, which needs no network (installs Sphinx)
+# make test-browser  check that website, and a slider in JupyterLab, in a headless Chromium (which you install)
+# make bench         measure time and memory beside the PyTorch Reformers (installs them; half an hour or more)
+# make parity        compare logits and gradients with the PyTorch Reformers (installs them)     make parity N=50
+# make grade         mark a student's file with the course's checks      make grade NOTEBOOK=handed_in/03_anne.ipynb
+# make lint          check and format the code and the notebooks
+# make clean         go back to a fresh clone
 #
-# The first call creates .venv and downloads what pyproject.toml asks for; later calls work offline.
+# The first call creates .venv and downloads what pyproject.toml asks for. After that, you can work offline.
 
 PYTHON  ?= python3
 PORT    ?= 8888
@@ -25,13 +25,13 @@ INSTALLED := $(VENV)/installed
 
 .PHONY: lab test test-double gpu notebooks book test-browser bench parity grade lint clean
 
-# Jupyter refuses to run as root unless told, and root is who one is in many containers.
+# In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
 	$(PY) -m jupyter lab notebooks --port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-# Tests run side by side, so each keeps to one thread; a notebook stays on one worker.
+# Tests run side by side, so each uses one thread. All cells of a notebook run on the same worker.
 test test-double gpu: export OMP_NUM_THREADS := 1
-# What trains longest: make test runs it on NumPy only, so as to stay within minutes; make test-double runs it, too.
+# These train longest. To stay within minutes, make test runs them on NumPy only; make test-double runs them, too.
 LONGEST = notebooks/08_train_a_reformer.ipynb notebooks/10_images.ipynb notebooks/solutions
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout=300
 
@@ -42,7 +42,7 @@ test: $(INSTALLED)
 test-double: $(INSTALLED)
 	MINIREFORMER_BACKEND=cupy PYTHONPATH="$(CURDIR)/tests/double$(if $(PYTHONPATH),:$(PYTHONPATH))" $(PYTEST) tests notebooks $(addprefix --ignore=,$(LEAVE_OUT))
 
-# The driver says which CUDA it can run. A CuPy that is there already, such as Colab's, is used as it is.
+# We ask the driver which CUDA it can run. If CuPy is already there, as on Colab, we use it as it is.
 gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu: $(if $(filter $(VENV)/bin/python,$(PY)),$(INSTALLED))
 	@$(PY) -c 'import cupy' 2>/dev/null || { \
@@ -65,8 +65,8 @@ notebooks: $(INSTALLED)
 book: $(INSTALLED)
 	$(PY) -c 'import furo, myst_nb' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[book]'
 	rm -rf build/book
-	$(PY) -m sphinx -q -W --keep-going -c book notebooks build/book
-	@echo "The course is in build/book/index.html."
+	$(PY) -m sphinx -q -W --keep-going -c book . build/book
+	@echo "Open build/book/index.html."
 
 test-browser: book
 	@test -n "$$(command -v chromium || command -v chromium-browser || command -v google-chrome)" || { \

@@ -4,6 +4,7 @@ import ast
 import fnmatch
 import graphlib
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -146,20 +147,30 @@ def test_readme_and_makefile_name_the_pythons_that_pyproject_lists():
 # The book
 
 
-def test_the_book_reads_every_notebook_and_lists_it_in_its_contents():
+def test_the_book_reads_every_notebook_and_page_and_lists_it_in_its_contents():
     folder = ROOT / "notebooks"
     index = (folder / "index.md").read_text(encoding="utf-8")
     lists = re.findall(r"^```{toctree}\n(.*?)^```", index, flags=re.MULTILINE | re.DOTALL)
     entries = [line for line in "\n".join(lists).splitlines() if line and not line.startswith(":")]
     settings = (ROOT / "book" / "conf.py").read_text(encoding="utf-8")
     patterns = ast.literal_eval(re.search(r"^include_patterns = (.*)$", settings, flags=re.MULTILINE).group(1))
-    read = {path for pattern in patterns for path in folder.glob(pattern)}
-    assert read == {*folder.glob("*.ipynb"), *folder.glob("solutions/*.ipynb"), *folder.glob("*.md")}
+    read = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    notebooks = {*folder.glob("*.ipynb"), *folder.glob("solutions/*.ipynb")}
+    assert read == {*notebooks, *folder.glob("*.md"), *ROOT.glob("docs/*.md")}
     for path in read - {folder / "index.md"}:
-        page = path.relative_to(folder).with_suffix("").as_posix()
+        page = os.path.relpath(path.with_suffix(""), folder).replace(os.sep, "/")
         assert any(fnmatch.fnmatch(page, entry) for entry in entries), f"{page} is in no toctree"
-    (end,) = re.findall(r'^:end-before: "(.*)"$', index, flags=re.MULTILINE)  # its front page ends at this heading
-    assert f"\n{end}\n" in README
+
+
+def test_the_books_first_page_counts_its_notebooks():
+    words = dict(zip(range(10, 16), "ten eleven twelve thirteen fourteen fifteen".split()))
+    index = " ".join((ROOT / "notebooks" / "index.md").read_text(encoding="utf-8").split())
+    assert f"each of the {words[len(list(ROOT.glob('notebooks/[0-9]*.ipynb')))]} notebooks" in index
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
 
 
 # Its tests

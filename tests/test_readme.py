@@ -1,5 +1,6 @@
-"""What the README says is so: its code runs, and what it points to is there."""
+"""What README and docs/ say is so: their code runs, their numbers were measured, and what they point to is there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,43 +10,131 @@ import minireformer as mr
 from minireformer import backend
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TRAINS, LOOKS_INSIDE, LOADS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+README = PAGES["README.md"]
+LESSONS = sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))
 
 
-def test_the_first_example_trains_writes_and_saves_a_model(monkeypatch, tmp_path, capsys):
-    assert len([line for line in TRAINS.splitlines() if line]) <= 14  # "twelve lines", and those of a long call
-    monkeypatch.chdir(tmp_path)
-    assert TRAINS.count("steps=50") == TRAINS.count("100,") == 1  # made shorter here
+def code(page):
+    """The one example in Python of a page."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.DOTALL)
+    return example
+
+
+# Its examples
+
+
+def test_the_first_example_prints_what_the_readme_shows(capsys):
+    def without_rounding_errors(text):
+        return re.sub(r"\d\.\d+e-\d\d", "tiny", text)
+
+    backend.use("numpy")  # whose arrays it makes
     names = {}
-    exec(TRAINS.replace("steps=50", "steps=2").replace("100,", "3,"), names)
+    exec(code("README.md"), names)
+    (shown,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    assert without_rounding_errors(capsys.readouterr().out) == without_rounding_errors(shown)
+    assert max(map(float, re.findall(r"\d\.\d+e-\d\d", shown))) < 1e-8
+    assert names["grads"].keys() == names["layer"].params.keys()
+
+
+def test_the_example_of_training_writes_and_saves_a_model(monkeypatch, tmp_path, capsys):
+    trains = code("start.md")
+    assert len([line for line in trains.splitlines() if line]) <= 14  # "twelve lines", and those of a long call
+    monkeypatch.chdir(tmp_path)
+    assert trains.count("steps=50") == trains.count("100,") == 1  # made shorter here
+    names = {}
+    exec(trains.replace("steps=50", "steps=2").replace("100,", "3,"), names)
     bits, text = capsys.readouterr().out.split("\n", 1)
     assert 4 < float(bits) < 10 and text.startswith("def forward(self")
     loaded = mr.Reformer.load(tmp_path / "reformer.safetensors")
     assert all((loaded.params[name] == param).all() for name, param in names["model"].params.items())
 
 
-def test_the_second_example_checks_the_gradients_of_a_layer(capsys):
-    backend.use("numpy")  # whose arrays it makes
-    names = {}
-    exec(LOOKS_INSIDE, names)
-    assert capsys.readouterr().out.startswith("LSHAttention: every gradient is right")
-    assert names["grads"].keys() == names["layer"].params.keys()
-
-
-def test_the_third_example_loads_writes_and_saves_a_checkpoint(monkeypatch, tmp_path):
+def test_the_example_of_a_checkpoint_loads_writes_and_saves_it(monkeypatch, tmp_path):
     config = mr.ReformerConfig(
         vocab_size=258, d_model=8, n_heads=1, d_head=4, d_ff=8, axial_shape=(8, 16), max_len=128, lsh_chunk_len=16
     )
     monkeypatch.chdir(tmp_path)
     mr.to_huggingface(mr.Reformer(config), "reformer-enwik8")
-    assert LOADS.count("50,") == 1  # made shorter here
+    loads = code("huggingface.md")
+    assert loads.count("50,") == 1  # made shorter here
     names = {}
-    exec(LOADS.replace("50,", "3,"), names)
+    exec(loads.replace("50,", "3,"), names)
     assert names["text"].startswith(b"In 1965, Brooks left IBM") and len(names["text"]) == 24 + 3
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)|`(\w+/[\w./]*\w\.\w+)`", README))))
-def test_every_file_that_the_readme_names_is_there(target):
-    assert (ROOT / "".join(target)).exists()
+# Its numbers
+
+
+def recorded(name):
+    return json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
+
+
+def test_the_three_numbers_of_the_readme_are_recorded():
+    attention = recorded("speed/results/attention.json")["lengths"]["16384"]
+    seconds = [f"{attention[name]['seconds']:.2f} s" for name in ("minireformer", "lucidrains", "exact (torch)")]
+    step = recorded("speed/results/training_step.json")["lengths"]["4096"]
+    megabytes = [f"{step[name]['peak_mb']:.0f} MB" for name in ("minireformer", "lucidrains", "Hugging Face")]
+    example = recorded("paper/results/motivating_example.json")
+    said = re.search(r"^## Three numbers\n(.*?)^## ", README, flags=re.MULTILINE | re.DOTALL)[1]
+    speed, memory, size = said.split("\n- ")[1:]
+    assert re.findall(r"\d\.\d\d s", speed) == seconds
+    assert re.findall(r"\d\d+\sMB", memory.replace("\n ", "")) == megabytes
+    assert "65,536 tokens" in size and example["config"]["max_len"] == 65536
+    assert "750 s" in size and 745 < example["seconds"] < 755
+    assert "4.8 GB" in size and f"{example['peak_resident_bytes'] / 1e9:.1f}" == "4.8"
+
+
+def minutes(path):
+    """How long a notebook takes without its exercises, by its first cell."""
+    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    said = re.search(r"\*\*Time:?\*\*:? (.*)", first)[1]
+    return re.search(r"(\d+) minutes|an hour", said)[1] or "60"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
+def test_the_course_lists_a_notebook_with_its_minutes(path):
+    number = path.name.partition("_")[0]
+    (row,) = re.findall(rf"^\| \[{number} [^\]]*\]\(notebooks/{path.name}\) \|.*$", README, flags=re.MULTILINE)
+    assert row.split(" | ")[2:] == [minutes(path), f"[![Colab][badge]][{number}] |"]
+    assert re.search(rf"^\[{number}\]: https://colab\.\S+/main/notebooks/{path.name}$", README, flags=re.MULTILINE)
+
+
+# What it points to
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 900
+
+
+TARGETS = [(page, "".join(found)) for page in PAGES for found in re.findall(
+    r"\]\((?!http)([^)#]+)\)|src=\"([^\"]+)\"|`((?:minireformer|benchmarks)/[\w./]*\w\.\w+)`", PAGES[page]
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("page, target", sorted(set(TARGETS)))
+def test_every_file_that_a_page_names_is_there(page, target):
+    named_from_the_top = page == "README.md" or target.startswith(("minireformer/", "benchmarks/"))
+    assert ((ROOT if named_from_the_top else ROOT / "docs") / target).exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pictures_say_what_they_show(page):
+    for alt in re.findall(r"!\[([^\]]+)\]\((?!http)|alt=\"([^\"]+)\"", PAGES[page]):
+        assert len("".join(alt)) >= 100
+
+
+@pytest.mark.parametrize("page", ["speed.md", "memory.md", "generation.md", "claims.md"])
+def test_a_page_of_measurements_says_how_to_repeat_them(page):
+    commands = re.findall(r"python (benchmarks/\S+\.py)|^(make bench)\b", PAGES[page], flags=re.MULTILINE)
+    assert commands
+    assert all((ROOT / script).exists() for script, _ in commands if script)
+
+
+def test_the_reference_describes_every_public_name():
+    described = set(
+        re.findall(r"^(?:\.\. auto\w+|\.\. currentmodule):: (\S+?)(?:\(\))?$", PAGES["reference.md"], re.MULTILINE)
+    )
+    modules = {name.removeprefix("minireformer.") for name in described}
+    assert set(mr.__all__) <= described | modules

@@ -3,7 +3,7 @@
     python benchmarks/paper/reversible_memory.py
 
 This takes about four minutes. It writes results/reversible_memory.json and draws docs/memory_against_depth.png, the
-first figure of the README. Notebook 00 does the same with a smaller model.
+figure of docs/memory.md. Notebook 00 does the same with a smaller model.
 """
 
 import dataclasses

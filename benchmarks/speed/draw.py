@@ -1,4 +1,4 @@
-"""Draw the figure of the README, and print its tables, from the recorded results: the last step of `make bench`."""
+"""Draw the figure of docs/speed.md, and print its tables, from the recorded results: the last step of `make bench`."""
 
 import json
 from pathlib import Path
@@ -57,14 +57,14 @@ def figure():
         ax.set_xticks(list(lengths), [f"{length // 1024}K" for length in lengths])
         ax.minorticks_off()
         ax.set(xlabel="tokens", ylabel=label)
-    axes[0].set_title("LSH attention grows in proportion to length")
-    axes[1].set_title("and so does its memory")
+    axes[0].set_title("Time grows in proportion to length")
+    axes[1].set_title("So does memory")
     axes[0].legend()
     depths = results("training_step_by_depth", "depths")
     curves(axes[2], depths, "peak_mb", axes[2].plot)
     axes[2].set_xticks(list(depths))
     axes[2].set(xlabel="layers", ylabel="peak memory, MB", ylim=(0, None))
-    axes[2].set_title("A training step of 4K tokens against depth")
+    axes[2].set_title("A training step of 4K tokens: deeper costs little")
     fig.savefig(FIGURE)
 
 
