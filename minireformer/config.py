@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, fields
 from functools import partial
 
-from minireformer.attention_layer import ATTENTION
 from minireformer.checks import check_count, check_eps, check_rate, check_sizes, expect
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
 
+KINDS = ("lsh", "local", "full", "shared_full")  # of attention layers: see `attention_layer.ATTENTION`
 HEADS = ("tokens", "sequence", "span")  # see `heads.py`
 
 
@@ -96,8 +96,8 @@ def one_of(*choices):
 
 def _check_kinds(name, kinds):
     expect(name, kinds, isinstance(kinds, tuple), 'a tuple such as ("lsh",)')
-    known = all(isinstance(kind, str) and kind in ATTENTION for kind in kinds)
-    return expect(name, kinds, known and kinds, f"one or more of {', '.join(ATTENTION)}")
+    known = all(isinstance(kind, str) and kind in KINDS for kind in kinds)
+    return expect(name, kinds, known and kinds, f"one or more of {', '.join(KINDS)}")
 
 
 def _check_n_buckets(name, value):
