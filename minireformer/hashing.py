@@ -1,6 +1,6 @@
 """Locality-sensitive hashing by random rotations (section 2 of the paper, "LSH attention").
 
-    h(x) = argmax([xΩ; -xΩ])          Ω a random (D, n_buckets / 2) matrix (R in the paper; R is the rounds here)
+    h(x) = argmax([xΩ; -xΩ])          Ω a random (D, n_buckets / 2) matrix, which the paper calls R
 
 Vectors that point in similar directions get the same bucket with a probability that depends on their
 angle alone; `collision_probability` computes it, and notebook 03 draws it beside a measurement. Attention
