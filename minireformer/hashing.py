@@ -1,6 +1,6 @@
 """Locality-sensitive hashing by random rotations (section 2 of the paper, "LSH attention").
 
-    h(x) = argmax([xR; -xR])          R a random (D, n_buckets / 2) matrix
+    h(x) = argmax([xΩ; -xΩ])          Ω a random (D, n_buckets / 2) matrix, which the paper calls R
 
 Vectors that point in similar directions get the same bucket with a probability that depends on their
 angle alone; `collision_probability` computes it, and notebook 03 draws it beside a measurement. Attention
@@ -79,7 +79,7 @@ def check_rotations(name, rotations, n_heads, d_head, n_hashes, n_buckets, like,
 def hash_vectors(x, rotations, n_buckets=None):
     """Buckets of the vectors `x` (B, H, T, D) under `rotations` (H, D, R, columns): (B, H, R, T) ints.
 
-    The bucket is `argmax([xR; -xR])`, found as the column of the largest |xR| and the sign there. `n_buckets`
+    The bucket is `argmax([xΩ; -xΩ])`, found as the column of the largest |xΩ| and the sign there. `n_buckets`
     is needed only when the buckets are a product of factors (default: 2 * columns): then
     `bucket = h_1 + a * h_2 + ...`. The result has the smallest of int16, int32, int64 that fits: buckets are
     kept for the backward pass, and small integers sort faster.
