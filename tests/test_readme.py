@@ -71,13 +71,13 @@ def recorded(name):
     return json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
 
 
-def test_the_three_numbers_of_the_readme_are_recorded():
+def test_the_speed_memory_and_size_of_the_readme_are_recorded():
     attention = recorded("speed/results/attention.json")["lengths"]["16384"]
     seconds = [f"{attention[name]['seconds']:.2f} s" for name in ("minireformer", "lucidrains", "exact (torch)")]
     step = recorded("speed/results/training_step.json")["lengths"]["4096"]
     megabytes = [f"{step[name]['peak_mb']:.0f} MB" for name in ("minireformer", "lucidrains", "Hugging Face")]
     example = recorded("paper/results/motivating_example.json")
-    said = re.search(r"^## Three numbers\n(.*?)^## ", README, flags=re.MULTILINE | re.DOTALL)[1]
+    said = re.search(r"^## Speed, memory, size\n(.*?)^## ", README, flags=re.MULTILINE | re.DOTALL)[1]
     speed, memory, size = said.split("\n- ")[1:]
     assert re.findall(r"\d\.\d\d s", speed) == seconds
     assert re.findall(r"\d\d+\sMB", memory.replace("\n ", "")) == megabytes
