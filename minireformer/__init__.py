@@ -2,7 +2,7 @@
 
 The files in this folder implement the paper. You can read them in an afternoon, in this order:
 
-    the ground                        `backend`, `threads`, `cuda`, `rng`, `checks`, `layer`
+    the foundations                   `backend`, `threads`, `cuda`, `rng`, `checks`, `layer`
     what every Transformer has        `linear`, `layer_norm`, `embedding`, `dropout`, `activations`,
                                       `feed_forward`, `losses`, `positions`
     what makes it a Reformer          `unit_length`, `hashing`, `collision`, `reference`, `tables`, `schedule`,
@@ -15,8 +15,8 @@ files, which never import them. Open the one that you want to use:
     `training/`       data, optimizers and the training loop
     `generation/`     text from a trained model: caches, decoding, sampling and beam search
     `translation/`    the encoder-decoder with its cross-attention
-    `interop/`        models of Hugging Face's library, in and out
-    `tools/`          the gradient check and the measurement of memory
+    `interop/`        conversion from and to Hugging Face's models
+    `tools/`          the gradient check and memory measurements
     `course/`         what the notebooks share: figures, exercises and the capstone
 """
 

@@ -1,7 +1,7 @@
-"""Activation functions: ReLU, which the paper uses, and GELU, exact or by its usual approximation.
+"""Activation functions: ReLU, which the paper uses, and GELU, exact or in its usual tanh approximation.
 
-Each works entry by entry on floats of any shape, as a pair of functions that keeps the contract of `layer.py`. `out`
-says where to write the result, so that the feed-forward layer can reuse its buffers: backward's may be `dy`.
+Each is a pair of functions that keeps the contract of `layer.py` and works elementwise on floats of any shape. `out`
+says where to write the result, so that the feed-forward layer can reuse its buffers. In backward, it may be `dy`.
 Read next: `feed_forward.py`.
 """
 
@@ -18,7 +18,7 @@ _A, _C = 0.044715, math.sqrt(2 / math.pi)  # a and c of `gelu_tanh`
 
 
 def relu(x, out=None):
-    """y = max(x, 0) -> y, cache: x. As y is above 0 at the same entries, it would do as well: `out` may be `x`."""
+    """y = max(x, 0) -> y, cache (x). `out` may be `x`: y is positive exactly where x is, so backward can use either."""
     _check(x, out)
     return get_xp(x).maximum(x, 0, out=out), x
 
@@ -132,8 +132,8 @@ def normal_cdf(x):
 def _fit_erfc():
     """Coefficients a_k, lowest first, of erfc(z) = exp(-z^2) sum_k a_k s^k for 0 <= z <= 6.
 
-    Without its Gaussian, erfc is a very smooth function of t = 2 / (2 + z): a polynomial of degree 20 in t gives it to
-    the last bits. We use s = (t - 0.625) / 0.375, which runs from -1 to 1.
+    Without its Gaussian factor, erfc is a very smooth function of t = 2 / (2 + z): a polynomial of degree 20 in t is
+    accurate to the last bits. We use s = (t - 0.625) / 0.375, which runs from -1 to 1.
     """
     s = np.cos(math.pi * (np.arange(200) + 0.5) / 200)
     z = 2 / (0.625 + 0.375 * s) - 2

@@ -1,11 +1,11 @@
-"""Full, local and LSH attention as functions over one kernel, each with its backward.
+"""Full, local and LSH attention: functions that share one kernel, each with its backward.
 
-They take heads, (B, H, T, D), and any T: a last chunk that is not full is filled up with hidden keys. A logit is
+They take heads (B, H, T, D) of any length T: a last chunk that is not full is padded with hidden keys. A logit is
 
     separate q and k:  q . k / sqrt(D)          shared q and k (LSH):  q . k / |k| = |q| cos(angle)
 
-`attention_layer.py`, next, puts projections around them. Arrays that don't fit each other, and numbers out of range,
-raise ValueError; wrong dtypes, or arrays of NumPy among arrays of CuPy, TypeError. Either names the argument.
+`attention_layer.py` comes next and adds the projections. Shapes that don't match and numbers out of range raise
+ValueError; wrong dtypes, and NumPy arrays mixed with CuPy arrays, raise TypeError. Either error names the argument.
 """
 
 import math
@@ -24,19 +24,19 @@ from minireformer.unit_length import inverse_length
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """Which keys a query may see: the one record of it, for functions, layers and models.
+    """Which keys a query may see. Functions, layers and models all use this one record.
 
     chunk_len    tokens in a chunk; None: no chunks, every query may see every key.
-    n_before     chunks that a query sees before its own, and
-    n_after      after it. Chunks form a circle, as in the original code: without `causal`, the first looks back at the
-                 last, and where the circle has fewer chunks than a window (`n_before + 1 + n_after`), a query meets
-                 some chunks more than once and their keys weigh as often.
+    n_before     how many chunks a query sees before its own.
+    n_after      how many it sees after its own. Chunks form a circle, as in the original code: without `causal`, the
+                 first looks back at the last. If the circle has fewer chunks than a window (`n_before + 1 + n_after`),
+                 a query meets some chunks more than once, and their keys count each time.
     causal       a query sees only its own position and those before.
-    same_bucket  LSH: only keys of the query's own bucket, as the paper's eq. 4 says and its code does not.
-    count_once   LSH: a key met in N rounds counts once and not N times (the `-log N` of eq. 16). With either of these
-                 two, a round's first chunk doesn't look back into the round before.
+    same_bucket  LSH: a query sees only keys in its own bucket, as in the paper's eq. 4 but not in its code.
+    count_once   LSH: a key met in N rounds counts once, not N times (the `-log N` of eq. 16). With `same_bucket` or
+                 `count_once`, a round's first chunk doesn't look back into the previous round.
 
-    ValueError or TypeError names an option that is out of range.
+    A ValueError or TypeError names any option that is out of range.
     """
 
     chunk_len: int | None = None
@@ -62,16 +62,16 @@ class AttentionCache(NamedTuple):
     """What backward needs: the inputs, the output and two numbers for each query; no logits, no weights."""
 
     q: Any  # (B, H, T, D)
-    k: Any  # (B, H, S, D); None where keys are the queries at unit length
+    k: Any  # (B, H, S, D); None if the keys are the queries, scaled to unit length
     v: Any  # (B, H, S, D)
     out: Any  # (B, H, T, D)
-    m: Any  # (B, H, T'): the largest logit of a query; T' is T filled up to whole chunks
+    m: Any  # (B, H, T'): the largest logit of a query; T' is T padded to whole chunks
     l: Any  # (B, H, T'): the sum of exp(logit - m); 0 for a query that sees nothing
     plan: Plan
 
     @property
     def lse(self):
-        """The log-sum-exp of all that a query saw, m + log(l): (B, H, T'); 1e9, which no key reaches, for nothing."""
+        """The log-sum-exp of a query's logits, m + log(l): (B, H, T'); 1e9, above every logit, if it saw no key."""
         xp = backend.get_xp(self.l)
         return xp.where(self.l == 0, 1e9, self.m + xp.log(self.l + (self.l == 0))).astype(self.l.dtype)
 
@@ -80,9 +80,9 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
     """Every query sees every key: softmax(q k' / sqrt(D)) v. q, k, v (B, H, T, D) floats -> out (B, H, T, D), cache.
 
     `causal`: a query sees only its own position and those before. `key_mask` (B, T) booleans: False hides a key.
-    `dropout`: rate of attention weights set to zero, replayed from `seed`. A query that sees nothing returns 0.
-    With `k=None` keys are the queries at unit length and a token sees itself only when it sees nothing else:
-    the shared-QK attention of the paper's section 2, which LSH attention approaches.
+    `dropout`: the rate at which attention weights are set to zero; `seed` replays the mask. A query that sees nothing
+    gets 0. With `k=None`, the keys are the queries scaled to unit length, and a token sees itself only when it sees
+    nothing else. This is the shared-QK attention of the paper's section 2, which LSH attention approximates.
     """
     options = AttentionOptions(causal=causal)
     _check(q, k, v, key_mask, dropout)
@@ -90,13 +90,13 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
 
 
 def local_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0, padded_len=None, **options):
-    """A query sees the keys of its own chunk and its neighbours: q, k, v (B, H, T, D) -> out (B, H, T, D), cache.
+    """A query sees the keys in its own chunk and nearby chunks: q, k, v (B, H, T, D) -> out (B, H, T, D), cache.
 
-    `options` are those of `AttentionOptions`; `chunk_len` is needed. Logits, masks and dropout as in `full_attention`,
-    which this is up to `chunk_len` tokens.
+    `options` are those of `AttentionOptions`; `chunk_len` is required. Logits, masks and dropout are as in
+    `full_attention`, and up to `chunk_len` tokens the two functions are the same.
 
-    A last chunk that is not full is filled up with hidden keys. `padded_len`, a multiple of `chunk_len`, adds whole
-    chunks of them: the circle is then that of `padded_len` tokens. See `padded_length`.
+    A last chunk that is not full is padded with hidden keys. `padded_len`, a multiple of `chunk_len`, adds whole chunks
+    of them, so that the circle has `padded_len` tokens. See `padded_length`.
     """
     options = _with_chunks(options)
     for name in ("same_bucket", "count_once"):
@@ -110,11 +110,11 @@ def lsh_attention(qk, v, buckets, *, key_mask=None, dropout=0.0, seed=0, padded_
     """LSH attention with shared queries and keys: qk, v (B, H, T, D), buckets (B, H, R, T) ints -> out, cache.
 
     In each of R rounds, tokens are sorted by bucket and cut into chunks; a query sees its own chunk and its neighbours
-    (section 2, figure 2), as `options` say: those of `AttentionOptions`, of which `chunk_len` is needed. Rounds are
-    merged into one softmax. A token sees itself only when it sees nothing else. Masks and dropout as in
-    `full_attention`; hidden keys sort last, under the largest number that the dtype of `buckets` (int16, int32 or
-    int64) holds: a bucket must be below it. Up to `chunk_len` tokens, nothing needs hashing: full attention with
-    shared queries and keys. `padded_len` as in `local_attention`.
+    (section 2, figure 2). `options` are those of `AttentionOptions`; `chunk_len` is required. All rounds together are
+    one softmax. A token sees itself only when it sees nothing else. Masks and dropout are as in `full_attention`.
+    Hidden keys sort last: their bucket is the largest number that the dtype of `buckets` (int16, int32 or int64) holds,
+    so real buckets must be below it. Up to `chunk_len` tokens there is nothing to hash, and this is full attention with
+    shared queries and keys. `padded_len` is as in `local_attention`.
     """
     options = _with_chunks(options)
     _check(qk, None, v, key_mask, dropout)
@@ -126,9 +126,9 @@ def lsh_attention(qk, v, buckets, *, key_mask=None, dropout=0.0, seed=0, padded_
 
 
 def full_attention_backward(dout, cache):
-    """Gradients of `full_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), each like q, k and v.
+    """Gradients of `full_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), shaped like q, k and v.
 
-    (dqk, dv) where queries and keys are shared (`k=None`).
+    With shared queries and keys (`k=None`), they are (dqk, dv).
     """
     check_array("dout", dout, *cache.out.shape, like=cache.out, whose="the queries")
     if dout.dtype != cache.out.dtype:
@@ -137,7 +137,7 @@ def full_attention_backward(dout, cache):
 
 
 def local_attention_backward(dout, cache):
-    """Gradients of `local_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), each like q, k and v."""
+    """Gradients of `local_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), shaped like q, k and v."""
     return full_attention_backward(dout, cache)
 
 
@@ -150,19 +150,19 @@ def lsh_attention_backward(dout, cache):
 
 
 def padded_length(length, chunk_lens):
-    """How many tokens `length` tokens are padded to in a model whose layers have chunks of `chunk_lens` tokens.
+    """The length to which we pad `length` tokens in a model whose layers have chunks of `chunk_lens` tokens.
 
-    The next common multiple of all of them, so that every layer sees the same tokens, as in the original code; none
-    are added up to the shortest chunk, where no layer needs chunks at all.
+    It is the next common multiple of these chunk lengths, so that every layer sees the same tokens, as in the original
+    code. A sequence no longer than the shortest chunk gets no padding: there, no layer needs chunks at all.
     """
     multiple = math.lcm(*chunk_lens)
     return length if length <= min(chunk_lens) else -(-length // multiple) * multiple
 
 
 def attention(q, k, v, plan):
-    """The kernel on all heads, shared out over threads: q (B, H, T, D), k and v (B, H, S, D) -> out, `AttentionCache`.
+    """Run the kernel on all heads, split among threads: q (B, H, T, D), k, v (B, H, S, D) -> out, `AttentionCache`.
 
-    With `k=None`, keys are the queries at unit length. Where the plan is for more tokens, they are filled up with 0.
+    With `k=None`, the keys are the queries at unit length. If the plan has more tokens, the arrays are padded with 0.
     """
     xp, length = backend.get_xp(q), q.shape[2]
     padded_q, padded_k, padded_v = (_padded(x, plan) for x in (q, k, v))
@@ -182,7 +182,7 @@ def attention(q, k, v, plan):
 
 
 def attention_backward(dout, cache):
-    """Gradients of `attention`: (dq, dk, dv), without dk where keys were the queries."""
+    """Gradients of `attention`: (dq, dk, dv), or (dq, dv) if the keys were the queries."""
     xp, plan, lengths = backend.get_xp(dout), cache.plan, (cache.q.shape[2], cache.v.shape[2])
     dout, q, k, v, out = (_padded(x, plan) for x in (dout, *cache[:4]))
     queries, keys = HeadTable(q), HeadTable(v)
@@ -196,7 +196,7 @@ def attention_backward(dout, cache):
         for group in plan.groups(heads, queries, keys.shape[2]):
             s = Schedule(plan, group, "keys", queries, keys, scratch)
             attend_backward(s, dout, q_rows, k_rows, v_rows, scale, m, l, delta, dq, dk, dv)
-            del s  # before the next one is made: its slots take memory
+            del s  # free the memory of its slots before the next one is made
 
     threads.parallel_for(work, math.prod(q.shape[:2]), xp)
     gradients = queries.heads(dq)[:, :, : lengths[0]], keys.heads(dv)[:, :, : lengths[1]]
@@ -204,7 +204,7 @@ def attention_backward(dout, cache):
 
 
 def _tables(queries, keys, q, k, v):
-    """Rows of q, k and v, and what each row of k is multiplied with before the product: 1 / |k| or 1 / sqrt(D)."""
+    """Rows of q, k and v, and the factor that scales each row of k before the product: 1 / |k| or 1 / sqrt(D)."""
     q_rows, v_rows = queries.table(q), keys.table(v)
     if k is None:
         k_rows = q_rows if queries.by_token == keys.by_token else keys.table(q)
@@ -214,7 +214,7 @@ def _tables(queries, keys, q, k, v):
 
 
 def _padded(x, plan):
-    """x (B, H, T, D) with zeros behind its last token, where the plan is for more of them."""
+    """x (B, H, T, D), padded with zeros after its last token if the plan has more tokens."""
     if x is None or plan.order is None or x.shape[2] == plan.order.shape[2]:
         return x
     n_batch, n_heads, length, d_head = x.shape
@@ -244,7 +244,7 @@ def _check(q, k, v, key_mask, dropout):
 
 
 def _chunked(q, k, v, buckets, options, key_mask, dropout, seed, padded_len):
-    """Local attention, or LSH attention where there are `buckets`: put the tokens in order, and attend."""
+    """Local attention, or LSH attention if there are `buckets`: put the tokens in order, and attend."""
     xp, (n_batch, n_heads, length, _), chunk_len = backend.get_xp(q), q.shape, options.chunk_len
     if padded_len is None:
         padded_len = padded_length(length, [chunk_len])
@@ -261,7 +261,7 @@ def _chunked(q, k, v, buckets, options, key_mask, dropout, seed, padded_len):
         order = xp.broadcast_to(xp.arange(padded_len), (n_batch * n_heads, 1, padded_len))
     else:
         n_rounds = buckets.shape[2]
-        last = xp.iinfo(buckets.dtype).max  # padding and hidden keys sort behind every bucket
+        last = xp.iinfo(buckets.dtype).max  # padding and hidden keys sort after every bucket
         given, buckets = buckets, xp.full((n_batch, n_heads, n_rounds, padded_len), last, buckets.dtype)
         buckets[..., :length] = given
         if key_mask is not None:

@@ -3,8 +3,8 @@
     Q, K, V = x Wq', x Wk', x Wv', each cut into heads        O = attention(Q, K, V)        y = dropout(O Wo')
 
 `LSHAttention` projects queries and keys with one matrix (section 2, "shared-QK") and draws its hash rotations from the
-seed. Its cache keeps the buckets, and `replay` hands them to a recompute: inputs that differ in the last bit may hash
-differently, and the gradient would silently be that of another function. Read next: `reversible.py`.
+seed. Its cache keeps the buckets, and `replay` passes them to a recompute: inputs that differ in the last bit may hash
+differently, and we would silently get the gradient of another function. Read next: `reversible.py`.
 """
 
 from typing import Any, NamedTuple
@@ -38,8 +38,8 @@ class AttentionLayerCache(NamedTuple):
 class AttentionLayer(Layer):
     """What self-attention and cross-attention share: H = n_heads heads of D = d_head each, between projections.
 
-    A subclass says in `projections` which input each one reads, 0 for x or 1 for a memory, and defines `attend`.
-    Parameters: `<name>.weight` (H * D, of `widths` that of its input) for each, and `output.weight` (d_model, H * D).
+    A subclass defines `attend`, and `projections`: for each name, the input that it reads, 0 for x or 1 for a memory.
+    Parameters: `<name>.weight` (H * D, widths[i]) for a projection of input i, and `output.weight` (d_model, H * D).
     """
 
     projections = {"query": 0, "key": 0, "value": 0}
@@ -74,7 +74,7 @@ class AttentionLayer(Layer):
         projections, attention, output, dropout, _ = cache
         dy, _ = self.dropout.backward(dy, dropout)
         dmixed, output_grads = self.output.backward(dy, output)
-        del dy, output, cache  # what is not needed any more would count in the peak of a training step
+        del dy, output, cache  # no longer needed, and would add to the peak memory of a training step
         dheads = list(self.attend_backward(self.split(dmixed), attention))
         del dmixed, attention
         dinputs, grads = [], prefixed("output", output_grads)
@@ -96,7 +96,7 @@ class AttentionLayer(Layer):
         return full_attention_backward(dmixed, cache)
 
     def replay(self, cache):
-        """The arguments that `forward` needs, besides its inputs and seed, to do the same again."""
+        """The arguments that `forward` needs, besides its inputs and seed, to repeat its computation."""
         return {} if cache.buckets is None else {"buckets": cache.buckets}
 
     def split(self, x):
@@ -109,18 +109,18 @@ class AttentionLayer(Layer):
 
 
 class SelfAttention(AttentionLayer):
-    """What the four kinds share: x (B, T, d_model) -> y (B, T, d_model).
+    """What the four kinds of self-attention share: x (B, T, d_model) -> y (B, T, d_model).
 
     d_model, n_heads, d_head  sizes, whole numbers >= 1.
-    dropout            rate of entries of y set to zero in training, in [0, 1).
-    attention_dropout  rate of attention weights, likewise.
+    dropout            the rate at which entries of y are set to zero in training, in [0, 1).
+    attention_dropout  the same for attention weights.
     seed, dtype        of the parameters: an integer, and "float32" or "float64".
-    options            those of `AttentionOptions` that are in `takes`, kept as `self.options`.
+    options            the fields of `AttentionOptions` named in `takes`, kept as `self.options`.
 
-    A bad setting is refused when the layer is made: a ValueError or TypeError names it.
+    A bad setting raises a ValueError or TypeError that names it, as soon as the layer is made.
     """
 
-    takes = {"dropout", "attention_dropout", "causal"}  # by name, besides the sizes, seed and dtype
+    takes = {"dropout", "attention_dropout", "causal"}  # names of settings, besides the sizes, seed and dtype
 
     def __init__(
         self, d_model, n_heads, d_head, *, dropout=0.0, attention_dropout=0.0, seed=0, dtype="float32", **options
@@ -140,9 +140,9 @@ class SelfAttention(AttentionLayer):
 
 
 class FullAttention(SelfAttention):
-    """Every token sees every token (causal: those before it). The Transformer's attention, for comparison.
+    """Every token sees every token (causal: itself and those before it). The Transformer's attention, for comparison.
 
-    Arguments as `SelfAttention`. Parameters: `query.weight`, `key.weight`, `value.weight`, `output.weight`.
+    Arguments as for `SelfAttention`. Parameters: `query.weight`, `key.weight`, `value.weight`, `output.weight`.
     """
 
     def attend(self, heads, seed, settings):
@@ -150,9 +150,9 @@ class FullAttention(SelfAttention):
 
 
 class SharedFullAttention(SelfAttention):
-    """Full attention with shared queries and keys: what LSH attention approaches (section 5, figure 3).
+    """Full attention with shared queries and keys: what LSH attention approximates (section 5, figure 3).
 
-    Arguments as `SelfAttention`. Parameters: `query_key.weight`, `value.weight`, `output.weight`.
+    Arguments as for `SelfAttention`. Parameters: `query_key.weight`, `value.weight`, `output.weight`.
     """
 
     projections = {"query_key": 0, "value": 0}
@@ -165,7 +165,7 @@ class ChunkedAttention(SelfAttention):
     """What local and LSH layers share: tokens see their own chunk of `chunk_len` and its neighbours, as `options` say.
 
     `chunk_lens`: the chunk lengths of all layers of a model, which all pad their tokens to the same length
-    (`attention.padded_length`); None for a layer on its own. Other arguments as `SelfAttention`.
+    (`attention.padded_length`); None for a layer on its own. Other arguments as for `SelfAttention`.
     """
 
     takes = SelfAttention.takes | {"chunk_len", "chunk_lens", "n_before", "n_after"}
@@ -190,9 +190,9 @@ class LocalAttention(ChunkedAttention):
 class LSHAttention(ChunkedAttention):
     """Tokens see those that hash alike, in `n_hashes` rounds (section 2). Parameters as `SharedFullAttention`.
 
-    Chunks are cut from the tokens in the order of their buckets. `n_buckets`: an even int, a list of factors, or None
-    for about two buckets a chunk (`default_n_buckets` of the padded length; `max_len` is for that). `same_bucket` and
-    `count_once` choose the paper's own equations.
+    Tokens are sorted by bucket and then cut into chunks. `n_buckets`: an even int, a list of factors, or None for about
+    two buckets per chunk (`default_n_buckets`, from the padded length and `max_len`). `same_bucket` and `count_once`
+    choose the paper's own equations.
     """
 
     projections = {"query_key": 0, "value": 0}
@@ -214,9 +214,9 @@ class LSHAttention(ChunkedAttention):
         return *lsh_attention(query_key, value, buckets, **options), buckets
 
     def hash(self, query_key, seed, rotations=None):
-        """Buckets of query_key (B, H, T, D): (B, H, R, T). One bucket where a chunk holds all tokens.
+        """Buckets of query_key (B, H, T, D): (B, H, R, T). If one chunk holds all tokens, so does one bucket.
 
-        `rotations` (H, D, R, columns): those to hash with, instead of ones drawn from `seed`; R is `n_hashes`.
+        `rotations` (H, D, R, columns), with R = `n_hashes`: hash with these instead of drawing them from `seed`.
         """
         sizes = (self.n_heads, self.d_head, self.n_hashes)
         if rotations is not None:

@@ -27,7 +27,7 @@ def use(name):
     """Make `name` ("numpy" or "cupy") the module that new arrays come from; return the module.
 
     Arrays that exist already stay where they are: a model made before the switch keeps its backend.
-    Raises ValueError for another name, ImportError where CuPy or its GPU is missing.
+    Raises ValueError for any other name, and ImportError if CuPy or its GPU is missing.
     """
     global _active
     if name not in ("numpy", "cupy"):
@@ -64,7 +64,7 @@ def _is_cupy(array):
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
-@functools.cache  # `get_xp` asks for it all the time
+@functools.cache  # `get_xp` calls it all the time
 def _import_cupy():
     try:
         import cupy
@@ -99,10 +99,10 @@ def n_threads():
 
 @contextmanager
 def deferred_sync():
-    """Inside this block, the host waits for the GPU only once, and fetches all it needs to know together.
+    """Inside this block, the host waits for the GPU only once, and fetches everything it needs at once.
 
     The block gets a function `fetch(*numbers)`, to call at its end: 0-d arrays -> a list of floats. Before it returns,
-    `fetch` makes all checks that are pending (see `check_later`). Blocks may be nested: an inner `fetch` returns its
+    `fetch` runs all pending checks (see `check_later`). Blocks may be nested: an inner `fetch` returns its
     arrays as they are and leaves the waiting to the outer one. On NumPy, nothing is deferred.
     """
     global _pending
@@ -127,7 +127,7 @@ def _fetch(*numbers):
 
 
 def check_later(array, check):
-    """Call `check` with the values of a small `array` (n,): now, or when the `deferred_sync` around it fetches."""
+    """Call `check` with the values of a small `array` (n,): now, or when the enclosing `deferred_sync` fetches."""
     if _pending is None or get_xp(array) is np:
         check(*array.tolist())
     else:
@@ -147,18 +147,18 @@ def gather(table, rows, out):
 
 def strided(array, shape, strides):
     """A view of a contiguous `array` with another `shape` and `strides` (in bytes); its entries may overlap."""
-    if isinstance(array, np.ndarray):  # as `numpy.lib.stride_tricks.as_strided`, at a tenth of its cost
+    if isinstance(array, np.ndarray):  # like `numpy.lib.stride_tricks.as_strided`, at a tenth of the cost
         return np.ndarray(shape, array.dtype, array, strides=strides)
     return get_xp(array).lib.stride_tricks.as_strided(array, shape, strides)
 
 
 def nonzero(conditions):
-    """Index of the entries where `conditions` (n,) are true; on a GPU, of all entries: no device synchronisation."""
+    """Index of the entries where `conditions` (n,) is true; on a GPU, of all entries, so the host need not wait."""
     return np.flatnonzero(conditions) if get_xp(conditions) is np else slice(None)
 
 
 def row_max(x):
-    """The largest entry of each row of x (..., d) -> (rows,). NumPy's argmax is several times as fast as its max."""
+    """The largest entry of each row of x (..., d) -> (rows,). NumPy's argmax is several times faster than its max."""
     rows = x.reshape(-1, x.shape[-1])
     return rows[get_xp(x).arange(len(rows)), rows.argmax(axis=-1)]
 

@@ -1,10 +1,10 @@
-"""Models and training runs in one safetensors file: arrays and a line of JSON, nothing that runs when you read it.
+"""A model or a training run in one safetensors file: arrays and a line of JSON, nothing that runs when you read it.
 
 A file holds the arrays `params.<name>` and, if training wrote it, `optimizer.<name>`. Its metadata is one JSON text
-with the model's config and dtype, and with what training has to remember besides arrays. You can load a model from
-either kind. A file is written beside its place and then renamed into it, so a run that is killed half-way leaves the
-previous file whole. Every reader raises ValueError, naming the path, for a file that is truncated, not ours, of another
-config, or holds infinity or NaN. Read next: `training/data.py`.
+with the model's config and dtype, and whatever else training has to remember. You can load a model from both kinds of
+file. A file is written under a temporary name and then renamed, so a run that is killed half-way leaves the previous
+one intact. Reading raises ValueError, naming the path, if a file is truncated, not ours, saved from another config, or
+holds infinity or NaN. Read next: `training/data.py`.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _FORMAT = "minireformer 1"
 
 
 def save_model(model, path, opt=None, progress=None):
-    """Write the parameters and config of `model`, the state of the optimizer `opt`, and `progress` (JSON-able).
+    """Write the parameters and config of `model`, the state of the optimizer `opt`, and `progress` (JSON data).
 
     The file at `path` is replaced in one step, after the new one has reached the disk. Before anything is written, a
     ValueError names an array that holds NaN or infinity, or a `path` that is a folder or in one that doesn't exist.
@@ -39,7 +39,7 @@ def save_model(model, path, opt=None, progress=None):
 
 
 def write_arrays(path, arrays, metadata):
-    """Write a safetensors file of `arrays` (of either backend) and `metadata` (texts) to a `Path`, as `save_model`."""
+    """Write `arrays` (either backend) and `metadata` (strings) to a safetensors file at a `Path`, like `save_model`."""
     arrays = {name: np.asarray(backend.to_numpy(array), order="C") for name, array in arrays.items()}
     check_finite(f"{path}: not written, because", arrays)
     folder = path.with_name(path.name + ".part")  # if a killed run leaves anything in it, the next save clears it away
@@ -47,7 +47,7 @@ def write_arrays(path, arrays, metadata):
     try:
         folder.mkdir(exist_ok=True)
         temporary.touch()
-        mode = temporary.stat().st_mode  # what this user gives new files; safetensors makes them private
+        mode = temporary.stat().st_mode  # the user's default for new files; safetensors makes them private
         safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
@@ -58,7 +58,7 @@ def write_arrays(path, arrays, metadata):
 
 
 def load_model(model_class, config_class, path):
-    """The model of `model_class`, with a `config_class`, that the file at `path` holds."""
+    """Load the model in the file at `path`: a `model_class` with a `config_class`."""
     about, arrays = _read(path, "params.")
     try:
         model = model_class(config_class(**about["config"]), dtype=about["dtype"])
@@ -71,8 +71,8 @@ def load_model(model_class, config_class, path):
 def resume(model, opt, path, check=lambda progress: None):
     """Put the file's parameters into `model` and its optimizer state into `opt`; -> the saved `progress`.
 
-    Nothing changes unless everything in the file fits and `check(progress)` raises nothing. ValueError names a file
-    that holds no training run.
+    Nothing changes unless everything in the file fits and `check(progress)` raises nothing. Raises ValueError, naming
+    the path, if the file holds no training run.
     """
     about, arrays = _read(path, "")
     if about.get("progress") is None:
@@ -88,7 +88,7 @@ def resume(model, opt, path, check=lambda progress: None):
 
 
 def check_finite(where, arrays):
-    """Raise ValueError, which begins with `where`, if one of `arrays` (a dict) holds NaN or infinity."""
+    """Raise ValueError, with a message that begins with `where`, if one of `arrays` (a dict) holds NaN or infinity."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not backend.get_xp(array).isfinite(array).all():
             raise ValueError(f"{where} {name} holds NaN or infinity")

@@ -1,6 +1,6 @@
-"""The checks that every public function makes before any work.
+"""The checks that every public function makes before it does any work.
 
-Each error names the argument, says what was expected and shows what came. `name` is always the argument's name.
+Each error names the argument, says what was expected and shows what it got. `name` is always the argument's name.
 Read next: `layer.py`.
 """
 
@@ -18,14 +18,14 @@ _KINDS = {"f": "floats (float32 or float64)", "i": "integers", "b": "booleans"}
 
 
 def expect(name, value, fits, expected):
-    """`value`; ValueError, which says what was expected, unless it `fits`."""
+    """Return `value` if it `fits`; otherwise raise a ValueError that says what was expected."""
     if not fits:
         raise ValueError(f"{name}: expected {expected}; got {value!r}")
     return value
 
 
 def expect_type(name, value, fits, expected):
-    """`value`; TypeError, which says what was expected, unless it `fits`."""
+    """Return `value` if it `fits`; otherwise raise a TypeError that says what was expected."""
     if not fits:
         raise TypeError(f"{name}: expected {expected}; got {type(value).__name__}")
     return value
@@ -34,7 +34,7 @@ def expect_type(name, value, fits, expected):
 def float_dtype(dtype):
     """`dtype` as a NumPy dtype; ValueError unless float32 or float64."""
     try:
-        name = np.dtype(dtype).name if dtype is not None else None  # to NumPy, None is float64
+        name = np.dtype(dtype).name if dtype is not None else None  # NumPy takes None for float64
     except TypeError:
         name = None
     if name not in _FLOATS:
@@ -76,7 +76,7 @@ def check_array(name, array, *shape, kind="f", like=None, whose="the parameters"
 
 
 def check_like(name, arrays, params):
-    """Raise unless the dict `arrays` has the names of the dict `params`, and its floats their shapes and module."""
+    """Raise unless the dict `arrays` has the same names as `params`, and holds floats of the same shapes and module."""
     missing, unknown = params.keys() - arrays.keys(), arrays.keys() - params.keys()
     if missing or unknown:
         raise ValueError(f"{name}: missing {sorted(missing)[:5]}, unknown {sorted(unknown)[:5]}")
@@ -87,8 +87,8 @@ def check_like(name, arrays, params):
 def check_tokens(name, tokens, n, like=None):
     """Raise unless `tokens` is an array of integers in 0..n-1, of the same module as the parameters `like`.
 
-    On a GPU this has to be checked, because CuPy takes an index out of range modulo n, and the host waits for the
-    answer; `backend.deferred_sync` puts that off.
+    On a GPU we have to check this ourselves, because CuPy takes an index out of range modulo n. The host then waits for
+    the answer; `backend.deferred_sync` postpones that.
     """
     check_array(name, tokens, ..., kind="i", like=like)
 
@@ -118,7 +118,7 @@ def check_sizes(name, sizes):
 
 
 def check_not_empty(name, array):
-    """Raise ValueError if an array of tokens, (B, T) or with more axes, has a size of 0."""
+    """Raise ValueError if an array of tokens, (B, T) or with more axes, has an axis of size 0."""
     if 0 in array.shape:
         raise ValueError(f"{name}: expected at least one token, and no size of 0; got shape {array.shape}")
 

@@ -1,7 +1,7 @@
 """The theory of the hash: how likely two vectors are to share a bucket, as a function of their angle alone.
 
 Hashing by random rotations (`hashing.py`) is useful because this chance falls steeply with the angle. Notebook 03
-draws the curve through measured dots.
+plots the curve through measured points.
 """
 
 import math
@@ -13,9 +13,9 @@ from minireformer import backend
 from minireformer.checks import check_count
 from minireformer.hashing import bucket_factors
 
-_SMALL_ANGLE = 0.005  # radians: nearer to 0 or pi, the quadrature's nodes see too little of a narrow peak
+_SMALL_ANGLE = 0.005  # radians: closer to 0 or pi, too few of the quadrature's nodes fall on a narrow peak
 _LARGEST = 2**63  # no 64-bit integer counts further
-_FAR = 8.3  # standard deviations: a normal number lies beyond with probability 1e-16
+_FAR = 8.3  # standard deviations: a normal number lies farther out with probability 1e-16
 
 
 def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
@@ -26,12 +26,12 @@ def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
         p = 2m * integral over u, v > 0 of  phi(u, v) * P(|U| < u and |V| < v)^(m - 1),      m = n_buckets / 2
 
     to about 1e-7. Here (U, V) are the projections of the two vectors on one random direction: standard normal numbers
-    with correlation cos(angle) and density phi. In words: one direction wins with the projections u and v, for one of
-    m directions and two signs, and each of the other m - 1 stays below. Closer to 0 and pi than 0.005 radians, where
-    the quadrature would be too coarse, p goes on as a straight line to 1 and to 0.
+    with correlation cos(angle) and density phi. In words: one of m directions, with one of two signs, has the largest
+    projection of both vectors (u and v), and each of the other m - 1 stays below. Within 0.005 radians of 0 and pi,
+    where the quadrature would be too coarse, p continues as a straight line to 1 and to 0.
 
-    The chances of several factors multiply, and R rounds give `1 - (1 - p)^R`. The result is a NumPy array, or a
-    number for a number. It does not depend on `d_head`, because only the plane through the two vectors matters; the
+    The chances for several factors multiply, and R rounds give `1 - (1 - p)^R`. The result is a NumPy array, or a
+    number if `angle` is. It does not depend on `d_head`, because only the plane through the two vectors matters; the
     argument saves you from having to remember that. ValueError or TypeError names an argument that is out of range.
     """
     check_count("n_hashes", n_hashes)
@@ -66,8 +66,8 @@ def _one_hash(angle, n_buckets):
 def _quadrature(angle, m):
     """The integral for p, for m >= 2 directions: over the winner's u, and over v = rho u + sigma t.
 
-    The largest of m numbers |U| is almost surely between `low` and `high`: below, with a probability of e^-40; above,
-    of 1e-16.
+    The largest of m numbers |U| almost surely lies between `low` and `high`: it is below `low` with probability e^-40,
+    and above `high` with probability 1e-16.
     """
     rho, sigma, normal = math.cos(angle), math.sin(angle), NormalDist()
     low = -normal.inv_cdf(20 / m) if m > 40 else 0.0
@@ -87,9 +87,9 @@ def _quadrature(angle, m):
 def _beyond(u, v, rho, sigma):
     """The chance that (U, V) leaves the parallelogram |U| < u and |V| < v through one of the two sides |U| = u.
 
-    Think of U as the first coordinate of a random point in the plane, and of the angles under which the origin sees
-    such a side. In direction a, the side is at the distance u / cos(a), and a normal point lies further out than r
-    with probability exp(-r^2 / 2).
+    Think of U as the first coordinate of a random point in the plane, and of the range of angles that such a side
+    covers as seen from the origin. In direction a, the side is at distance u / cos(a), and a normally distributed point
+    lies farther out than r with probability exp(-r^2 / 2).
     """
     first = np.arctan2(-v - rho * u, sigma * u)
     span = np.arctan2(v - rho * u, sigma * u) - first
@@ -100,6 +100,6 @@ def _beyond(u, v, rho, sigma):
 
 
 def _nodes(n):
-    """Nodes and weights of Gauss and Legendre's quadrature between 0 and 1."""
+    """Nodes and weights of Gauss-Legendre quadrature between 0 and 1."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return (nodes + 1) / 2, weights / 2

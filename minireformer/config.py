@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, fields
 from functools import partial
 
-from minireformer.attention_layer import ATTENTION
 from minireformer.checks import check_count, check_eps, check_rate, check_sizes, expect
 from minireformer.feed_forward import ACTIVATIONS
 from minireformer.hashing import bucket_factors
 
+KINDS = ("lsh", "local", "full", "shared_full")  # of attention layers: see `attention_layer.ATTENTION`
 HEADS = ("tokens", "sequence", "span")  # see `heads.py`
 
 
@@ -24,12 +24,12 @@ class ReformerConfig:
     attn_layers: tuple = ("local", "lsh")  # one block each, of "lsh", "local", "full" or "shared_full"
     lsh_chunk_len: int = 64
     local_chunk_len: int = 64
-    lsh_n_before: int = 1  # chunks that a chunk sees before itself,
-    lsh_n_after: int = 0  # and after
+    lsh_n_before: int = 1  # how many chunks a query sees before its own,
+    lsh_n_after: int = 0  # and after it
     local_n_before: int = 1
     local_n_after: int = 0
     n_hashes: int = 4  # hash rounds
-    n_buckets: int | tuple | None = None  # even, or even factors; None: about two a chunk, by the length
+    n_buckets: int | tuple | None = None  # even, or even factors; None: about two per chunk, depending on the length
     same_bucket: bool = False  # the paper's own equations: see `AttentionOptions`
     count_once: bool = False
     positions: str = "axial"  # "axial", "learned" or "sinusoidal"
@@ -37,18 +37,18 @@ class ReformerConfig:
     axial_dims: tuple | None = None  # sizes that add up to d_model; None: equal parts
     max_len: int = 16384  # the longest sequence
     causal: bool = True
-    dropout: float = 0.0  # of embeddings and of every block's two outputs
+    dropout: float = 0.0  # of embeddings and of the outputs of a block's two sub-layers
     attention_dropout: float = 0.0
-    lsh_attention_dropout: float | None = None  # of one kind of layer, where it differs
+    lsh_attention_dropout: float | None = None  # for one kind of layer, if it differs
     local_attention_dropout: float | None = None
-    ff_chunk_len: int = 1024  # positions that pass the feed-forward layer together; 0: all
-    loss_chunk_len: int = 1024  # positions whose logits exist together in training
-    activation: str = "relu"  # or "gelu", or its fit "gelu_tanh"
+    ff_chunk_len: int = 1024  # positions that the feed-forward layer computes at a time; 0: all
+    loss_chunk_len: int = 1024  # positions whose logits exist at the same time in training
+    activation: str = "relu"  # or "gelu", or its approximation "gelu_tanh"
     layer_norm_eps: float = 1e-12
-    reversible: bool = True  # False stores every activation, to compare
+    reversible: bool = True  # False stores every activation, for comparison
     head: str = "tokens"  # or "sequence" or "span": see `heads.py`
     n_labels: int = 2  # of the sequence head
-    head_dropout: float | None = None  # of the sequence head, where it differs from `dropout`
+    head_dropout: float | None = None  # of the sequence head, if it differs from `dropout`
 
     def __post_init__(self):
         for field in fields(self):
@@ -74,7 +74,7 @@ class ReformerConfig:
         return getattr(self, name) if own is None else own
 
     def _set(self, name, value):
-        object.__setattr__(self, name, value)  # the way into a frozen dataclass
+        object.__setattr__(self, name, value)  # how to set a field of a frozen dataclass
 
     def _check_axial(self):
         shape, dims, d_model = check_sizes("axial_shape", self.axial_shape), self.axial_dims, self.d_model
@@ -90,14 +90,14 @@ class ReformerConfig:
 
 
 def one_of(*choices):
-    """The check that a field is one of these texts."""
+    """A check that a field is one of these strings."""
     return lambda name, value: expect(name, value, value in choices, f"one of {', '.join(choices)}")
 
 
 def _check_kinds(name, kinds):
     expect(name, kinds, isinstance(kinds, tuple), 'a tuple such as ("lsh",)')
-    known = all(isinstance(kind, str) and kind in ATTENTION for kind in kinds)
-    return expect(name, kinds, known and kinds, f"one or more of {', '.join(ATTENTION)}")
+    known = all(isinstance(kind, str) and kind in KINDS for kind in kinds)
+    return expect(name, kinds, known and kinds, f"one or more of {', '.join(KINDS)}")
 
 
 def _check_n_buckets(name, value):
@@ -105,7 +105,7 @@ def _check_n_buckets(name, value):
     return factors if isinstance(value, tuple) else factors[0]
 
 
-CHECKS = {  # of a field, by its name or else its type: (name, value) -> the value in Python's own types, for JSON
+CHECKS = {  # for a field, by its name or else its type: (name, value) -> the value in Python's own types, for JSON
     int: check_count,
     int | None: check_count,
     float: check_rate,

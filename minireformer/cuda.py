@@ -1,11 +1,11 @@
-"""What a GPU is given in place of many small steps: a few kernels in CUDA, and cuBLAS's batched product.
+"""What a GPU runs instead of many small steps: a few CUDA kernels, and cuBLAS's batched matrix product.
 
-A GPU computes faster than it reads, so a kernel takes all steps between two matrix products in one pass over memory.
+A GPU computes faster than it reads, so one kernel does all steps between two matrix products in one pass over memory.
 `kernel.py` has the same steps in NumPy, in functions of the same names. CuPy compiles the kernels when they are first
-used. No function here waits for the device, and none copies a matrix because it is transposed.
+used. No function here waits for the device, and none copies a matrix just because it is transposed.
 
-A kernel works row by row: the lanes of a warp share a row's entries and put their sums together. The text is plain
-C++ but for its index variables, so that tests can run it where there is no GPU.
+A kernel works row by row: the lanes of a warp share a row's entries and combine their sums. Apart from its index
+variables, the source is plain C++, so the tests can run it without a GPU.
 """
 
 import functools
@@ -15,15 +15,15 @@ import os
 import numpy as np
 
 _THREADS, _LANES = 128, 32
-_SHARE, _LEAST_BYTES = 4, 1 << 20  # a tile takes at most this share of the bytes of all queries, or the least bytes
-_DEFAULT_MATH, _TF32_MATH = 0, 3  # of cuBLAS's `cublasMath_t`: CuPy has no name for the second
+_SHARE, _LEAST_BYTES = 4, 1 << 20  # a tile takes up to `_SHARE` times the bytes of all queries, or `_LEAST_BYTES`
+_DEFAULT_MATH, _TF32_MATH = 0, 3  # values of cuBLAS's `cublasMath_t`; CuPy has no name for the second
 
 _SOURCE = r"""
 #ifndef LANES
 #define LANES 32
 #endif
-typedef int int32;  // a token's position; that of a key that nobody may see is -1
-typedef long long int64;  // every number that is passed
+typedef int int32;  // a token's position, or -1 for a key that no query may see
+typedef long long int64;  // all numbers passed to a kernel
 
 __device__ real sum_of_lanes(real x) {
     for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xffffffff, x, step);
@@ -40,7 +40,7 @@ __device__ real max_of_lanes(real x) {
 
 __device__ int64 row_of_warp() { return (int64)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES; }
 
-// A tile has a row for each slot of its chunks: (g, n, C, W C). Where in (g, (n + W - 1) C) a row's window begins.
+// A tile has a row for each slot of its chunks: (g, n, C, W C). Finds where in (g, (n + W - 1) C) its window begins.
 __device__ int64 window_of(int64 row, int64 n, int64 chunk_len, int64 width) {
     const int64 group = row / (n * chunk_len), chunk = row / chunk_len % n;
     return group * ((n - 1) * chunk_len + width) + chunk * chunk_len;
@@ -50,7 +50,7 @@ __device__ bool seen(int32 query, int32 key, int64 causal, int64 exclude_self) {
     return key >= 0 && (!causal || key <= query) && (!exclude_self || key != query);
 }
 
-__device__ real exp_up_to_one(real x) { return exp(x > 0 ? (real)0 : x); }  // what is not seen may be large; NaN stays
+__device__ real exp_up_to_one(real x) { return exp(x > 0 ? (real)0 : x); }  // hidden logits may be large; NaN stays NaN
 
 extern "C" __global__ void running_softmax(
     real* S, const int32* queries, const int32* keys, const real* weights, const int64* rows, real* m, real* l,
@@ -129,7 +129,7 @@ def compiles(xp):
 
 
 def source(dtype):
-    """The text of all kernels for floats of a dtype, "float32" or "float64"."""
+    """The source of all kernels for floats of a dtype, "float32" or "float64"."""
     return f"typedef {'float' if dtype == 'float32' else 'double'} real;\n{_SOURCE}"
 
 
@@ -147,18 +147,18 @@ def launch(xp, name, n_rows, arrays, numbers):
         kernel((n_blocks,), (_THREADS,), (*pointers, *map(np.int64, (n_rows, *numbers))))
 
 
-@functools.cache  # the driver takes its time
+@functools.cache  # asking the driver is slow
 def device_bytes(xp):
-    """All memory of the GPU in use, in bytes."""
+    """The total memory of the current GPU, in bytes."""
     return xp.cuda.runtime.memGetInfo()[1]
 
 
 def logits_per_tile(queries, window_len):
-    """How many logits a tile may have so that memory grows with the length: `queries` is their `HeadTable`."""
+    """How many logits a tile may have if memory is to grow only linearly with the length. `queries`: a `HeadTable`."""
     itemsize = queries.dtype.itemsize
     room = max(_SHARE * math.prod(queries.shape) * queries.d_head * itemsize, _LEAST_BYTES)
     room = min(room, device_bytes(queries.xp) // 16)
-    gathered = 12 * queries.d_head / window_len  # numbers in rows of vectors, for each logit; P and dS are two more
+    gathered = 12 * queries.d_head / window_len  # numbers in gathered vectors, per logit; P and dS add two more
     return max(1, int(room / itemsize / (2 + gathered)))
 
 
@@ -179,13 +179,13 @@ def softmax_gradient(s, S, dP, m, delta, chunk, window, weights, keep):
 
 
 def scatter_add(xp, table, rows, values, rescale=None):
-    """`Schedule.scatter_add`: values (g, slots, d), of which a group's slots lie one after another."""
+    """`Scratch.scatter_add` for values (g, slots, d) in which each head's slots lie one after another."""
     arrays = table, xp.ascontiguousarray(rows, dtype=xp.int64), values, rescale
     launch(xp, "scatter_add", rows.size, arrays, (rows.shape[1], table[0].size, values.strides[0] // values.itemsize))
 
 
 def _positions(s, queries, keys):
-    """Positions (g, slots) of a tile's queries and keys as int32, hidden keys at -1."""
+    """Positions (g, slots) of a tile's queries and keys as int32, with -1 for hidden keys."""
     query, key = s.query[:, queries].astype("int32"), s.key[:, keys].astype("int32")
     if s.hidden is not None:
         key = s.xp.where(s.hidden[:, keys], s.xp.int32(-1), key)
@@ -193,27 +193,27 @@ def _positions(s, queries, keys):
 
 
 def _contiguous(xp, *arrays):
-    """`arrays` as kernels read them, entry after entry. None stays None."""
+    """`arrays` made contiguous, as kernels read them. None stays None."""
     return [array if array is None else xp.ascontiguousarray(array) for array in arrays]
 
 
 def _launch_on_tile(s, name, S, *arrays):
-    """Start a kernel on the rows of a tile's logits S (g, n, C, W C), which is its first array."""
+    """Start a kernel on the rows of a tile's logits S (g, n, C, W C), its first argument."""
     launch(s.xp, name, S.size // S.shape[3], (S, *arrays), (*S.shape[1:], s.options.causal, s.plan.exclude_self))
 
 
 def row_dot(xp, a, b):
-    """`backend.row_dot`: CuPy's einsum would make a matrix product of every row."""
+    """`backend.row_dot`: CuPy's einsum would turn every row into a matrix product."""
     out = xp.empty(a.shape[:-1], a.dtype)
     launch(xp, "row_dot", out.size, (*_contiguous(xp, a, b), out), (a.shape[-1],))
     return out
 
 
 def batched_matmul(xp, a, b, out):
-    """`threads.batched_matmul` by cuBLAS: one batch of products where strides allow, else one for each g.
+    """`threads.batched_matmul` with cuBLAS: one batch of products if the strides allow it, else one batch for each g.
 
-    cuBLAS stores columns one after the other, so what it is asked for is out' = b' a'. It works in full float32; the
-    environment variable CUPY_TF32=1, which is CuPy's own, lets it round float32 factors to TF32.
+    cuBLAS stores matrices column by column, so we ask it for out' = b' a'. It works in full float32, unless CuPy's
+    environment variable CUPY_TF32=1 lets it round float32 factors to TF32.
     """
     cublas, handle = xp.cuda.cublas, xp.cuda.get_cublas_handle()
     single, one, zero = out.dtype == "float32", np.ones((), out.dtype), np.zeros((), out.dtype)
@@ -226,7 +226,7 @@ def batched_matmul(xp, a, b, out):
     if all(x.strides[0] == n_matrices * x.strides[1] for x in (a, b, out)):
         n_groups, n_matrices = 1, n_groups * n_matrices
     for g in range(n_groups):
-        left, right, result = (  # where they begin, and how many entries it is to the next row and the next matrix
+        left, right, result = (  # where they begin, and how many entries lie from row to row and from matrix to matrix
             (x.data.ptr + g * x.strides[0], row, x.strides[1] // x.itemsize)
             for x, row in ((b, row_b), (a, row_a), (out, n_columns))
         )
@@ -239,7 +239,7 @@ def batched_matmul(xp, a, b, out):
 
 
 def _blas_layout(matrices):
-    """How matrices (..., i, j) lie in memory: whether transposed (0 or 1), and the entries from row to row."""
+    """The layout of matrices (..., i, j): whether they are transposed (0 or 1), and the entries from row to row."""
     row, column = (stride // matrices.itemsize for stride in matrices.strides[-2:])
     n_rows, n_columns = matrices.shape[-2:]
     if column == 1 or n_columns == 1:

@@ -17,7 +17,7 @@ _BLOCK = 1 << 16  # entries: the random words of one block stay in a CPU's cache
 
 
 class DropoutCache(NamedTuple):
-    """What `dropout_backward` needs to make the mask again."""
+    """What `dropout_backward` needs to replay the mask."""
 
     rate: float
     seed: int

@@ -39,7 +39,7 @@ def embedding_backward(dy, cache, chunk_len=1024):
     tokens, dy = cache.tokens.reshape(-1), dy.reshape(-1, dy.shape[-1])
     dweight = xp.zeros((cache.n, dy.shape[-1]), dtype=dy.dtype)
     for rows in threads.slices(len(tokens), chunk_len):
-        # A GPU takes all n ids: the host would have to wait to learn how many are distinct.
+        # On a GPU we take all n ids: the host would have to wait to learn how many are distinct.
         distinct = xp.unique(tokens[rows]) if xp is np else xp.arange(cache.n)
         one_hot = (distinct[:, None] == tokens[rows]).astype(dy.dtype)  # u, chunk
         dweight[distinct] += threads.matmul(one_hot, dy[rows])
@@ -49,8 +49,8 @@ def embedding_backward(dy, cache, chunk_len=1024):
 class Embedding(Layer):
     """`embedding` with its parameter: weight (n, d), which starts with a standard deviation of 0.02.
 
-    Starting this small is usual: what the layers add to the residual stream counts from the first step on, and
-    LayerNorm brings the input of every layer to size 1 anyway.
+    A start this small is usual: it lets what the layers add to the residual stream matter from the first step, and
+    LayerNorm scales the input of every layer to size 1 anyway.
     """
 
     def __init__(self, n, d, seed=0, dtype="float32"):

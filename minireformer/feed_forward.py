@@ -3,12 +3,12 @@
     h = dropout(x W1^T + b1)        a = activation(h)        y = dropout(a W2^T + b2)
 
 Every position is computed on its own. So the hidden layer, several times as wide as the model, never has to exist for
-all of them: one buffer for `chunk_len` positions is used again and again. Backward goes chunk by chunk too, and
-computes each hidden chunk again from x, which is all that forward keeps. (Automatic differentiation would keep every
+all of them at once: we reuse one buffer for `chunk_len` positions. Backward goes chunk by chunk too, and recomputes
+each hidden chunk from x, which is all that forward keeps. (Automatic differentiation would keep every
 hidden chunk until the end, and so save next to nothing in training.)
 
-The maths is in `_forward_rows` and `_backward_rows`. The functions above them cut the positions into chunks, and share
-the rows of a chunk out over threads.
+The maths is in `_forward_rows` and `_backward_rows`. The functions above them cut the positions into chunks, and
+divide the rows of a chunk among threads.
 Read next: `losses.py`, where the widest layer of all goes chunk by chunk.
 """
 
@@ -32,7 +32,7 @@ ACTIVATIONS = {
 
 
 class FeedForwardCache(NamedTuple):
-    """What backward needs: the input, and what it takes to make the dropout masks again."""
+    """What backward needs: the input, and what it takes to replay the dropout masks."""
 
     x: Any  # (..., d_model)
     seed: int
@@ -43,7 +43,7 @@ class FeedForward(Layer):
     """Linear to d_ff, dropout, activation, linear back to d_model, dropout, for x (..., d_model).
 
     chunk_len   how many positions of the flattened batch to compute at a time; 0: all at once. Results are the same
-                up to rounding, and dropout masks to the bit.
+                up to rounding, and dropout masks bit for bit.
     activation  "relu", "gelu" or "gelu_tanh".
     """
 
@@ -66,7 +66,7 @@ class FeedForward(Layer):
         return y, cache
 
     def backward(self, dy, cache, y=None):
-        """-> dx, grads; also writes the output of `forward` into a contiguous y (..., d_model) if that is given."""
+        """-> dx, grads; also writes the output of `forward` into a contiguous y (..., d_model) if one is given."""
         check_array("dy", dy, *cache.x.shape, like=cache.x, whose="x")
         xp, dx = get_xp(dy), get_xp(dy).empty(dy.shape, cache.x.dtype)
         x_rows, dy_rows, dx_rows = (values.reshape(-1, self.d_model) for values in (cache.x, dy, dx))
@@ -80,7 +80,7 @@ class FeedForward(Layer):
             do = _drop(dy_rows[chunk], chunk.start, cache, "output")
             grads["output.weight"] += matmul(do.T, a, out=product.reshape(self.d_model, self.d_ff))
             grads["output.bias"] += do.sum(axis=0)
-            dh = a  # which has been used
+            dh = a  # reuse the buffer: a is no longer needed
             backward = partial(self._backward_rows, cache, chunk.start, caches)
             parallel_rows(backward, do, dh, dx_rows[chunk], products=True)
             grads["dense.weight"] += matmul(dh.T, x, out=product.reshape(self.d_ff, self.d_model))
@@ -93,7 +93,7 @@ class FeedForward(Layer):
         return y, *self.backward(dy, cache, y)
 
     def _forward_rows(self, cache, start, first, x, h, a, y):
-        """The equations, for rows x (T, d_model) from `first` on of the chunk that begins at row `start`.
+        """The equations for rows x (T, d_model), which begin at row `first` of the chunk that begins at row `start`.
 
         Write h and a, both (T, d_ff), which may be the same array, and y (T, d_model) unless it is None; return the
         cache of the activation.
@@ -121,7 +121,7 @@ class FeedForward(Layer):
         return FeedForwardCache(x, seed, self.rate if training else 0.0), get_xp(x).empty(x.shape, x.dtype)
 
     def _chunks(self, rows, n_buffers):
-        """For each chunk, its slice of the rows, and buffers for its hidden layer, the same ones for all chunks."""
+        """For each chunk, its slice of the rows and the buffers for its hidden layer, which all chunks share."""
         step = min(self.chunk_len or len(rows), len(rows))
         buffers = [get_xp(rows).empty((step, self.d_ff), rows.dtype) for _ in range(n_buffers)]
         for chunk in slices(len(rows), step):
@@ -129,7 +129,7 @@ class FeedForward(Layer):
 
 
 def _drop(values, start, cache, label, out=None):
-    """Dropout of rows (T, d), of which the first is row `start` of all: their part of the mask of all rows."""
+    """Dropout of rows (T, d) that begin at row `start`, with their part of the mask for all rows."""
     if not cache.rate:
         return values
     return dropout(values, cache.rate, rng.fold(cache.seed, label), start * values.shape[-1], out)[0]

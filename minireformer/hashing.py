@@ -1,6 +1,6 @@
 """Locality-sensitive hashing by random rotations (section 2 of the paper, "LSH attention").
 
-    h(x) = argmax([xR; -xR])          R a random (D, n_buckets / 2) matrix
+    h(x) = argmax([xΩ; -xΩ])          Ω a random (D, n_buckets / 2) matrix, which the paper calls R
 
 Vectors that point in similar directions get the same bucket with a probability that depends on their
 angle alone; `collision_probability` computes it, and notebook 03 draws it beside a measurement. Attention
@@ -14,14 +14,14 @@ import numpy as np
 from minireformer import backend, rng, threads
 from minireformer.checks import check_array, check_count, check_module, check_not_empty, float_dtype
 
-_BLOCK = 512  # tokens hashed at once: the projections of all rounds, not of all tokens, exist in memory
+_BLOCK = 512  # tokens hashed at once: only their projections, for all rounds, are in memory
 
 
 def default_n_buckets(length, chunk_len, max_len=None):
-    """How many buckets a sequence of `length` tokens gets when nobody says: about two for every chunk.
+    """How many buckets a sequence of `length` tokens gets by default: about two for every chunk.
 
-    `2 * (length // chunk_len)` rounded down to a power of two, so that a bucket holds half a chunk to a whole one
-    on average; split into two factors `[a, b]` where it exceeds `2 * max(sqrt(max_len // chunk_len), chunk_len)`,
+    We round `2 * (length // chunk_len)` down to a power of two, so that a bucket holds half a chunk to a whole one on
+    average. If that exceeds `2 * max(sqrt(max_len // chunk_len), chunk_len)`, we split it into two factors `[a, b]`,
     because one hash with that many buckets would cost more than the attention.
     Returns an int, or a list of two ints whose product is that power of two.
     """
@@ -46,9 +46,9 @@ def bucket_factors(n_buckets):
 def random_rotations(seed, n_heads, d_head, n_hashes, n_buckets, dtype="float32", like=None):
     """Random matrices for `hash_vectors`: (H, D, R, n_buckets / 2), standard normal, shared over the batch.
 
-    With `n_buckets=[a, b]` there are (a + b) / 2 columns: the first a/2 choose one of a, the rest one of b.
-    Both dtypes get the same numbers: float32 values are the float64 ones rounded. `like`: an array of the module
-    that they are to be of (None: the one in use).
+    With `n_buckets=[a, b]` there are (a + b) / 2 columns: the first a/2 choose one of a buckets, the rest one of b.
+    Both dtypes get the same numbers: float32 values are the float64 ones rounded. `like`: an array whose
+    module they should come from (None: the one in use).
     """
     for name, value in (("n_heads", n_heads), ("d_head", d_head), ("n_hashes", n_hashes)):
         check_count(name, value)
@@ -61,8 +61,8 @@ def random_rotations(seed, n_heads, d_head, n_hashes, n_buckets, dtype="float32"
 def check_rotations(name, rotations, n_heads, d_head, n_hashes, n_buckets, like, whose="the parameters"):
     """Raise unless `rotations` is an array (n_heads, d_head, n_hashes, columns) of floats with enough columns.
 
-    `n_hashes` and `n_buckets` None: any number, but not 0. `name`, `like` and `whose` as in `check_module`. Returns
-    the factors of the number of buckets.
+    If `n_hashes` or `n_buckets` is None, any number but 0 will do. `name`, `like` and `whose` are as in `check_module`.
+    Returns the factors of the number of buckets.
     """
     check_array(name, rotations, n_heads, d_head, None, None, like=like, whose=whose)
     n_rounds, columns = rotations.shape[2:]
@@ -79,13 +79,13 @@ def check_rotations(name, rotations, n_heads, d_head, n_hashes, n_buckets, like,
 def hash_vectors(x, rotations, n_buckets=None):
     """Buckets of the vectors `x` (B, H, T, D) under `rotations` (H, D, R, columns): (B, H, R, T) ints.
 
-    The bucket is `argmax([xR; -xR])`, found as the column of the largest |xR| and the sign there. `n_buckets`
+    The bucket is `argmax([xΩ; -xΩ])`, found as the column of the largest |xΩ| and the sign there. `n_buckets`
     is needed only when the buckets are a product of factors (default: 2 * columns): then
     `bucket = h_1 + a * h_2 + ...`. The result has the smallest of int16, int32, int64 that fits: buckets are
     kept for the backward pass, and small integers sort faster.
 
-    x and rotations are floats; rotations of another float dtype are converted to that of x. ValueError where shapes
-    don't fit each other or `n_buckets`, TypeError for wrong dtypes: either names the argument.
+    x and rotations are floats; rotations of another float dtype are converted to that of x. Raises ValueError if
+    shapes don't fit each other or `n_buckets`, and TypeError for wrong dtypes. Either error names the argument.
     """
     check_array("x", x, None, None, None, None)
     check_not_empty("x", x)
@@ -97,7 +97,7 @@ def hash_vectors(x, rotations, n_buckets=None):
     buckets = xp.empty((n_batch, n_heads, n_hashes, length), smallest_int(math.prod(factors)))
 
     block = _BLOCK
-    if xp is not np:  # a GPU wants much at a time: as many projections as there are numbers in a head's vectors
+    if xp is not np:  # a GPU wants large blocks: as many projections as there are numbers in a head's vectors
         block = max(_BLOCK, length * d_head // (n_hashes * columns))
 
     def work(heads):
@@ -117,7 +117,7 @@ def hash_vectors(x, rotations, n_buckets=None):
 def largest_directions(projected, factors, xp):
     """Buckets (tokens, R) from projections (tokens, R, columns)."""
     tokens, n_hashes, columns = projected.shape
-    first = (xp.arange(tokens * n_hashes) * columns).reshape(tokens, n_hashes)  # of each row's entries
+    first = (xp.arange(tokens * n_hashes) * columns).reshape(tokens, n_hashes)  # index of each row's first entry
     entries = projected.reshape(-1)
     size = xp.abs(projected)
     bucket, scale, column = 0, 1, 0
@@ -130,11 +130,11 @@ def largest_directions(projected, factors, xp):
 
 
 def sort_by_bucket(buckets):
-    """The order of slots that a sort by (round, bucket, position) gives: (..., R, T) -> (..., R, T) ints.
+    """The order of the tokens after a sort by (round, bucket, position): (..., R, T) -> (..., R, T) ints.
 
-    `order[..., r, s]` is the token in slot s of round r. Each round is sorted on its own and the sort is
-    stable, so equal buckets keep their tokens in sequence; no combined key such as
-    `bucket * T + position` is formed, which would overflow 32 bits in long sequences.
+    `order[..., r, s]` is the token in slot s of round r. Each round is sorted on its own, and the
+    sort is stable, so the tokens of a bucket stay in sequence. This needs no combined key such as
+    `bucket * T + position`, which would overflow 32 bits in long sequences.
     """
     check_array("buckets", buckets, ..., None, None, kind="i")
     return backend.get_xp(buckets).argsort(buckets, axis=-1, kind="stable")

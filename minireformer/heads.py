@@ -1,6 +1,6 @@
 """Three heads that read a model's features (B, T, 2 d_model), each with the loss that trains it.
 
-    "tokens"     logits (B, T, V): the next token, or a hidden one; a linear layer
+    "tokens"     logits (B, T, V): the next token, or a masked one; a linear layer
     "sequence"   logits (B, n_labels): a label for the whole sequence, from its first token
     "span"       logits (B, T, 2): how well an answer would start here, and end here; a linear layer
 
@@ -24,7 +24,7 @@ from minireformer.losses import check_targets, cross_entropy_at, softmax_cross_e
 
 
 class TokenHead(Linear):
-    """Logits (B, T, V). The loss takes `chunk_len` positions at a time: all logits never exist together."""
+    """Logits (B, T, V). The loss takes `chunk_len` positions at a time, so the logits never all exist at once."""
 
     def __init__(self, d_in, vocab_size, seed=0, chunk_len=1024, dtype="float32"):
         super().__init__(d_in, vocab_size, seed, dtype=dtype)
@@ -44,7 +44,7 @@ class TokenHead(Linear):
 class LabelHead(Layer):
     """What the heads with few logits share.
 
-    A subclass defines `loss`, and in `labels_shape` the shape of its labels and how many there are to choose from.
+    A subclass defines `loss` and `labels_shape`: the shape of its labels, and how many values a label can take.
     """
 
     def check(self, tokens, labels, mask):
@@ -71,7 +71,7 @@ class SpanHead(LabelHead, Linear):
         return (len(tokens), 2), tokens.shape[1]
 
     def loss(self, logits, labels):
-        """labels (B, 2): where the answer starts and ends; a softmax over all positions each. -> loss, dlogits."""
+        """labels (B, 2): where the answer starts and ends, with a softmax over positions for each. -> loss, dlogits."""
         n_batch, length, _ = logits.shape
         rows = logits.swapaxes(1, 2).reshape(2 * n_batch, length)
         loss, drows = softmax_cross_entropy(rows, labels.reshape(-1), 1 / len(rows))

@@ -20,7 +20,7 @@ class Layer:
         self.params = {}
 
     def add(self, name, part):
-        """Make layer `part` a part of this one: its parameters appear here under `name.`; returns `part`."""
+        """Make layer `part` a part of this one: its parameters appear here with the prefix `name.`; returns `part`."""
         self.params.update(prefixed(name, part.params))
         return part
 

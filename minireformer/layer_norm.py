@@ -1,9 +1,9 @@
-"""LayerNorm: every row is shifted and scaled to mean 0 and standard deviation 1, then scaled and shifted as learned.
+"""LayerNorm: normalise every row to mean 0 and standard deviation 1, then scale and shift it by learned parameters.
 
     n = (x - mean) / sqrt(variance + eps)        y = n * weight + bias
 
-The maths is in two functions of rows, `norm_rows` and `norm_rows_backward`. The functions below them share the rows
-out over threads, and the layer owns the parameters. Read next: `embedding.py`.
+The maths is in two functions of rows, `norm_rows` and `norm_rows_backward`. The functions below them divide the
+rows among threads, and the layer owns the parameters. Read next: `embedding.py`.
 """
 
 from typing import Any, NamedTuple

@@ -5,8 +5,8 @@ as much again. But the loss is a sum over positions, and we know its gradient as
 
     loss = mean_i (logsumexp_v z_iv - z_i,target)        dz_iv = (softmax(z_i)_v - [v = target]) / n.
 
-So we compute output layer, loss and gradient for a chunk of positions, and forget its logits. This is the chunking of
-the paper's section 3, with the gradient formed in the same pass. Read next: `positions.py`.
+So we compute the output layer, loss and gradient for one chunk of positions, then forget its logits. This is the
+chunking of the paper's section 3, with the gradient formed in the same pass. Read next: `positions.py`.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ def softmax_cross_entropy(logits, targets, scale=1.0, out=None):
 
 
 def softmax_cross_entropy_backward(dloss, dlogits):
-    """-> dlogits, times dloss (in training it is 1, so there is no work)."""
+    """-> dlogits, times dloss (which is 1 in training, so there is nothing to do)."""
     if isinstance(dloss, (int, float)) and dloss == 1:
         return dlogits
     return dlogits * get_xp(dlogits).asarray(dloss, dtype=dlogits.dtype)
@@ -65,7 +65,7 @@ def chunked_cross_entropy(features, weight, bias, targets, mask=None, chunk_len=
 
     features (B, T, d) floats, weight (V, d), bias (V,) or None, targets (B, T) ints; mask (B, T) booleans: the mean is
     over the positions where it is true, and targets elsewhere may be anything. Returns the loss in nats, a 0-d float64
-    on the device of its input, and the cache. At most `chunk_len` rows of logits exist at a time. Raises ValueError if
+    on the device of the inputs, and the cache. At most `chunk_len` rows of logits exist at a time. Raises ValueError if
     the mask is false everywhere.
     """
     check_array("weight", weight, None, None)
@@ -80,9 +80,9 @@ def chunked_cross_entropy(features, weight, bias, targets, mask=None, chunk_len=
 def check_targets(targets, mask, shape, vocab_size, like):
     """The positions (n,) that count, among B * T, and their targets (n,).
 
-    Raises an error unless `targets` and `mask` (or None) have `shape` (B, T), and the targets that count are ids. A
-    model calls this before it starts to work. On a GPU, the host waits for the ids (see `check_tokens`), and to know
-    how many positions a mask leaves.
+    Raises an error unless `targets` and `mask` (or None) have `shape` (B, T), and the targets that count are valid
+    ids. A model calls this before it does any work. On a GPU, the host waits for the check of the ids (see
+    `check_tokens`), and for the number of positions that a mask leaves.
     """
     check_array("targets", targets, *shape, kind="i", like=like)
     if mask is None:

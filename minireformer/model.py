@@ -69,16 +69,16 @@ class Body(Layer):
         self.dropout = Dropout(config.dropout)
 
     def make_block(self, i, kind, seed):
-        """The sub-layers of block i, with attention of a `kind`, before a `PreNorm` is put around each of them."""
+        """The sub-layers of block i, with attention of the given `kind`, before each is wrapped in a `PreNorm`."""
         attention = make_attention(self.config, kind, rng.fold(seed, i, "attention"), self.dtype)
         return attention, make_feed_forward(self.config, rng.fold(seed, i, "feed_forward"), self.dtype)
 
     def features(self, tokens, seed=0, training=True, key_mask=None, rotations=None, **inputs):
         """tokens (B, T) ints -> features (B, T, 2 d_model) floats, which the head reads; cache.
 
-        `key_mask` (B, T) booleans: False hides a padding token. `rotations`: explicit hash rotations (H, D, R,
-        columns), R being n_hashes, instead of ones drawn from `seed`: one array for every LSH layer, or a list with
-        one for each. `inputs` go to the layers. ValueError or TypeError names the argument that doesn't fit.
+        `key_mask` (B, T) booleans: False hides a padding token. `rotations` (H, D, R, columns), with R = n_hashes:
+        hash with these instead of drawing them from `seed`; one array for all LSH layers, or a list with one for each.
+        `inputs` are passed on to the layers. A ValueError or TypeError names the argument that doesn't fit.
         """
         self.check(tokens)
         weight = self.params["embedding.weight"]
@@ -113,7 +113,7 @@ class Body(Layer):
         return None, *dmemory, grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
 
     def check(self, tokens, name="tokens", n_rows=None):
-        """`tokens`; an error that calls them `name`, unless they are integers (n_rows or B, T), T from 1 to max_len."""
+        """Return `tokens` if they are integers (n_rows or B, T), 1 <= T <= max_len; else raise, calling them `name`."""
         check_array(name, tokens, n_rows, None, kind="i", like=self.params["embedding.weight"])
         length, max_len = tokens.shape[1], self.config.max_len
         expect(name, length, 1 <= length <= max_len, f"1 to {max_len} a sequence (max_len)")
@@ -121,7 +121,7 @@ class Body(Layer):
         return tokens
 
     def _rotations(self, rotations, length):
-        """The rotations of every LSH block, by its number. All are checked before any is used."""
+        """A dict from each LSH block's number to its rotations. All are checked before any is used."""
         config, chunk_len, n_buckets = self.config, self.config.lsh_chunk_len, None
         length = padded_length(length, config.chunk_lens or [chunk_len])
         if length > chunk_len:  # else nothing is hashed, and rotations for any number of buckets will do
@@ -140,10 +140,10 @@ class Body(Layer):
 class Model(Layer):
     """From features to logits and the loss. A subclass has a `head`, and `features`, `features_backward` and `check`.
 
-    `inputs` go to `features`: `key_mask` and `rotations`, or, of pairs, `source_mask` and `target_mask`.
+    `inputs` are passed to `features`: `key_mask` and `rotations`, or, in translation, `source_mask` and `target_mask`.
     """
 
-    head_name, config_class = "head", ReformerConfig  # `head_name.` begins the names of the head's parameters
+    head_name, config_class = "head", ReformerConfig  # `head_name.` is the prefix of the head's parameters
 
     def forward(self, tokens, seed=0, training=True, **inputs):
         """tokens (B, T) ints -> logits (B, T, V), or those of another head; cache."""
@@ -165,13 +165,13 @@ class Model(Layer):
         """Mean cross-entropy of `targets` (B, T) ints with the logits of `tokens` (B, T) ints, and its gradients.
 
         -> loss, a float in nats, and grads, a dict with the names and shapes of `params`. `mask` (B, T) booleans: the
-        mean is over the positions where it is true (None: all). If the head predicts labels, `targets` are those of
-        its `loss` (see `heads.py`), and there is no mask.
+        mean is over the positions where it is true (None: all). If the head predicts labels, `targets` are the
+        labels that its `loss` takes (see `heads.py`), and there is no mask.
 
-        This is training mode: `seed` draws dropout and hash rotations, so use another one each step. Head and loss go
-        through `loss_chunk_len` positions at a time. The host waits for a GPU once, for the loss (and to know how
+        This is training mode: `seed` draws dropout and hash rotations, so use a new one each step. The head and the
+        loss take `loss_chunk_len` positions at a time. The host waits for a GPU once, for the loss (and to learn how
         many positions a mask leaves); see `backend.deferred_sync`.
-        ValueError (shapes, ids, a mask that is false everywhere) or TypeError (dtypes) names the argument.
+        A ValueError (shapes, ids, a mask that is false everywhere) or TypeError (dtypes) names the argument.
         """
         with backend.deferred_sync() as fetch:
             targets = self.head.check(self.check(tokens), targets, mask)
@@ -192,10 +192,10 @@ class Model(Layer):
 
 
 class Reformer(Model, Body):
-    """A language model; with `causal=False`, an encoder; with another `head` than "tokens", what `heads.py` says.
+    """A language model; with `causal=False`, an encoder. For a `head` other than "tokens", see `heads.py`.
 
     `seed` draws the parameters, `dtype` is "float32" or "float64". Parameters: those of a `Body`, and `head.*`.
-    `Model` comes first, so that `forward` goes on to the logits.
+    `Model` is the first base class, so `forward` is the one that returns logits.
     """
 
     def __init__(self, config, seed=0, dtype="float32"):
@@ -204,7 +204,7 @@ class Reformer(Model, Body):
         self.head = self.add("head", make_head(config, rng.fold(seed, "head"), dtype))
 
     def features_backward(self, dfeatures, cache):
-        """dfeatures (B, T, 2 d_model) -> grads of every parameter but the head's."""
+        """dfeatures (B, T, 2 d_model) -> gradients of all parameters but the head's."""
         handed = [dfeatures, cache]
         del dfeatures, cache
         return Body.backward(self, handed.pop(0), handed.pop())[-1]
@@ -220,12 +220,12 @@ def make_positions(config, seed, dtype):
 
 
 def make_attention(config, kind, seed, dtype):
-    """An attention layer of a `kind` in `ATTENTION`, as a `ReformerConfig` has it."""
+    """An attention layer of a `kind` in `ATTENTION`, with the settings of a `ReformerConfig`."""
     settings = {name: config.setting(kind, name) for name in ATTENTION[kind].takes}
     return ATTENTION[kind](config.d_model, config.n_heads, config.d_head, seed=seed, dtype=dtype, **settings)
 
 
 def make_feed_forward(config, seed, dtype):
-    """The feed-forward layer of a block, as a `ReformerConfig` has it."""
+    """The feed-forward layer of a block, with the settings of a `ReformerConfig`."""
     settings = {"activation": config.activation, "dropout": config.dropout, "chunk_len": config.ff_chunk_len}
     return FeedForward(config.d_model, config.d_ff, seed=seed, dtype=dtype, **settings)

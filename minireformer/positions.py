@@ -1,8 +1,8 @@
 """Position embeddings: a vector for each position, added to the embedding of the token there.
 
 A learned table of T rows has as many parameters as a layer once T is 64K. *Axial* positions (appendix of the paper,
-"axial positional embeddings") write t as coordinates of a grid, t = i * b + j, and put a row of one small table for i
-beside a row of another for j: (a + b) rows instead of a * b. Read next: `unit_length.py`.
+"axial positional embeddings") place t on an a-by-b grid, t = i * b + j, and concatenate row i of one small table with
+row j of another: a + b rows instead of a * b. Read next: `unit_length.py`.
 """
 
 import math
@@ -16,7 +16,7 @@ from minireformer.checks import check_array, check_count, check_sizes, expect, f
 from minireformer.layer import Layer
 from minireformer.linear import normal_param
 
-_STD = 0.02  # of new tables, as of the token embeddings that they are added to
+_STD = 0.02  # of new tables: the same as for the token embeddings that they are added to
 
 
 class PositionsCache(NamedTuple):
@@ -28,9 +28,9 @@ class PositionsCache(NamedTuple):
 class Positions(Layer):
     """Base class: y = x + table(T) for x (B, T, d_model), T <= max_len.
 
-    A subclass defines `table(T, like=None)`, which is (T, d_model), and `table_backward(dtable)`, which makes the
-    gradients of its parameters from that of the table. A table without parameters comes from the module of the array
-    `like`, or from the one in use.
+    A subclass defines `table(T, like=None)`, which returns (T, d_model), and `table_backward(dtable)`, which returns
+    the gradients of its parameters, given that of the table. A table without parameters is made with the module of the
+    array `like`, or with the one in use.
     """
 
     def __init__(self, max_len, d_model):
@@ -84,11 +84,11 @@ class SinusoidalPositions(Positions):
 
 
 class AxialPositions(Positions):
-    """A grid of `shape` (a, b, ...), whose axes have tables of `dims` (d_a, d_b, ...) columns, d_model in all.
+    """A grid of `shape` (a, b, ...). Each axis has a table, with `dims` (d_a, d_b, ...) columns, d_model in all.
 
     Position t has coordinates (i, j, ...) with t = (i * b + j) * ... in row-major order, and its vector is
-    [weights.0[i], weights.1[j], ...]. Parameter `weights.n` has the size of axis n along axis n, 1 along the other
-    axes, and `dims[n]` last. Sequences shorter than the grid use its first positions, in training too.
+    [weights.0[i], weights.1[j], ...]. Parameter `weights.n` has size `shape[n]` along axis n, 1 along the grid's
+    other axes, and `dims[n]` along the last. Sequences shorter than the grid use its first positions, in training too.
     """
 
     def __init__(self, shape, dims, seed=0, dtype="float32"):

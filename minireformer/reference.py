@@ -3,7 +3,7 @@
     o_i = sum_{j in P_i} exp(q_i . k_j - z(i, P_i)) v_j                                         (paper, eq. 2)
 
 Time and memory grow with the square of the length, which is why the rest of the package exists. It is here
-because it is short and obviously right: tests hold the fast kernel against it, and notebooks begin with it.
+because it is short and obviously right: tests compare the fast kernel with it, and notebooks begin with it.
 Read next: `tables.py`.
 """
 
@@ -18,7 +18,7 @@ SELF = -1e5  # the logit of a token's own key: chosen only when everything else 
 def dense_attention(q, k, v, allowed=None, exclude_self=False):
     """Softmax attention. q, k, v (..., T, D); `allowed` booleans (..., T, T): which query (row) sees which key.
 
-    The keys are used as they come: scale or normalise them before. Returns (out (..., T, D), lse (..., T)).
+    The keys are used as they are: scale or normalise them first. Returns (out (..., T, D), lse (..., T)).
     """
     check_array("q", q, ..., None, None)
     check_array("k", k, ..., *q.shape[-2:], like=q, whose="the queries")
@@ -55,7 +55,7 @@ def dense_lsh_attention(
     n_rounds, length = buckets.shape[2:]
     meetings = lsh_meetings(buckets, chunk_len, n_before, n_after, same_bucket, own_round=same_bucket or count_once)
     logits = (qk @ unit_length(qk).swapaxes(-1, -2))[:, :, None]  # (B, H, 1, T, T), the same in every round
-    logits = logits + xp.log(xp.maximum(meetings, 1))  # met twice in one round: weighs twice
+    logits = logits + xp.log(xp.maximum(meetings, 1))  # met twice in one round: counts twice
     if count_once:  # met N times over all rounds: minus log N                                     (paper, eq. 16)
         logits = logits - xp.log(xp.maximum(meetings.sum(axis=2, keepdims=True), 1))
     allowed = meetings > 0

@@ -1,24 +1,24 @@
 """Reversible residual layers (section 3 of the paper): backward needs no stored activations.
 
-Two streams pass through blocks of attention F and feed-forward G, each behind a LayerNorm:
+Two streams pass through blocks of attention F and feed-forward G, each preceded by a LayerNorm:
 
     y1 = x1 + F(x2)        x2 = y2 - G(y1)
     y2 = x2 + G(y1)        x1 = y1 - F(x2)
 
-The right column gives a block's inputs back from its outputs, so backward starts from the last pair of streams
-and rebuilds each block's activations just before it needs them. Besides that pair, it keeps only what a recompute
-cannot make again: the seed and, for LSH, the buckets. Memory does not grow with the number of blocks.
+The right column recovers a block's inputs from its outputs, so backward starts from the last pair of streams and
+recomputes each block's activations just before it needs them. Besides that pair, we keep only what a recomputation
+has to be given: the seed and, for LSH, the buckets. Memory does not grow with the number of blocks.
 
-F and G are a block's sub-layers. Each takes the same step, after which the streams change places,
+F and G are a block's sub-layers. Each takes the same step, after which the streams trade places,
 
     x1, x2 = x2, x1 + f(x2)                  back: x1, x2 = x2 - f(x1), x1
 
 so a block may have any number of them. The decoder for translation has three: attention, cross-attention and
 feed-forward.
 
-**Handing over.** Memory also depends on who holds an array. The variables of a function keep their arrays alive while
-it calls another function. So where a backward pass of this package calls another one, it keeps what it needs for the
-last time in a list and pops it in the call itself,
+**Handing over.** Memory also depends on who holds a reference to an array. A function's variables keep their arrays
+alive while it calls another function. So when a backward pass in this package calls another one, it puts the arrays
+that it will not need again into a list, and pops them in the call itself,
 
     caches = list(cache)
     del cache
@@ -35,7 +35,7 @@ from minireformer.checks import check_array
 from minireformer.layer import Layer, prefixed
 from minireformer.layer_norm import LayerNorm
 
-NAMES = {2: ("attention", "feed_forward"), 3: ("attention", "cross_attention", "feed_forward")}  # by their number
+NAMES = {2: ("attention", "feed_forward"), 3: ("attention", "cross_attention", "feed_forward")}  # by how many they are
 
 
 class PreNormCache(NamedTuple):
@@ -48,7 +48,7 @@ class PreNormCache(NamedTuple):
 class PreNorm(Layer):
     """y = part(LayerNorm(x)). Parameters: the part's own, and `layer_norm.*` beside them.
 
-    `kwargs` go to the part. Where it has a second input (`memory`, of cross-attention), only x is normalised.
+    `kwargs` are passed on to the part. If it has a second input (cross-attention's `memory`), only x is normalised.
     """
 
     def __init__(self, part, d_model, eps=1e-12, dtype="float32"):
@@ -76,17 +76,17 @@ class PreNorm(Layer):
         return y, dx, *dmemory, grads | prefixed("layer_norm", norm_grads)
 
     def replay(self, cache):
-        """The arguments that `forward` needs to do the same again: see `AttentionLayer.replay`."""
+        """The arguments that `forward` needs to repeat its computation: see `AttentionLayer.replay`."""
         return self.part.replay(cache.part)
 
 
 class ReversibleCache(NamedTuple):
-    """What backward needs: with `reversible`, nothing whose size grows with the number of blocks but buckets."""
+    """What backward needs: with `reversible`, only the buckets grow with the number of blocks."""
 
     y: Any  # (B, T, 2 d_model): the last pair of streams, side by side
     seed: int
     training: bool
-    inputs: dict  # by the names of sub-layers: what they get besides a stream and a seed
+    inputs: dict  # by the name of a sub-layer: what it gets besides a stream and a seed
     replays: list  # per block: the buckets, or nothing
     stored: list  # per block: the caches of its sub-layers, with `reversible=False` in training; else empty
 
@@ -95,8 +95,8 @@ class ReversibleStack(Layer):
     """Blocks of (attention F, feed-forward G), each a `PreNorm`; parameters `0.attention.*`, `0.feed_forward.*`, ...
 
     Blocks of three have `0.cross_attention.*` between the two. x (B, T, d_model) starts both streams; y (B, T, 2
-    d_model) is the last pair side by side. `reversible=False` is the same function with every activation stored in
-    training: it exists to compare memory and gradients.
+    d_model) is the last pair side by side. `reversible=False` computes the same function but stores every
+    activation in training, so that you can compare memory and gradients.
     """
 
     def __init__(self, blocks, reversible=True):
@@ -112,8 +112,8 @@ class ReversibleStack(Layer):
     def forward(self, x, seed=0, training=True, key_mask=None, rotations=None, cross_attention=None):
         """x (B, T, d_model) -> y (B, T, 2 d_model), cache.
 
-        `key_mask` and `rotations`, a dict from the number of a block to an array, are for attention;
-        `cross_attention` is a dict of what that layer's `forward` needs besides x and a seed.
+        Attention gets `key_mask` and `rotations` (a dict from the number of a block to an array). `cross_attention` is
+        a dict of what that layer's `forward` needs besides x and a seed.
         """
         check_array("x", x, None, None, None, like=next(iter(self.params.values()), None))
         inputs = {"attention": {"key_mask": key_mask}, "cross_attention": cross_attention, "feed_forward": {}}
@@ -125,7 +125,7 @@ class ReversibleStack(Layer):
             if name == "attention" and rotations and i in rotations:
                 kwargs = kwargs | {"rotations": rotations[i]}
             f, cache = sublayer.forward(x2, rng.fold(seed, i, name), training, **kwargs)
-            f += x1  # in place: f is fresh, while a cache may hold the old x1
+            f += x1  # in place: f is a new array, while a cache may hold the old x1
             x1, x2 = x2, f  # x1, x2 = x2, x1 + f(x2)
             if name == "attention":
                 replays.append(sublayer.replay(cache))
@@ -141,7 +141,7 @@ class ReversibleStack(Layer):
         y, seed, training, inputs, replays, stored = cache
         stored = [part_cache for block in stored for part_cache in block]
         (dx1, dx2), (x1, x2) = _streams(dy), (None, None) if stored else _streams(y)
-        del dy, y, cache  # as much memory as the streams themselves
+        del dy, y, cache  # they take as much memory as the streams themselves
         dmemory, grads = [], {}
         for i, name, sublayer in reversed(self.sublayers()):
             # Back: x1, x2 = x2 - f(x1), x1. Here x2 still contains f(x1), so dx2 is also the gradient of f(x1).

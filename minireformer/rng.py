@@ -36,7 +36,7 @@ def generator(seed, *labels):
 
 
 def hash_uint32(words):
-    """A hash of every uint32 in the array `words`, in place: each input bit flips half of the output bits."""
+    """A hash of every uint32 in the array `words`, in place: flipping an input bit flips about half the output bits."""
     words ^= words >> 16
     words *= words.dtype.type(0x7FEB352D)
     words ^= words >> 15

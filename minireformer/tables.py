@@ -1,11 +1,11 @@
-"""Heads as tables of rows: where a head's tokens are in memory, and how a tile's rows get there and back.
+"""Heads as tables of rows: where a head's tokens lie in memory, and how a tile reads and updates its rows.
 
-Projections leave heads as (B, T, H, D) in memory; other callers have them as (B, H, T, D). Either way they are a table
-with a row for each token of each head, and a tile gathers the rows that it needs and adds rows to sums.
+Projections leave heads in memory as (B, T, H, D); other callers have them as (B, H, T, D). Either way, they form a
+table with a row for each token of each head. A tile gathers the rows that it needs and adds its results row by row.
 
-New arrays of several megabytes cost as much as the arithmetic on them, because the system hands them out page by page.
-So each thread has a `Scratch`: it allocates once, and writes into the same memory for every tile. In these functions,
-`s` is the `Schedule` of the tile. Read next: `schedule.py`.
+Allocating an array of several megabytes costs as much as the arithmetic on it, because the system hands out memory page
+by page. So each thread has a `Scratch`: it allocates once, and writes into the same memory for every tile. In the
+functions here, `s` is the `Schedule` of the tile. Read next: `schedule.py`.
 """
 
 import math
@@ -22,7 +22,7 @@ class HeadTable:
         self.by_token = heads.strides[1] < heads.strides[2]  # (B, T, H, D)
 
     def table(self, heads):
-        """heads (B, H, T, ...) as a table. Copies only what lies otherwise than the heads of `__init__`."""
+        """heads (B, H, T, ...) as a table. Copies only if their memory layout isn't that of the heads in `__init__`."""
         heads = heads.swapaxes(1, 2) if self.by_token else heads
         return self.xp.ascontiguousarray(heads).reshape(-1, *heads.shape[3:])
 
@@ -34,7 +34,7 @@ class HeadTable:
         return table.reshape(n_batch, n_heads, length, *table.shape[1:])
 
     def rows(self, heads, tokens):
-        """The rows of tokens (g, n), or (1, n), of each of g heads: `heads` is the range of their numbers, b H + h."""
+        """The rows of tokens (g, n), or (1, n), in each of g heads. `heads` is the range of their numbers, b H + h."""
         _, n_heads, length = self.shape
         head = self.xp.arange(heads.start, heads.stop)[:, None]
         if self.by_token:
@@ -55,7 +55,7 @@ class HeadTable:
 class Scratch:
     """A thread's arrays of one dtype, by name: `scratch(name, *shape)`.
 
-    Arrays of the same name share their memory, whatever their shapes, so each call overwrites what the last one gave.
+    Arrays of the same name share their memory, whatever their shapes, so a call overwrites what the last one returned.
     """
 
     def __init__(self, xp, dtype):
@@ -68,11 +68,11 @@ class Scratch:
         return memory[:size].reshape(shape)
 
     def matmul(self, name, a, b):
-        """a @ b for matrices a (g, n, i, k) and b (g, n, k, j), which are read where they lie."""
+        """a @ b for matrices a (g, n, i, k) and b (g, n, k, j), which are read in place."""
         return threads.batched_matmul(a, b, self(name, *a.shape[:3], b.shape[3]))
 
     def gather(self, name, table, rows, factor=None):
-        """table[rows] for a table (N, d) and rows (g, slots), times factor (g, slots) where there is one."""
+        """table[rows] for a table (N, d) and rows (g, slots), times factor (g, slots) if there is one."""
         out = self(name, *rows.shape, *table.shape[1:])
         backend.gather(table, rows, out)
         if factor is not None:
@@ -95,7 +95,7 @@ class Scratch:
 def gather_queries_and_keys(s, q, k, scale, chunk, window):
     """A tile's queries, and its keys times scale (g, slots): (g, n, C, D) in chunks, (g, n, W C, D) in windows.
 
-    Where tokens are query and key at once, those of a chunk are in its window: one gather has both.
+    If tokens are both query and key, a chunk's tokens are also in its window, and one gather fetches both.
     """
     gather, by_queries = s.scratch.gather, s.by == "queries"
     queries, keys = (chunk, window) if by_queries else (window, chunk)
@@ -142,7 +142,7 @@ def add_windows(s, dq, window, parts, chunk=None, own=None):
 
 
 def without_repeats(s, window):
-    """`window` in slices that hold no token twice: what lies in one round, and each chunk that looks into another."""
+    """`window` cut into slices that hold no token twice: the part in one round, and each chunk from another round."""
     if s.all_pairs:
         return [window]
     first = s.pad + (window.start + s.before - s.pad) // s.n_keys * s.n_keys

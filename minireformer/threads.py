@@ -1,7 +1,7 @@
-"""All cores, the same bits: loops, rows and matrix products that are shared out over threads.
+"""Loops, row operations and matrix products, divided among threads: every core works, and the bits stay the same.
 
-NumPy releases Python's lock inside its loops and products, so plain threads keep every core busy. How the work is cut
-never depends on the number of threads, and so neither do the results. On a GPU one call gets all the work.
+NumPy releases Python's lock (the GIL) inside its loops and products, so plain threads keep every core busy. How we
+divide the work never depends on the number of threads, so neither do the results. On a GPU, one call does all the work.
 Read next: `rng.py`.
 """
 
@@ -15,10 +15,10 @@ from threadpoolctl import ThreadpoolController
 from minireformer import backend, cuda
 from minireformer.backend import get_xp
 
-_LEAST_ROWS, _MOST_BLOCKS = 128, 16  # of blocks for products: enough for many cores, each long enough for BLAS
-_ENTRIES = 1 << 18  # of other blocks: about what a cache holds; with fewer, threads would wait for Python's lock
+_LEAST_ROWS, _MOST_BLOCKS = 128, 16  # blocks for products: enough for many cores, each long enough for BLAS
+_ENTRIES = 1 << 18  # in other blocks: about what a cache holds; with fewer, threads would wait for the GIL
 _pool = functools.cache(functools.partial(ThreadPoolExecutor, thread_name_prefix="minireformer"))
-_blas = functools.cache(ThreadpoolController)  # looks for BLAS in this process when it is first asked
+_blas = functools.cache(ThreadpoolController)  # looks for BLAS in this process when it is first called
 
 
 def slices(n, step):
@@ -27,13 +27,13 @@ def slices(n, step):
 
 
 def parallel_for(work, n_items, xp):
-    """Call `work(items)` with the integers 0..n_items-1 shared out over threads; return when all are done.
+    """Call `work(items)` with the integers 0..n_items-1 divided among threads; return when all are done.
 
-    One thread computes an item from start to end. BLAS is held to one thread meanwhile: its own threads would fight
-    ours, and they keep spinning for a while after each product. An error in `work` is raised here.
+    Each item is computed by one thread, from start to end. Meanwhile, BLAS is limited to one thread: its own threads
+    would compete with ours, and they keep spinning for a while after each product. An error in `work` is raised here.
 
     Never nest these calls: a `work` that calls a function of this file holds its thread while it waits for others,
-    and once all threads wait, nothing moves any more.
+    and once all threads wait, the program hangs.
     """
     if xp is not np:
         work(range(n_items))
@@ -48,12 +48,12 @@ def parallel_for(work, n_items, xp):
 
 
 def parallel_rows(work, *arrays, products=False):
-    """Call `work(first, *blocks)` for blocks of the rows of `arrays` (..., d), of which `first` is the first row.
+    """Call `work(first, *blocks)` on blocks of rows of `arrays` (..., d); a block's first row is row `first`.
 
-    -> the results, a dict from `first`. Use it for a chain of steps on large arrays: a block takes all of them while it
-    is in the cache, where whole arrays would be read and written at each step, on a single core. A block has about as
-    many entries as a cache holds; with `products=True`, as many rows as BLAS needs for `xp.matmul` to be fast. `None`
-    among the arrays stays `None`. Arrays that `work` writes to must be contiguous.
+    -> a dict from `first` to the result. Use it for a chain of steps on large arrays: a block goes through all steps
+    while it is in the cache; whole arrays would be read and written at each step, on a single core. A block has about
+    as many entries as a cache holds; with `products=True`, as many rows as BLAS needs for `xp.matmul` to be fast.
+    `None` among the arrays stays `None`. Arrays that `work` writes to must be contiguous.
     """
     xp = get_xp(arrays[0])
     tables = [x if x is None else x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays]
@@ -74,7 +74,7 @@ def parallel_rows(work, *arrays, products=False):
 
 
 def matmul(a, b, out=None):
-    """The product of matrices a (n, k) and b (k, m), with the rows of `a` shared out over our threads, not BLAS's."""
+    """The product of matrices a (n, k) and b (k, m), with the rows of `a` divided among our threads, not BLAS's."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(f"b: expected matrices (n, k) and (k, m); got {a.shape} and {b.shape}")
     xp = get_xp(a)

@@ -1,6 +1,6 @@
 """Keys of length 1: what shared queries and keys need (section 2 of the paper, "shared-QK Transformer").
 
-A token that is query and key at once would attend mostly to itself, because nothing is closer to a vector than the
+A token that is both query and key would attend mostly to itself, because nothing is closer to a vector than the
 vector itself. So keys are scaled to length 1, and a logit is q . k / |k| = |q| cos(angle). Read next: `hashing.py`.
 """
 

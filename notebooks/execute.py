@@ -1,11 +1,11 @@
-"""Run notebooks from top to bottom and save them in the form that the tests ask for: `make notebooks`.
+"""Run notebooks from top to bottom and save them in the form that the tests expect: `make notebooks`.
 
     python notebooks/execute.py                                   # all of them, solutions included
     python notebooks/execute.py notebooks/03_lsh_hashing.ipynb    # some
 
-Outputs stay in, so that a saved page shows them and nbval has something to compare. Widget state, times of execution
-and what was written to stderr are left out, and figures are stored with a palette of 128 colours: a third of the size.
-They have twice as many pixels as they take on the page; photographs, which would be too large, have as many.
+Outputs stay in, so that a saved page shows them and nbval has something to compare. Widget state, execution times and
+stderr are left out, and figures are stored with a palette of 128 colours, which makes them a third of the size. They
+have twice the resolution at which the page shows them; photographs, which would be too large, have only that.
 """
 
 import base64
@@ -41,7 +41,7 @@ def execute(path):
 
 
 def saved(output):
-    """The output with its figure, if it has one, stored in 128 colours; one that is still large, with fewer pixels."""
+    """The output, with its figure (if any) stored in 128 colours, and in fewer pixels if it is still large."""
     if "image/png" in output.get("data", {}):
         figure = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
         data, shown = in_few_colours(figure), output.metadata.get("image/png")

@@ -2,12 +2,12 @@
 
     python notebooks/grade.py handed_in/*.ipynb
 
-A file is run from top to bottom, with the checks of the course in place of its own, so that a changed check marks
+A file is run from top to bottom, with the checks of the course in place of its own, so that changing a check gains
 nothing. Its name has to begin with the number of the lesson ("03", "03_anne" or "05a_anne" will do). A cell that fails
-or takes longer than five minutes costs its own exercise alone. Nothing is written. Exit code: 0 where every check says
+or takes longer than five minutes costs only its own exercise. No file is written. Exit code: 0 where every check says
 "right".
 
-A student's code runs with your rights: mark files of people you don't know in a container.
+A student's code runs with your permissions: to mark files from people you don't know, use a container.
 """
 
 import re
@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 LESSONS = Path(__file__).parent
 CHECK = re.compile(r'^check\("(Exercise \d+)"', flags=re.MULTILINE)
 RESULT = re.compile(r"^(Exercise \d+): (.*)$", flags=re.MULTILINE)
-PATIENCE = 300  # seconds a cell
+PATIENCE = 300  # seconds per cell
 
 
 def lesson_of(path):
@@ -51,7 +51,7 @@ def grade(path):
     handed_in = checks(notebook)
     notebook.cells += [nbformat.v4.new_code_cell(lesson[name]) for name in lesson if name not in handed_in]
     settings = {"timeout": PATIENCE, "interrupt_on_timeout": True, "allow_errors": True, "kernel_name": "python3"}
-    own = path.resolve().parent  # a solution looks for records from where it lies, what is handed in as its lesson does
+    own = path.resolve().parent  # a solution finds records from its own folder; what is handed in, from its lesson's
     folder = own if LESSONS.resolve() in own.parents else LESSONS
     client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings)
     client.execute()

@@ -8,6 +8,7 @@ import pytest
 import minireformer as mr
 from arrays import xp
 from minireformer import attention_layer
+from minireformer.config import KINDS
 from minireformer.model import make_attention
 
 
@@ -289,7 +290,8 @@ def test_seed_is_0_by_default_everywhere(tiny_model):
 
 def test_options_of_attention_are_made_from_a_config(tiny_config):
     config = tiny_config(lsh_n_after=1, local_n_before=2, same_bucket=True, causal=False)
-    options = {kind: make_attention(config, kind, 0, "float32").options for kind in attention_layer.ATTENTION}
+    assert KINDS == tuple(attention_layer.ATTENTION)
+    options = {kind: make_attention(config, kind, 0, "float32").options for kind in KINDS}
     assert options["lsh"] == mr.AttentionOptions(chunk_len=4, n_after=1, same_bucket=True, causal=False)
     assert options["local"] == mr.AttentionOptions(chunk_len=6, n_before=2, causal=False)
     assert options["full"] == options["shared_full"] == mr.AttentionOptions(causal=False)

@@ -1,7 +1,7 @@
 """The capstone of the course, at the end of notebook 05b: checks your backward pass of LSH attention, piece by piece.
 
 `check_backward` looks at the pieces of your gradient in the order in which you compute them. It compares the first
-wrong one with the results of typical mistakes. Where a mistake gives the same numbers, its hint is the message;
+wrong one with the results of typical mistakes. If a mistake gives the same numbers, you get a hint about it;
 otherwise the message says where the error is. To know the mistakes, this file has to know the answer: if you want to
 solve the exercise, read no further.
 """
@@ -19,7 +19,7 @@ from minireformer.rng import generator
 from minireformer.tools.gradcheck import gradcheck
 from minireformer.unit_length import inverse_length, unit_length
 
-FORBIDDEN, SELF = -1e9, -1e3  # as in 05a: e^(SELF - L) is 0 beside any other key, and costs no digits
+FORBIDDEN, SELF = -1e9, -1e3  # as in 05a: e^(SELF - L) is 0 next to any other key, and loses no digits
 PIECES = {  # what each one is, in the order in which they are checked
     "P": "(N, C, 2C), the weights of each chunk's queries over the keys of its window, with one L for all rounds",
     "dvw": "(N, 2C, D), the gradient of the values in each window",
@@ -79,7 +79,7 @@ def _check_pieces(found, x, case):
 
 
 def _check_whole(backward, attend, q, v, case):
-    """Compare with finite differences and with the library, for another dout than the pieces were checked with."""
+    """Compare with finite differences and with the library, for a different dout from that of the pieces."""
 
     def gradients(dout, cache):
         found = backward(dout, *cache[:-1])
@@ -95,7 +95,7 @@ def _check_whole(backward, attend, q, v, case):
 
 
 def right_pieces(dout, q, v, out, L, order, chunk_len):
-    """-> the `PIECES` as attributes, and what typical mistakes are made of."""
+    """-> the `PIECES` as attributes, and the ingredients of typical mistakes."""
     xp, x = get_xp(q), SimpleNamespace(dout=dout, q=q, L=L, order=order, chunk_len=chunk_len)
     x.k = unit_length(q)
     x.token = order.reshape(-1, chunk_len)  # (N, C): the token of each slot
@@ -118,14 +118,14 @@ def right_pieces(dout, q, v, out, L, order, chunk_len):
 
 
 def mistakes(piece, x):
-    """What typical mistakes make of a piece when all before it are right: pairs of a hint and the wrong numbers."""
+    """Typical mistakes in a piece when all before it are right: pairs of a hint and the wrong numbers."""
     xp, order = get_xp(x.q), x.order
-    unsorted = xp.arange(order.size).reshape(x.token.shape) % order.shape[1]  # slots taken for tokens
+    unsorted = xp.arange(order.size).reshape(x.token.shape) % order.shape[1]  # slots mistaken for tokens
     shares = xp.maximum(x.P.sum(axis=-1, keepdims=True), 1e-300)  # of each round in each token's weight
     if piece == "P":
         masked = _masked(x)
         e = xp.exp(masked - masked.max(axis=-1, keepdims=True))
-        hint = "Each round's weights add up to 1 by themselves, but all rounds are one softmax. Whose L is it?"
+        hint = "Each round's weights add up to 1 by themselves, but all rounds share one softmax. Whose L is it?"
         yield hint, e / e.sum(axis=-1, keepdims=True)
         yield hint, x.P / shares
         S, own, later = _logits(x, xp.concatenate([xp.roll(x.token, -1, axis=0), x.token], axis=1))
@@ -135,7 +135,7 @@ def mistakes(piece, x):
         yield "Tokens see keys that come later in the text.", _weights(x, later=x.later & False)
         slots = xp.concatenate([unsorted - x.chunk_len, unsorted], axis=1)
         by_slot = _weights(x, later=unsorted[:, :, None] < slots[:, None, :])
-        yield "Your mask goes by slots. After sorting, what says which of two tokens comes later?", by_slot
+        yield "Your mask goes by slots. After sorting, what tells you which of two tokens comes later?", by_slot
         yield "Tokens see themselves just as they see any other key.", _weights(x, own=x.own & False)
         never = _weights(x, later=x.later | x.own, own=x.own & False)
         yield "Only tokens that see nothing else are wrong. Which key is left for them?", never
@@ -143,11 +143,11 @@ def mistakes(piece, x):
         not_back[0, :, : x.chunk_len] = 0
         yield "Only chunk 0 is wrong: yours looks back at nothing. The chunks form a circle.", not_back
         swapped = xp.roll(x.P, x.chunk_len, axis=2)
-        yield "The halves of the windows are exchanged: first comes the chunk before, then the chunk itself.", swapped
-        hint = "Your logits are divided by the root of D. Keys of length 1 make that unnecessary."
+        yield "The halves of the windows are swapped: first comes the chunk before, then the chunk itself.", swapped
+        hint = "Your logits are divided by the square root of D. Keys of length 1 make that unnecessary."
         yield hint, _weights(x, S=x.S / x.q.shape[1] ** 0.5)
         yield "L goes by token, P by slot. Is your L sorted, as the queries are?", _weights(x, L_of_slot=x.L[unsorted])
-        yield "It holds dS: you computed something in place, over P.", x.dS
+        yield "It holds dS: you overwrote P by computing something in place.", x.dS
     if piece == "dvw":
         yield "dout goes by token, P by slot. Is your dout sorted?", x.P.swapaxes(1, 2) @ x.dout[unsorted]
     if piece in ("dv", "dk"):
@@ -157,7 +157,7 @@ def mistakes(piece, x):
         yield f"{hint} What keeps the weights of a softmax at a sum of 1?", x.P * x.dP
         sums = (x.P * x.dP).sum(axis=-1, keepdims=True)
         for delta in (sums, sums / shares):
-            yield "You take a Δ for each round. One softmax has one Δ: of which output?", x.P * (x.dP - delta)
+            yield "You take a Δ for each round. One softmax has one Δ: for which output?", x.P * (x.dP - delta)
         yield "Δ goes by token, P by slot. Is your Δ sorted?", x.P * (x.dP - x.delta[unsorted][..., None])
         yield "Every sign is reversed.", -x.dS
         yield "A key without weight gets a gradient. Where are the weights?", x.dP - x.delta[x.token][..., None]
@@ -182,7 +182,7 @@ def mistakes(piece, x):
         both = x.scale * _turning(x.dq_query + x.dk, x.k)
         yield "Both parts went through the scaling to length 1. Which of them was scaled?", both
         by_q = x.scale * (x.dk - (x.dk * x.q).sum(axis=-1, keepdims=True) * x.k)
-        yield "You measure the part along the key with q, which is not as long as k.", x.dq_query + by_q
+        yield "You measure the part along the key with q, which does not have length 1.", x.dq_query + by_q
 
 
 def _look_back_mistakes(windows, x):
@@ -197,8 +197,8 @@ def _look_back_mistakes(windows, x):
         ("The second half of a window has a gradient, too. Whose is it?", xp.roll(before, -1, axis=0)),
         ("Half of a window's gradient belongs one chunk earlier; yours stays where it is.", own + before),
         ("Half of a window's gradient belongs one chunk earlier; yours goes later.", own + xp.roll(before, 1, axis=0)),
-        ("The halves of the windows are exchanged.", before + xp.roll(own, -1, axis=0)),
-        ("It goes astray at the ends of the rounds. Which chunk looks back at the last one of a round?", astray),
+        ("The halves of the windows are swapped.", before + xp.roll(own, -1, axis=0)),
+        ("It goes wrong at the ends of the rounds. Which chunk looks back at the last one of a round?", astray),
         ("The chunk before chunk 0 gets nothing. The chunks form a circle.", no_circle),
     ):
         yield f"It is right up to the look-back. {hint}", _by_token(wrong, x.order)
@@ -213,8 +213,8 @@ def _sort_mistakes(chunks, x):
     yield "You sort a second time instead of undoing the sort. Which permutation undoes it?", again
     by_round = _by_round(chunks, x.order.argsort(axis=-1))
     for alone in (by_round[-1], by_round[0]):
-        yield "One round arrives alone. What becomes of a token's gradient from the other rounds?", alone
-    yield "It is the mean over rounds. What becomes of a value that was used R times?", by_round.mean(axis=0)
+        yield "One round arrives alone. What happens to a token's gradient from the other rounds?", alone
+    yield "It is the mean over rounds. What is the gradient of a value that was used R times?", by_round.mean(axis=0)
 
 
 def _logits(x, window):
@@ -252,7 +252,7 @@ def _by_round(chunks, slots):
 
 
 def _turning(dk, k):
-    """dk without its part along k: only a change across a key turns it."""
+    """dk without its part along k: only a change perpendicular to a key turns it."""
     return dk - (dk * k).sum(axis=-1, keepdims=True) * k
 
 
@@ -263,7 +263,7 @@ def _equal(a, b):
 
 
 def _where(found, right):
-    """Where, and by how much, an array is wrong: said when no typical mistake fits."""
+    """Where, and by how much, an array is wrong: used when no typical mistake fits."""
     found, right = to_numpy(found), to_numpy(right)
     if not (abs(found) < math.inf).all():
         return "Some entries are not finite."

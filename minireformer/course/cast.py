@@ -1,9 +1,9 @@
-"""The cast of the course: sixteen tokens that are hashed, sorted, cut and merged in one notebook after the other.
+"""The cast of the course: sixteen tokens that are hashed, sorted, cut and merged in one notebook after another.
 
 Every token is a letter, a vector in the plane and a colour, and they never change. Similar directions have similar
 colours, so you can see at a glance whether a hash has put like with like; the letter is always there as well.
 `hash_cast` asks the library for real buckets; the other functions draw strips of tokens, buckets, chunks and arrows.
-Draw them on a `canvas`, where a token's place is one unit wide and letters have the right size for that. Read next:
+Draw them on a `canvas`, where a token's place is one unit wide and letters are sized to match. Read next:
 `journey.py`, which puts whole pictures together.
 """
 
@@ -52,7 +52,7 @@ def arrows(angle=ANGLE, n_buckets=4):
 
 
 def canvas(left, right, bottom, top, width=7.5):
-    """A figure `width` inches wide and one axes without frame that fills it, in units of one token: (figure, axes)."""
+    """A figure `width` inches wide and a frameless axes that fills it, in units of one token: (figure, axes)."""
     figure = plt.figure(figsize=(width, width * (top - bottom) / (right - left)))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(left, right), ylim=(bottom, top))
@@ -79,7 +79,7 @@ def rounded_box(left, bottom, width, height, radius):
 def strip(ax, order=range(16), y=0.0, x=None, faded=(), ring=()):
     """A row of tokens in this order, from left to right, at the positions `x` (default: 0, 1, 2, ...): returns x.
 
-    `faded` and `ring` are the numbers of the tokens that are to be pale, or to have a bold outline.
+    `faded` and `ring` are the numbers of the tokens to draw pale, or with a bold outline.
     """
     x = np.arange(len(order), dtype=float) if x is None else x
     for index, place in zip(order, x):
@@ -90,7 +90,7 @@ def strip(ax, order=range(16), y=0.0, x=None, faded=(), ring=()):
 def circle(ax, rotations=None, tokens=range(16)):
     """The tokens as arrows from the middle; with `rotations` (1, 2, 1, columns), the sectors of the circle are buckets.
 
-    `ax` wants to be about four inches wide and high, so that the letters fit their squares.
+    `ax` should be about four inches wide and high, so that the letters fit their squares.
     """
     if rotations is None:
         ax.add_patch(plt.Circle((0, 0), 1.6, facecolor="white", edgecolor="#BBBBBB"))
@@ -111,7 +111,7 @@ def circle(ax, rotations=None, tokens=range(16)):
 
 
 def bucket_bands(ax, buckets, y, x, label=True):
-    """A pale band behind each run of equal `buckets` (T,), which are in the order of the row; its number is below."""
+    """A pale band behind each run of equal `buckets` (T,), given in the order of the row, with its number below."""
     starts = [0, *(np.flatnonzero(np.diff(buckets)) + 1)]
     for start, stop in zip(starts, [*starts[1:], len(buckets)]):
         left, right, bucket = x[start] - 0.5, x[stop - 1] + 0.5, buckets[start]
@@ -148,7 +148,7 @@ def chunk_boxes(ax, x, y, chunk_len=4, colour="black"):
 
 
 def arrow(ax, points, colour, width=1.2, dashed=False, zorder=2, gid=None):
-    """An arrow along a straight line (two `points`) or a smooth curve (four: start, two handles, end)."""
+    """An arrow along a straight line (two `points`) or a smooth curve (four: start, two control points, end)."""
     codes = [Path.MOVETO, Path.LINETO] if len(points) == 2 else [Path.MOVETO, *[Path.CURVE4] * 3]
     look = {"color": colour, "linewidth": width, "linestyle": "--" if dashed else "-", "capstyle": "butt"}
     head = "-|>,head_length=4,head_width=2"
@@ -166,9 +166,9 @@ def sort_arrows(ax, order, y_from, y_to, x_from, x_to, backward=False):
 
 
 def look_back_arcs(ax, x, y, chunk_len=4, backward=False):
-    """Over the row of chunks at height `y`: an arrow to each chunk from what it reads, itself and the chunk before.
+    """Arrows over the row of chunks at height `y`, to each chunk from those it reads: itself and the one before.
 
-    The first reads the last (dashed). `backward`: from each chunk to those that it has read. Returns the pairs
+    The first reads the last (dashed). `backward`: from each chunk to those it has read. Returns the pairs
     (chunk, the chunk that it reads).
     """
     middles, pairs = x.reshape(-1, chunk_len).mean(axis=1), []

@@ -1,8 +1,8 @@
-"""Whole pictures of the course's sixteen tokens (`cast.py`): what LSH attention does, there and back, and in rounds.
+"""Whole pictures of the course's sixteen tokens (`cast.py`): LSH attention forward and backward, and in several rounds.
 
-`journey` is the paper's figure 2 as we draw it; with `backward=True` it shows the way of the gradient. `rounds` shows
-what several hash rounds find together. Run `python -m minireformer.course.journey docs` to draw the picture of the
-front page, `docs/journey.png`, again.
+`journey` is the paper's figure 2 as we draw it; with `backward=True` it shows the path of the gradient. `rounds` shows
+what several hash rounds find together. Run `python -m minireformer.course.journey docs` to redraw the picture on the
+front page, `docs/journey.png`.
 """
 
 import sys

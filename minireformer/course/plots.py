@@ -60,14 +60,14 @@ def in_notebook():
 
 
 def theory_and_dots(ax, x, theory, measured_x, measured, label, index=0):
-    """A curve from a formula, and dots that were measured for it, in the `index`-th colour and shape."""
+    """A curve from a formula, and measured dots to compare with it, in the `index`-th colour and shape."""
     colour, dashes, marker = (looks[index % len(looks)] for looks in (COLOURS, DASHES, MARKERS))
     ax.plot(x, theory, color=colour, linestyle=dashes, label=label)
     ax.plot(measured_x, measured, marker, color=colour, markersize=6)
 
 
 def bucket_circle(ax, angles, buckets, n_buckets, radius=1.0):
-    """The circle, cut into sectors: `buckets` (T,) are those of the directions at `angles` (T,), rising from 0 to 2 pi.
+    """The circle, cut into sectors: `buckets` (T,) of the directions at `angles` (T,), which rise from 0 to 2 pi.
 
     Each sector has the colour of its bucket, and the bucket's number is written outside.
     """
@@ -107,7 +107,7 @@ def bucket_map(ax, longitudes, latitudes, buckets, n_buckets):
 def bucket_colour(bucket, n_buckets):
     """The colour of a bucket: pale, so that black is legible on it, and in no order, because buckets have none.
 
-    There are eight hues. With more than eight of `n_buckets`, the next eight are a stronger shade of the same hues;
+    There are eight hues. If `n_buckets` is above eight, the next eight are a stronger shade of the same hues;
     after that they repeat, so write the number beside them.
     """
     shade = 0.62 if bucket // len(BUCKET_HUES) % 2 else 0.36
@@ -121,7 +121,7 @@ def attention_map(ax, weights, order=None, buckets=None, n_buckets=None, vmax=No
     Tokens appear in the order of the text, or in that of `order` (T), such as a round of `hashing.sort_by_bucket`.
     With `buckets` (T), numbers below `n_buckets`, each bucket becomes a strip along the top and the left side, with
     its number, and dotted lines mark its borders. `vmax` is the weight that gets the brightest colour (None: the
-    largest). Colours follow the root of the weight, so that small ones show.
+    largest). Colours follow the square root of the weight, so that small weights show.
     """
     order = np.arange(len(weights)) if order is None else order
     shown = weights[np.ix_(order, order)]
@@ -132,7 +132,7 @@ def attention_map(ax, weights, order=None, buckets=None, n_buckets=None, vmax=No
     if buckets is None:
         return
     ends = [0, *(np.flatnonzero(np.diff(buckets[order])) + 1), len(order)]
-    width = len(order) / 64  # of a quarter of a strip
+    width = len(order) / 64  # a unit for the strips, which are 2.5 units thick
     for start, stop in zip(ends, ends[1:]):
         bucket = buckets[order[start]]
         look = {"facecolor": bucket_colour(bucket, n_buckets), "edgecolor": "white", "clip_on": False}
@@ -155,7 +155,7 @@ def chunk_windows(ax, length, chunk_len):
 
 
 def memory_timeline(ax, marks):
-    """A bar for each of the `marks` of `memory.peak()`: its highest, with a black line at what is alive at its end.
+    """A bar for each of the `marks` of `memory.peak()`: its peak, with a black line at what is still alive at its end.
 
     The kind of a mark is its label up to a comma ("attention, backward" is of the kind "attention"). Each kind has a
     colour, in order of appearance, and its name is written on each of its bars. Marks called "between" are grey.
@@ -171,7 +171,7 @@ def memory_timeline(ax, marks):
             ax.annotate(kind, (i, mark.highest / 2**20), (0, 3), textcoords="offset points", **look)
         ax.plot([i - 0.5, i + 0.5], [mark.now / 2**20] * 2, color="black", linestyle="-", linewidth=2)
     ax.set(xticks=[], xlabel="moments, in order", ylabel="alive, MiB")
-    ax.margins(y=0.3)  # room for the names; bars stay on the ground
+    ax.margins(y=0.3)  # room for the names; bars still start at 0
     ax.grid(False, axis="x")
 
 
@@ -197,10 +197,10 @@ def bucket_pairs(ax, first, second):
 
 
 def number_grid(ax, values, rows, columns, vmax=None):
-    """A table as a picture: each cell shows its number, and is darker where that is smaller.
+    """A table as a picture: each cell shows its number, and smaller numbers are darker.
 
     `values` (n, m) is a NumPy array of numbers; `rows` and `columns` are the n and m labels. 0 gets the darkest
-    colour, and `vmax` the lightest (None: the largest of `values`). ValueError where there are more or fewer labels
+    colour, and `vmax` the lightest (None: the largest of `values`). ValueError if there are more or fewer labels
     than rows or columns.
     """
     if values.shape != (shape := (len(rows), len(columns))):

@@ -1,4 +1,4 @@
-"""Beam search: not a likely token at a time, but a likely continuation as a whole.
+"""Beam search: find a likely continuation as a whole, not one likely token at a time.
 
 The likeliest sequence need not begin with the likeliest token. Beam search keeps the `n_beams` beginnings that are
 likeliest so far, tries every next token on each, and keeps the best of what comes out. With one beam it is greedy; with
@@ -29,10 +29,10 @@ def beam_search(
 ):
     """`prompt`, continued by the likeliest tokens that `n_beams` beams find; -> the same kind of thing.
 
-    A continuation of n tokens, which ends with a `stop` token or has n_tokens of them, counts
+    A continuation of n tokens, which ends with a `stop` token or has n_tokens of them, scores
     log p(continuation) / n^length_penalty: at 0 short ones have an advantage, as every token makes a text less likely.
-    Other arguments, the form of the result and errors as `generate`. A step copies what the decoder remembers of
-    the beams that it goes on with: O(T).
+    Other arguments, the form of the result and errors are as in `generate`. Each step copies what the decoder
+    remembers of the beams that survive: O(T).
     """
     check_count("n_beams", n_beams)
     fits = is_number(length_penalty) and 0 <= length_penalty <= 10  # n^10 is a float for any n
@@ -47,7 +47,7 @@ def _search(text, n_beams, length_penalty):
     """The best continuation of every row, as a list of arrays (n,)."""
     n_rows, n_tokens, dtype = len(text.tokens), text.n_tokens, text.tokens.dtype
     best = [(-math.inf, np.empty(0, dtype)) for _ in range(n_rows)]
-    beams = np.empty((n_rows, 1, 0), dtype)  # B, K, n: what was added to the prompt; at first one beam, without tokens
+    beams = np.empty((n_rows, 1, 0), dtype)  # B, K, n: what was added to the prompt; at first one empty beam
     score = np.zeros((n_rows, 1))  # B, K: its log-probability
     for n in range(1, n_tokens + 1):
         logits = less_the_largest(text.logits(None if n == 1 else beams[..., -1].reshape(-1)))

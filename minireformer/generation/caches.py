@@ -1,11 +1,11 @@
-"""What an attention layer remembers of the tokens so far, so that one more token costs one query and not a whole run.
+"""What an attention layer remembers of the tokens so far, so that a new token costs one query, not a whole run.
 
-A cache keeps the keys and values of all tokens in one table. The query of a new token meets only those rows that a run
-of the whole sequence would let the *last* token see: all of them (`FullCache`), the window of its chunk (`LocalCache`),
+A cache keeps the keys and values of all tokens in one table. The query of a new token attends only to those rows that
+a run of the whole sequence lets the *last* token see: all of them (`FullCache`), the window of its chunk (`LocalCache`)
 or its neighbours in the sorted order of every hash round (`LSHCache`, R (n_before + 1 + n_after) C keys). LSH keeps
 that order as sorted lists: a new token is the last of its bucket, so we find its slot by bisection, and no other token
-changes its place in the order. Chunk boundaries do move: what *earlier* tokens would see changes with every token, and
-their outputs are not computed again. Read next: `decoding.py`.
+changes its place in the order. Chunk boundaries do move: what *earlier* tokens would see changes with every token, but
+we do not recompute their outputs. Read next: `decoding.py`.
 """
 
 import math
@@ -25,7 +25,7 @@ from minireformer.unit_length import unit_length
 def make_cache(layer, n_rows, max_len, seed, memory=None, memory_mask=None):
     """An empty cache for a `layer` of any kind: it takes the layer's place while we decode.
 
-    It has room for `n_rows` sequences of up to `max_len` tokens. Cross-attention looks at `memory`, which is
+    It has room for `n_rows` sequences of up to `max_len` tokens. Cross-attention attends to `memory`, which is
     (n_rows, S, d_memory), with its mask (n_rows, S) booleans.
     """
     if isinstance(layer, CrossAttention):
@@ -37,7 +37,7 @@ def make_cache(layer, n_rows, max_len, seed, memory=None, memory_mask=None):
 
 
 class Cache:
-    """What every cache can do. This one is for a layer in which tokens do not meet: it has nothing to remember."""
+    """What every cache can do. This one is for a layer in which tokens do not interact: it has nothing to remember."""
 
     def __init__(self, layer):
         self.layer = layer
@@ -47,20 +47,20 @@ class Cache:
         return self.layer(x)
 
     def step(self, x, lengths):
-        """x (B, d_model), one token more of each sequence -> the layer's output (B, d_model) for it.
+        """x (B, d_model), one more token of each sequence -> the layer's output (B, d_model) for it.
 
         `lengths` (B,) ints in host memory: how many tokens came before.
         """
         return self.layer(x)
 
     def select(self, rows, length):
-        """Go on with the sequences `rows` (B',) ints: any of the present ones, in any order, or several times."""
+        """Continue with the sequences `rows` (B',) ints: any of the current ones, in any order, possibly repeated."""
 
 
 class FullCache(Cache):
-    """The cache of full attention: a token meets all before it, O(T). The next two classes narrow this down.
+    """The cache of full attention: a token attends to all before it, O(T). The next two classes narrow this down.
 
-    Memory: n_rows * H * max_len * 2 D numbers, allocated at once, so that nothing grows or is copied on the way.
+    Memory: n_rows * H * max_len * 2 D numbers, allocated up front, so that no step has to grow or copy it.
     """
 
     def __init__(self, layer, n_rows, max_len, seed):
@@ -68,7 +68,7 @@ class FullCache(Cache):
         weight = layer.params["output.weight"]
         self.max_len, self.seed, self.xp = max_len, seed, backend.get_xp(weight)
         self.shared = "query_key" in layer.parts
-        # Zeros, not what happens to be in memory: a hidden row has weight 0, and 0 * NaN is NaN.
+        # Zeros, not uninitialized memory: a hidden row has weight 0, and 0 * NaN is NaN.
         self.table = self.xp.zeros((n_rows, layer.n_heads, max_len, 2 * layer.d_head), weight.dtype)
 
     def start(self, x, rows, **kwargs):
@@ -112,7 +112,7 @@ class FullCache(Cache):
 
 
 class LocalCache(FullCache):
-    """The cache of local attention: a token meets the chunks of its window, in a circle as in `local_attention`."""
+    """The cache of local attention: a token attends to its window's chunks, in a circle as in `local_attention`."""
 
     def visible_keys(self, query, lengths):
         options, chunk_len = self.layer.options, self.layer.options.chunk_len
@@ -127,12 +127,12 @@ class LocalCache(FullCache):
 
 
 class LSHCache(FullCache):
-    """The cache of LSH attention: a token meets the chunks around its slot in the sorted order of every round.
+    """The cache of LSH attention: a token attends to the chunks around its slot in every round's sorted order.
 
-    `orders[row][head][round]` is the sorted list of bucket * max_len + position, one number a token, in host memory. To
-    insert a number moves those behind it: O(T), but at 64K tokens some 5 microseconds a list. The number of buckets is
-    fixed from the start: the layer's own or, where it has none, the one for `max_len` tokens. A GPU is waited for once
-    a layer and token, as its buckets go to the host.
+    `orders[row][head][round]` is the sorted list of bucket * max_len + position, one number per token, in host memory.
+    Inserting a number shifts those behind it: O(T), but only about 5 microseconds per list at 64K tokens. The number of
+    buckets is fixed from the start: the layer's own or, if it has none, the one for `max_len` tokens. On a GPU, each
+    layer waits once per token for the buckets to reach the host.
     """
 
     def __init__(self, layer, n_rows, max_len, seed):
@@ -162,7 +162,7 @@ class LSHCache(FullCache):
             for orders, head_buckets in zip(row, row_buckets)
         ]
         own = np.repeat(lengths, n_heads)[:, None]  # B H, 1
-        positions = np.repeat(own, max(len(entries) for entries in found), axis=1)  # the token itself fills up
+        positions = np.repeat(own, max(len(entries) for entries in found), axis=1)  # padded with the token itself
         for row, entries in zip(positions, found):
             row[: len(entries)] = entries
         positions %= self.max_len  # from bucket * max_len + position
@@ -173,7 +173,7 @@ class LSHCache(FullCache):
         return self._gather(positions), positions == own.reshape(n_rows, n_heads, 1)
 
     def _insert(self, orders, buckets, position):
-        """Put one head's token at `position` into the `orders` of its rounds; -> the list entries that it meets."""
+        """Put one head's token at `position` into the `orders` of its rounds; -> the list entries that it sees."""
         options, slots = self.layer.options, []
         chunk_len, n_before, n_after = options.chunk_len, options.n_before, options.n_after
         for order, bucket in zip(orders, buckets):
@@ -182,7 +182,7 @@ class LSHCache(FullCache):
             order.insert(slots[-1], entry)
         padded_len = padded_length(position + 1, self.layer.chunk_lens)
         if padded_len <= chunk_len:
-            return range(position)  # up to one chunk of tokens, every token meets every other
+            return range(position)  # within a single chunk, every token sees every other
         n_chunks, met = padded_len // chunk_len, array(self.code)
         for r, (order, slot) in enumerate(zip(orders, slots)):
             first, last = slot // chunk_len - n_before, slot // chunk_len + n_after
@@ -191,7 +191,7 @@ class LSHCache(FullCache):
                 met += order[max(start, first * chunk_len) : slot]
             elif first >= 0 and last < n_chunks or options.count_once:
                 met += order[max(0, first) * chunk_len : (last + 1) * chunk_len]
-            else:  # into the neighbouring rounds: the chunks of all rounds are in one circle
+            else:  # reach into neighbouring rounds: the chunks of all rounds form one circle
                 for chunk in range(first, last + 1):
                     round_, chunk = divmod((r * n_chunks + chunk) % (len(orders) * n_chunks), n_chunks)
                     met += orders[round_][chunk * chunk_len : (chunk + 1) * chunk_len]
@@ -203,7 +203,7 @@ class LSHCache(FullCache):
 
 
 class CrossCache(Cache):
-    """The cache of cross-attention: keys and values of the source, made once. A token meets all of them, O(S)."""
+    """The cache of cross-attention: keys and values of the source, made once. A token attends to all of them, O(S)."""
 
     def __init__(self, layer, memory, memory_mask):
         super().__init__(layer)
@@ -232,7 +232,7 @@ def _project(layer, name, x):
 
 
 def _attend_one(layer, query, keys_and_values, hidden, own_value=None):
-    """One query a head: query (B, H, D) over (B, H, K, 2 D), keys beside values; -> the layer's output (B, d_model).
+    """One query per head: query (B, H, D) over (B, H, K, 2 D), keys beside values; -> the layer's output (B, d_model).
 
     `hidden` (B, 1 or H, K) booleans: what the query may not see. A head that sees nothing gives 0. With `own_value`
     (B, H, D), queries and keys are shared: keys have unit length, and a token that sees nothing else sees itself.

@@ -1,22 +1,22 @@
-"""Logits of one token after another: with a cache, at the cost of one token each, or by running it all again.
+"""Logits, token by token: with a cache, at the cost of one token each, or by rerunning the model on the whole text.
 
     decoder = CachedDecoder(model, max_len=2048)
     logits = decoder.start(prompts, lengths)      # (B, T) tokens -> (B, V): what comes after each prompt
     logits = decoder.step(tokens)                 # (B,) tokens, one more of each -> (B, V)
 
-A cached step costs O(R C) attention in an LSH layer and O(C) in a local one, however long the text. It computes what a
-run of the whole sequence gives for its last token, *if the outputs of earlier tokens stay what they were*. They do in
-full attention, and in local attention that looks back and not round a circle. In LSH attention they do not: a new
-token moves chunk boundaries, and earlier tokens see a little more or less. So
+A cached step costs O(R C) attention in an LSH layer and O(C) in a local one, however long the text. It gives the
+logits that a run of the whole sequence has at its last token, *if the outputs of earlier tokens stay the same*. In full
+attention they do, and in local attention that only looks back, never round the circle. In LSH attention they do not: a
+new token moves chunk boundaries, and earlier tokens see a little more or less. So
 
 - a model in which no attention layer follows an LSH layer is decoded exactly (`is_exact`);
-- with more attention behind an LSH layer, "what a token saw" is not one thing, and cached logits differ from those of a
-  new run. `benchmarks/speed/generation.py` measures by how much, over 128 tokens after a prompt of 512. In untrained
+- with more attention after an LSH layer, what a token saw depends on when you ask: cached logits differ from those of
+  a new run. `benchmarks/speed/generation.py` measures by how much, over 128 tokens after a prompt of 512. In untrained
   models of 2 and of 6 LSH layers, logits (standard deviation 1) move by 0.014 and 0.019 in the median, by a third at
-  most, and the likeliest token stays the same in 98 % and 93 % of the places. After a short training, bits per byte
+  most, and the likeliest token stays the same at 98 % and 93 % of the positions. After a short training, bits per byte
   agree to 0.0004.
 
-Hash buckets need a fixed number: `config.n_buckets` or, where that is None, the number for `max_len` tokens.
+The number of hash buckets is fixed: `config.n_buckets` or, if that is None, the number for `max_len` tokens.
 Read next: `prompts.py`.
 """
 
@@ -31,10 +31,10 @@ from minireformer.translation.encoder_decoder import EncoderDecoder
 
 
 def is_exact(model):
-    """Whether cached decoding gives the logits of a new run at every length, but for rounding.
+    """Whether cached decoding gives the logits of a new run at every length, up to rounding.
 
-    True where only the last self-attention layer may let later tokens change what earlier ones saw: an LSH layer
-    (with `n_buckets` given: by default a longer text has more buckets), or a local one with a wide or forward window.
+    True if no self-attention layer but the last lets later tokens change what earlier ones saw. The last may be an LSH
+    layer (with `n_buckets` given: by default a longer text has more buckets), or a local one with any window.
     """
     if not isinstance(model, (Reformer, EncoderDecoder)):
         return False
@@ -46,13 +46,13 @@ def is_exact(model):
 
 def _keeps_outputs(layer):
     """Whether an earlier token's output is the same, whatever comes after it."""
-    if isinstance(layer, LocalAttention):  # chunks form a circle: a wider window meets later tokens from behind
+    if isinstance(layer, LocalAttention):  # chunks form a circle: a wider window reaches round it to later tokens
         return layer.options.n_before <= 1 and layer.options.n_after == 0
     return not isinstance(layer, LSHAttention)
 
 
 class Decoding:
-    """What both kinds share: checks, the lengths of the sequences, and prompts of several lengths.
+    """What both decoders share: checks, the lengths of the sequences, and prompts of different lengths.
 
     model    a causal `Reformer`, or an `EncoderDecoder`.
     max_len  the longest sequence, prompt included; None: the model's own max_len.
@@ -78,8 +78,8 @@ class Decoding:
     def start(self, tokens, lengths=None, source=None, source_mask=None):
         """tokens (B, T) ints -> logits (B, V) after each of these prompts.
 
-        `lengths` (B,) ints: how many tokens of each row are its prompt. What follows in the row is not looked at, and
-        each row gets the logits that it gets alone. None: all T. What was decoded before is forgotten.
+        `lengths` (B,) ints: how many tokens of each row are its prompt. The rest of the row is ignored, and each
+        row gets the logits that it would get alone. None: all T. Anything decoded earlier is forgotten.
         `source` (B, S) ints and `source_mask` (B, S) booleans: what an `EncoderDecoder` translates; it is encoded here.
         """
         check_array("tokens", tokens, None, None, kind="i", like=self.param)
@@ -98,7 +98,7 @@ class Decoding:
         return self._by_length(tokens, lengths)
 
     def check_source(self, source, n_rows, source_mask=None):
-        """ValueError unless `source` is None, for a model without an encoder, or has a row for each of `n_rows`."""
+        """ValueError unless `source` has `n_rows` rows or, for a model without an encoder, is None."""
         if not self.has_encoder:
             for name, given in (("source", source), ("source_mask", source_mask)):
                 if given is not None:
@@ -120,9 +120,9 @@ class Decoding:
         return logits
 
     def select(self, rows):
-        """Go on with the sequences `rows` (B',) ints in host memory: some of the present ones, repeated or reordered.
+        """Continue with sequences `rows` (B',) ints in host memory: some of the current ones, repeated or reordered.
 
-        This copies what is remembered of them: O(T).
+        This copies all that the decoder remembers of them: O(T).
         """
         if self.lengths is None:
             raise ValueError("rows: expected a prompt, given to `start`, before any choice of rows")
@@ -133,7 +133,7 @@ class Decoding:
             self.lengths = self.lengths[rows]
 
     def _by_length(self, tokens, lengths):
-        """Logits (B, V) after the first `lengths` (B,) tokens of each row: rows of one length together, none padded."""
+        """Logits (B, V) after the first `lengths` (B,) tokens of each row: equal lengths run together, none padded."""
         logits = self.xp.empty((len(tokens), self.config.vocab_size), self.param.dtype)
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
@@ -143,7 +143,7 @@ class Decoding:
 
 
 class CachedDecoder(Decoding):
-    """Remembers every layer's keys, values and buckets: see above. Arguments as `Decoding`."""
+    """Remembers every layer's keys, values and buckets: see above. Arguments as in `Decoding`."""
 
     def __init__(self, model, max_len=None, seed=0):
         expect_type("model", model, isinstance(model, (Reformer, EncoderDecoder)), "a Reformer, for cached decoding")
@@ -167,7 +167,7 @@ class CachedDecoder(Decoding):
         return self._run(x, lambda cache, x: cache.step(x, self.lengths))
 
     def _run(self, x, sublayer):
-        """Both streams through all sublayers: each adds to one stream what it makes of the other; -> logits (b, V)."""
+        """Run both streams through all sublayers: each reads one stream and adds to the other; -> logits (b, V)."""
         x1 = x2 = x
         for layer_norm, cache in self.sublayers:
             x1, x2 = x2, x1 + sublayer(cache, layer_norm(x2))
@@ -181,7 +181,7 @@ class CachedDecoder(Decoding):
 
 
 class PlainDecoder(Decoding):
-    """Remembers the tokens, and runs the model on all of them for every new one. Arguments as `Decoding`."""
+    """Remembers the tokens, and runs the model on all of them for every new one. Arguments as in `Decoding`."""
 
     def _begin(self, tokens):
         self.tokens = self.xp.zeros((len(tokens), self.max_len), tokens.dtype)
@@ -203,7 +203,7 @@ class PlainDecoder(Decoding):
 
 
 def to_host(name, values, expected):
-    """`values`, an array or a list, as an array in host memory; ValueError for lists of several lengths."""
+    """`values`, an array or a list, as an array in host memory; ValueError for lists of unequal lengths."""
     try:
         return backend.to_numpy(values)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""What goes into generation and what comes out: prompts of any kind, as tokens, and tokens as that kind again.
+"""What goes into generation and what comes out: any kind of prompt becomes tokens, and tokens become that kind again.
 
-`generate`, `stream` and `beam_search` take the same arguments beside their own settings. A `Continuation` checks them
-and has all that a loop over new tokens needs. Read next: `sampling.py`.
+`generate`, `stream` and `beam_search` take the same arguments besides their own settings. A `Continuation` checks them
+and holds everything that a loop over new tokens needs. Read next: `sampling.py`.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from minireformer.generation.decoding import CachedDecoder, PlainDecoder, check_
 
 
 class Continuation:
-    """What to continue, how far, and with which decoder: arguments as `generate`."""
+    """What to continue, how far, and with which decoder: arguments as in `generate`."""
 
     def __init__(self, model, prompt, n_tokens, stop, cached, lengths, source, source_mask):
         self.n_tokens = check_count("n_tokens", n_tokens, at_least=0)
@@ -45,9 +45,9 @@ class Continuation:
         return self.decoder.start(tokens, self.lengths, self.source, self.source_mask)
 
     def result(self, new):
-        """The prompts and their continuations new (B, n), as the kind of thing that the prompt is.
+        """The prompts and their continuations new (B, n), in the same form as the prompt.
 
-        Each row's continuation follows its prompt directly; its last token fills up the rest of the row.
+        Each row's continuation follows its prompt directly; its last token fills the rest of the row.
         """
         out = np.pad(self.tokens, ((0, 0), (0, new.shape[1])))  # B, T + n
         for row, length, added in zip(out, self.lengths, new):
@@ -89,7 +89,7 @@ def _check_stop(stop, vocab_size):
     """`stop` as (n,) ints in host memory; an error unless None, a token, or a list of tokens."""
     try:
         tokens = np.atleast_1d(backend.to_numpy([] if stop is None else stop))
-    except (TypeError, ValueError):  # lists of several lengths, or what is no array
+    except (TypeError, ValueError):  # lists of unequal lengths, or not an array at all
         tokens = np.empty((0, 0))
     if tokens.shape == (0,):
         return tokens.astype("int64")

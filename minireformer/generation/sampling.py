@@ -2,8 +2,8 @@
 
 Three settings turn the model's distribution p into the one that we draw from: `temperature` τ makes it p^(1/τ), `top_k`
 keeps the k likeliest tokens, `top_p` the likeliest tokens that together have mass p ("nucleus", Holtzman et al. 2020).
-`decoding.py` has the two ways to p: with a cache, whose time per token does not grow with the text, or by a run of the
-model on everything before each token.
+`decoding.py` computes p in two ways: with a cache, where the time per token does not grow with the text, or by running
+the model on the whole text for each new token.
 
 `generate` gives you the whole text at once, `stream` piece by piece. Read next: `beams.py`, which draws nothing.
 """
@@ -19,7 +19,7 @@ from minireformer.generation.prompts import Continuation, as_given
 
 
 def check_sampling(temperature, top_k, top_p):
-    """The three settings as they are; ValueError names one that is out of range."""
+    """The three settings, unchanged; ValueError names one that is out of range."""
     fits = is_number(temperature) and 0 <= temperature < math.inf
     expect("temperature", temperature, fits, "a finite number >= 0")
     if top_k is not None:
@@ -45,21 +45,21 @@ def generate(
 ):
     """`prompt`, continued by `n_tokens` tokens of `model`; -> the same kind of thing, prompt included.
 
-    prompt        a str or bytes, if the model's tokens are bytes (a str may end amid a character: what is not
+    prompt        a str or bytes, if the model's tokens are bytes (a str may end in mid-character: what is not
                   UTF-8 becomes U+FFFD), or tokens: a list or an integer array, (T,) or (B, T).
     temperature   0: always the likeliest token; 1: as the model says; more: wilder.
     top_k, top_p  None: all tokens may be drawn. With both, top_k comes first.
-    seed          of the draws. The same seed, prompt and settings give the same text.
+    seed          for the draws. The same seed, prompt and settings give the same text.
     stop          a token, or a list of them, after which a row ends; the result is as long as its longest row.
     cached        True: with a cache (`CachedDecoder`); False: a run of the model for every token; None: with a cache
-                  where the logits are the same but for rounding (`is_exact`).
+                  if the logits are the same up to rounding (`is_exact`).
     lengths       (B,) ints, for tokens (B, T): how many of each row are its prompt. The row's new tokens follow
-                  directly, and its last token fills up what is left. None: all T.
-    source        for an `EncoderDecoder`, what to translate: of the same kinds as prompt, which is then what the
-                  translation begins with, if only a start token. One row for each of the prompt's.
+                  directly, and its last token fills the rest. None: all T.
+    source        for an `EncoderDecoder`, what to translate, in any form that a prompt may have. The prompt is then
+                  how the translation begins; a start token will do. One row for each row of the prompt.
     source_mask   (B, S) booleans: False hides padding. None: the config's pad_token does.
 
-    Raises ValueError where prompt and new tokens exceed `model.config.max_len`, or a token the vocabulary.
+    Raises ValueError if prompt and new tokens exceed `model.config.max_len`, or if a token is not in the vocabulary.
     """
     sampling = check_sampling(temperature, top_k, top_p)
     text = Continuation(model, prompt, n_tokens, stop, cached, lengths, source, source_mask)
@@ -82,7 +82,7 @@ def stream(
     source=None,
     source_mask=None,
 ):
-    """An iterator over what `generate` adds to `prompt`, as soon as it is there. Arguments and errors as `generate`.
+    """An iterator over what `generate` adds to `prompt`, each piece as soon as it is drawn. Same arguments and errors.
 
     For a str, pieces of text (a character may take several tokens); for bytes, single bytes; for tokens (T,), ints;
     for (B, T), lists or arrays (B,), in which a row that has ended repeats its last token.
@@ -118,7 +118,7 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """The distributions to draw from, for `logits` (B, V); -> (B, V), float64, in host memory.
 
     p = softmax(logits / temperature), then the top k, then the smallest set of likeliest tokens whose mass
-    is at least top_p. Of equally likely tokens at the border, the one with the lower id stays.
+    is at least top_p. Among equally likely tokens at the cutoff, those with lower ids stay.
     """
     check_sampling(temperature, top_k, top_p)
     logits = less_the_largest(logits)
@@ -133,7 +133,7 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     p /= p.sum(axis=1, keepdims=True)
     if top_p is not None:
         likelier = np.pad(np.cumsum(p, axis=1)[:, :-1], ((0, 0), (1, 0)))  # the mass before each token
-        p[likelier >= top_p] = 0  # was already enough
+        p[likelier >= top_p] = 0  # that mass was already enough
         p /= p.sum(axis=1, keepdims=True)
     probabilities = np.empty_like(p)
     np.put_along_axis(probabilities, order, p, axis=1)
@@ -151,7 +151,7 @@ def less_the_largest(logits):
 
 
 def _draw(p, random):
-    """Tokens (B,), one from each row's distribution `p` (B, V): where a uniform number falls among the running sums."""
+    """Tokens (B,), one from each row's distribution `p` (B, V): where a uniform number falls in the cumulative sums."""
     sums = np.cumsum(p, axis=1)
     u = random.random((len(p), 1)) * sums[:, -1:]  # sums may end at 1 - 1e-16
     return (sums > u).argmax(axis=1)

@@ -8,10 +8,10 @@ equal up to rounding. (Their rotations come from torch's generator, which `hash_
 `rotations=`.) The exceptions:
 
 - the output at a position that `key_mask` hides is undefined;
-- `lm_head.bias` counts here and in their 4.x, while their 5.x loads it and does not apply it;
+- `lm_head.bias` is applied here and in their 4.x, while their 5.x loads it but does not apply it;
 - in float32, theirs is off by up to 0.4 % for a token that sees only itself in several rounds;
-- where a window has more chunks than there are, only ours goes round the circle again;
-- dropout draws other masks.
+- if a window has more chunks than there are, only ours goes round the circle again;
+- dropout draws different masks.
 
 Older checkpoints hold a `pytorch_model.bin`. Reading one may run code, so we don't. With torch you can convert it:
 
@@ -69,7 +69,7 @@ _FIELDS = {  # a field of their config: (ours, their default)
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_python": "gelu"} | dict.fromkeys(
     ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu_tanh"
 )
-_NAMES = [  # how our names begin, and how theirs do: the first pattern that fits counts
+_NAMES = [  # how our names begin, and how theirs do: the first pattern that matches wins
     (r"embedding\.", "reformer.embeddings.word_embeddings."),
     (r"positions\.weight$", "reformer.embeddings.position_embeddings.embedding.weight"),
     (r"positions\.", "reformer.embeddings.position_embeddings."),
@@ -77,7 +77,7 @@ _NAMES = [  # how our names begin, and how theirs do: the first pattern that fit
     (r"(layers\.\d+\.\w+\.)(dense|output)\.", r"reformer.encoder.\1\2.dense."),
     (r"(layers|layer_norm)\.", r"reformer.encoder.\1."),
 ]
-_HEADS = {  # our head: how its names begin over there, and pairs as in _NAMES
+_HEADS = {  # our head: how its names begin in theirs, and pairs as in _NAMES
     "tokens": ("lm_head.", [(r"head\.weight", "lm_head.decoder.weight"), (r"head\.bias", "lm_head.bias")]),
     "sequence": ("classifier.", [(r"head\.output\.", "classifier.out_proj."), (r"head\.", "classifier.")]),
     "span": ("qa_outputs.", [(r"head\.", "qa_outputs.")]),
@@ -91,16 +91,16 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
     """A `Reformer` with the weights and shape of one of Hugging Face's.
 
     folder_or_state_dict  a folder that holds `config.json` and `model.safetensors` (nothing is downloaded), or a dict
-                          of arrays under their names: NumPy, CuPy, or anything that NumPy takes for an array, such as
+                          of arrays under their names: NumPy, CuPy, or anything that NumPy can convert, such as
                           torch's tensors on a CPU.
-    config                their config as a dict. A dict of arrays needs it; beside a folder, it replaces
+    config                their config as a dict. A dict of arrays needs it; with a folder, it replaces
                           `config.json`: `config | {"num_hashes": 8}` evaluates with more rounds.
     dtype                 "float32" or "float64", for the parameters here.
 
     The weights show which head the model has: language model (`is_decoder`) or masked language model, sequence
     classification or question answering (`heads.py`). Raises FileNotFoundError for a file that is missing, and
-    ValueError or TypeError where a weight is missing, unknown, of another shape or not finite, or where the config
-    asks for something that is not here: the message names it.
+    ValueError or TypeError if a weight is missing, unknown, of another shape or not finite, or if the config asks for
+    something that is not supported here: the message names it.
     """
     if isinstance(folder_or_state_dict, dict):
         weights = folder_or_state_dict
@@ -132,11 +132,11 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
 
 
 def to_huggingface(model, folder):
-    """Write `config.json` and `model.safetensors` for `transformers` to load into `folder`, made if need be.
+    """Write `config.json` and `model.safetensors`, which `transformers` can load, into `folder`, created if need be.
 
-    The config names an architecture that fits the head, and chunk sizes of 0 for feed-forward layer and head. Chunks
-    change no number, but theirs would refuse lengths that are not a multiple of them. Raises ValueError for a model
-    with something that a Reformer of theirs cannot have: full attention, sinusoidal positions, `same_bucket` or
+    The config names an architecture that fits the head, and chunk sizes of 0 for feed-forward layer and head. Chunking
+    changes no results, but their code would refuse lengths that are not a multiple of the chunk size. Raises ValueError
+    for a model with a feature that theirs lacks: full attention, sinusoidal positions, `same_bucket` or
     `count_once`, an axial grid that does not have two axes, or causal attention that looks at chunks ahead.
     """
     folder = check_path("folder", folder)
@@ -230,7 +230,7 @@ def _our_config(config, weights):
     ours["positions"] = "axial" if ours["positions"] else "learned"
     used = {"axial_": ours["positions"] == "axial", "lsh_": "lsh" in kinds, "local_": "local" in kinds}
     for name in ("ff_chunk_len", "loss_chunk_len"):
-        used[name] = ours[name]  # their default, 0, is not to cut into chunks; here that would only cost memory
+        used[name] = ours[name]  # their default, 0, means no chunks; here that would only cost memory
     unused = tuple(start for start, is_used in used.items() if not is_used)
     ours = {name: value for name, value in ours.items() if not name.startswith(unused)}
     if heads[0] == "sequence" and "classifier.out_proj.weight" in weights:

@@ -1,4 +1,4 @@
-"""Instruments for looking at what is built: `gradcheck` for a gradient, `memory` for what is alive.
+"""Measuring instruments: `gradcheck` checks gradients, `memory` counts the bytes that are alive.
 
 The core never imports this folder.
 """

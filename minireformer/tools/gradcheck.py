@@ -1,4 +1,4 @@
-"""Is this gradient right? A backward pass written by hand, held against finite differences.
+"""Is this gradient right? A backward pass written by hand, checked against finite differences.
 
     print(gradcheck(LayerNorm(8), x))                        # a layer: gradients of x and of its parameters
     print(gradcheck(CrossAttention(...), x, memory))         # a layer with two inputs
@@ -7,7 +7,7 @@
 
 We turn the output into a single number, `loss = (out * dout).sum()` with a random `dout`, so that `backward` returns
 the gradient g of that loss. Then we move the input by a small step h along a random direction u. Calculus says how the
-loss must change, and two forward passes show how it does change:
+loss must change, and two forward passes show how it really does:
 
     g . u   =   (loss(x + h u) - loss(x - h u)) / (2 h)   +   O(h^2)
 
@@ -43,7 +43,7 @@ class WorstEntry(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """What was found about the gradient of one array."""
+    """The result for the gradient of one array."""
 
     name: str
     shape: tuple
@@ -64,7 +64,7 @@ class Report(NamedTuple):
 
     @property
     def ok(self):
-        """True where every gradient agrees with finite differences."""
+        """True if every gradient agrees with finite differences."""
         return self.worst < TOLERANCE
 
     def __repr__(self):
@@ -84,16 +84,16 @@ def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
               inputs that are floats and of every parameter are checked.
               Or a pair `(f, f_backward)` with `f(*inputs, **settings) -> out, cache` and `f_backward(dout, cache)
               -> dinputs` in the order of the inputs. Pass what has no gradient (integers, booleans) as a setting.
-    seed      Of the random `dout` and directions; a layer's `forward` gets it, too. (Bind the seed of a function
+    seed      For the random `dout` and directions; a layer's `forward` gets it, too. (Bind the seed of a function
               beforehand: `functools.partial(f, seed=7)`.)
     step      h. Entries of inputs and parameters should be of size 1, give or take a factor of 100.
-    settings  Handed on to `forward` or `f`.
+    settings  Passed on to `forward` or `f`.
 
     Nothing that you pass in is changed: float arrays and the layer are checked as float64 copies. A gradient's
     error is |exact - approximate| / max(|exact|, |approximate|, floor), where the two vectors hold the slopes along
-    `n_directions` random directions. Raises ValueError where an array is empty, where a gradient is missing, has
-    the wrong shape or is float32, and where `forward` gives NaN, float32, or another result the second time;
-    TypeError where the number of inputs is wrong, and where `forward` or `backward` breaks the contract.
+    `n_directions` random directions. Raises ValueError if an array is empty, if a gradient is missing, has the
+    wrong shape or is float32, or if `forward` gives NaN, float32, or a different result the second time; TypeError if
+    the number of inputs is wrong, or if `forward` or `backward` breaks the contract.
     """
     if not is_number(step) or not 0 < step < math.inf:
         raise ValueError(f"step: expected a number > 0; got {step!r}")
@@ -121,7 +121,7 @@ def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
 
 
 def _as_double(value):
-    """A float64 copy of an array of floats; anything else as it is."""
+    """A float64 copy of an array of floats; anything else unchanged."""
     is_float = hasattr(value, "astype") and value.dtype.kind == "f"
     return value.astype("float64") if is_float else value
 
@@ -171,7 +171,7 @@ def _prepare_functions(functions, inputs, seed, settings):
 
 
 def _unpack(name, function, expected, returned):
-    """`returned`, where it is a tuple of as many things as `expected` names; else TypeError."""
+    """`returned`, if it is a tuple with one item for each name in `expected`; otherwise TypeError."""
     if not isinstance(returned, tuple) or len(returned) != len(expected):
         got = f"{len(returned)} of them" if isinstance(returned, tuple) else type(returned).__name__
         raise TypeError(f"{name}: expected {function} to return the tuple ({', '.join(expected)}); got {got}")
@@ -243,7 +243,7 @@ def _relative_error(exact, approximate, floor):
 def _worst_entry(loss, array, gradient):
     """The entry of `gradient` that is furthest off, as a `WorstEntry`."""
     entries = loss.draw.permutation(array.size)
-    while entries.size > N_ENTRIES:  # too many to look at: go on in the half with the larger error
+    while entries.size > N_ENTRIES:  # too many to look at: continue in the half with the larger error
         entries = max(np.array_split(entries, 2), key=lambda half: _distance(*zip(loss.slopes(array, gradient, half))))
     seen = []
     for entry in sorted(entries):

@@ -63,7 +63,7 @@ def _owner(array):
 
 
 class Mark(NamedTuple):
-    """What was alive at a moment inside a block of `peak`, and just before: bytes above those at the block's start."""
+    """Memory at one moment inside a `peak` block, and just before it: bytes above those at the block's start."""
 
     label: str
     highest: int  # the most since the previous mark, or since the start
@@ -89,7 +89,7 @@ class Peak:
 
 @contextlib.contextmanager
 def peak():
-    """`with peak() as m: ...`, then `m.bytes`: the most bytes alive in the block above those at its start.
+    """`with peak() as m: ...`, then `m.bytes`: the most bytes alive at once in the block, above those at its start.
 
     The block follows the backend that is in use when it begins. NumPy: `tracemalloc` sees every thread; it also counts
     a few kilobytes of Python's own objects, and slows down Python code that makes many of them. CuPy: it counts the
@@ -105,7 +105,7 @@ def peak():
             measured._end()
 
 
-_highest = {}  # for the `look` of every block on the host that is under way: the most bytes since it was last called
+_highest = {}  # for the `look` of every open block on the host: the most bytes since it was last called
 
 
 @contextlib.contextmanager
@@ -128,7 +128,7 @@ def _follow_host():
 
 
 def _note_highest():
-    """Note the peak for every block under way, as tracemalloc has only one, and reset it; -> bytes alive now."""
+    """Note the peak for every open block, because tracemalloc has only one, and reset it; -> bytes alive now."""
     now, highest = tracemalloc.get_traced_memory()
     for look, before in _highest.items():
         _highest[look] = max(before, highest)

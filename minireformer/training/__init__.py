@@ -1,4 +1,4 @@
-"""Training: what to train on (`data`), `optimizers`, the loop with its record, and scores of what was learned."""
+"""Training: what to train on (`data`), `optimizers`, the loop with its record, and scores for the result."""
 
 from minireformer.training.data import ByteCorpus, ImageCorpus, duplicate_task
 from minireformer.training.loop import train, training_step

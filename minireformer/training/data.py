@@ -2,11 +2,11 @@
 
 The duplicate task (section 5) is a sequence `0 w 0 w`: a random word w, then the same word again. To predict the
 second w, a model must find, for every symbol, where it occurred half a sequence earlier. The default corpus is the
-source code of Python's own standard library: 12 MB that everyone who runs this has, with names that come back
-thousands of bytes later. A picture is a sequence, too: `photograph`.
+source code of Python's own standard library: you already have these 12 MB, and names in them recur thousands of bytes
+later. A picture is a sequence, too: `photograph`.
 
-Every batch is a function of a seed. If you use the step's number, a run that is interrupted and resumed sees the same
-data. Read next: `optimizers.py`.
+Every batch is a function of a seed. If the seed is the step's number, a run that is interrupted and resumed sees the
+same data. Read next: `optimizers.py`.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ def duplicate_task(seed, batch, length, n_symbols=127):
     """`batch` sequences `0 w 0 w` of `length` tokens, each with a random w of symbols 1..n_symbols.
 
     -> tokens (B, T) ints; targets (B, T), each the token after (0 after the last); mask (B, T), true where the target
-    belongs to the second w, the only part that can be known. T = length = 2 |w| + 2. Raises ValueError unless
+    belongs to the second w, the only part that can be predicted. T = length = 2 |w| + 2. Raises ValueError unless
     `length` is even and >= 4.
     """
     length = check_count("length", length, at_least=4, at_most=_MAX_TOKENS)
@@ -47,9 +47,9 @@ class ByteCorpus:
     """Files joined into two long strings of bytes, one to train on and one held out.
 
     `files` is a dict from name to bytes. A tenth of them (`held_out`), at least one, is held out: those whose names
-    have the lowest checksums, so that the choice looks random but is the same everywhere. A corpus of one file is cut
-    instead, and its end held out. A zero byte after each file marks where it ends. Raises TypeError where names are
-    not str or contents not bytes, ValueError where there is too little to fill both splits.
+    have the lowest checksums, so that the choice looks random but is the same everywhere. If there is only one
+    file, its end is held out instead. A zero byte marks the end of each file. Raises TypeError if names are not str or
+    contents not bytes, ValueError if there is too little to fill both splits.
 
     `train` and `held_out` are uint8 arrays, `names` the files' names by split.
     """
@@ -84,7 +84,7 @@ class ByteCorpus:
         """`batch` random pieces of the "train" or "held_out" split; `seed` decides which.
 
         -> tokens (B, T), targets (B, T): ints 0..255, the targets one byte further on. T = length.
-        Raises ValueError where the split is too short for one piece.
+        Raises ValueError if the split is too short for one piece.
         """
         data, length = _split(self, split), check_count("length", length)
         n = len(data)
@@ -108,7 +108,7 @@ def text_files(path):
     """A text file, or every text file of a folder and the folders in it, as a `ByteCorpus`.
 
     In a folder, hidden files are left out, and so are binary ones (those with a zero byte).
-    Raises ValueError where `path` is empty or does not exist, or no text is left.
+    Raises ValueError if `path` is empty or does not exist, or if no text is left.
     """
     path, given = check_path("path", path), str(path)
     exists = given != "" and path.exists()  # to `Path`, "" is the current folder
@@ -129,7 +129,7 @@ def _read(folder, paths):
 
 
 def _split(corpus, name):
-    """The split "train" or "held_out" of a corpus; ValueError where `name` is neither."""
+    """The split "train" or "held_out" of a corpus; ValueError if `name` is neither."""
     known = isinstance(name, str) and name in ("train", "held_out")
     return getattr(corpus, expect("split", name, known, "'train' or 'held_out'"))
 
@@ -144,10 +144,10 @@ class ImageCorpus:
     """Pictures, cut into squares that are read as sequences of bytes.
 
     A square of side S is 3 S^2 bytes: row by row from the top, in each row pixel by pixel, and for each pixel red,
-    green, blue. So a byte has a place in the grid (S, S, 3), which axial positions can follow.
+    green, blue. So each byte has a place in the grid (S, S, 3), which suits axial positions.
 
     `train` and `held_out` are lists of pictures, uint8 arrays (height, width, 3) that share no pixel. Raises TypeError
-    where they are not, ValueError where a list is empty.
+    if they are not, ValueError if a list is empty.
     """
 
     def __init__(self, train, held_out):
@@ -164,7 +164,7 @@ class ImageCorpus:
     def squares(self, split, seed, batch, side):
         """`batch` random squares of the "train" or "held_out" split, half of them mirrored; `seed` decides which.
 
-        -> (B, S, S, 3) uint8 in host memory, S = side. Raises ValueError where a picture is smaller than that.
+        -> (B, S, S, 3) uint8 in host memory, S = side. Raises ValueError if a picture is smaller than that.
         """
         pictures, side = _split(self, split), check_count("side", side)
         smallest = min(min(picture.shape[:2]) for picture in pictures)
@@ -191,11 +191,11 @@ def photograph():
     """The one photograph that comes with matplotlib, as an `ImageCorpus`, at full and at half size; needs Pillow.
 
     It shows Grace Hopper, in 512 x 600 pixels. For its licence, see the source that the file names,
-    https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg; matplotlib's own does not mention it. A band of 128 rows
-    across the middle is held out. One picture is enough to see a model learn what pixels have in common, and far too
-    little to learn what pictures show. Raises ImportError where matplotlib or Pillow is missing.
+    https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg; matplotlib's licence does not mention it. A band of 128
+    rows across the middle is held out. One picture is enough to see a model learn what pixels have in common, and far
+    too little to learn what pictures show. Raises ImportError if matplotlib or Pillow is missing.
     """
-    spec = importlib.util.find_spec("matplotlib")  # found, not imported: that takes a second
+    spec = importlib.util.find_spec("matplotlib")  # located, not imported: importing takes a second
     if spec is None or importlib.util.find_spec("PIL") is None:
         raise ImportError("photograph: needs matplotlib, which brings the picture, and Pillow: pip install matplotlib")
     from PIL import Image

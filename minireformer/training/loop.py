@@ -2,7 +2,7 @@
 
 Everything random is a function of the seed and of the step's number: `batches(step)` gives the data, and
 `fold(seed, "step", step)` the dropout masks and hash rotations. So a checkpoint holds no random state, and a run that
-was killed and resumed ends with the same parameters, bit for bit, as one that ran through.
+was killed and resumed ends with the same parameters, bit for bit, as one that was never interrupted.
 
 The loop itself fits on one screen. `record.py`, which you can read next, keeps its log and writes its files.
 """
@@ -40,22 +40,22 @@ def train(
                   For an `EncoderDecoder`, tokens are the pair (source, target).
     opt           an optimizer over model.params.
     schedule      step -> learning rate, a finite number >= 0 (None: the optimizer's own).
-    clip          the largest global norm of the gradients; larger ones are scaled down to it (None: any).
-    seed          of dropout and hashing.
+    clip          the largest global norm of the gradients; larger ones are scaled down to it (None: no limit).
+    seed          for dropout and hashing.
     log_every     steps between rows of the log.
     evaluate      model -> dict of numbers, added to every row (as None where they are NaN or infinite).
     checkpoint    path of a .safetensors file, written every `checkpoint_every` steps and at the end. The log
                   goes beside it as JSON lines (.jsonl).
-    resume        whether to go on from the checkpoint, if there is one; a run that was finished returns its log at
+    resume        whether to go on from the checkpoint, if there is one; a finished run returns its log at
                   once. With False, the two files of an earlier run are first renamed to end in .old.
     progress      whether to draw a progress bar.
 
-    A row holds `step` (how many have been made), `loss` and `grad_norm` (means over the steps since the last
+    A row holds `step` (the number of steps so far), `loss` and `grad_norm` (means over the steps since the last
     row; the norm before clipping), `bits_per_token` (loss / ln 2: bits per byte, where tokens are bytes),
     `learning_rate` (None: the optimizer's own), `tokens_per_s` (evaluation and checkpoints not counted), and
-    `peak_memory`: the most bytes that the first step of this call held at a time, beyond parameters and optimizer
+    `peak_memory`: the most bytes that the first step of this call held at once, beyond parameters and optimizer
     state. Following memory slows Python down, so we only measure that step, and leave it out of `tokens_per_s` (None
-    in a row without another step).
+    in a row that covers only that step).
 
     Resuming compares the model's config and the seed with those of the checkpoint, and restores the parameters and
     the optimizer's arrays. Give everything else again: learning rate, schedule, clip and batches may have changed.

@@ -20,10 +20,10 @@ from minireformer.checks import check_array, check_like, expect, expect_type, is
 
 
 class Optimizer:
-    """Base of both: it holds the parameters, the learning rate, and `state`, all that a checkpoint must keep.
+    """Base class of both: it holds the parameters, the learning rate, and `state`, all that a checkpoint must keep.
 
     `state` is a flat dict of arrays: `n_steps` (0-d, on the host) and the running means of the subclass, which defines
-    `update(name, param, grad, lr, t)`: change `param` in place at step t = 1, 2, ...
+    `update(name, param, grad, lr, t)` to change `param` in place at step t = 1, 2, ...
     """
 
     def __init__(self, params, lr):
@@ -39,7 +39,7 @@ class Optimizer:
         """Move every parameter against its gradient in `grads`; `lr` replaces the optimizer's own this once.
 
         Raises ValueError or TypeError, before anything changes, unless names and shapes are those of the parameters
-        and `lr` is a finite number >= 0. An update may still overflow: to look for that here would take another pass
+        and `lr` is a finite number >= 0. An update may still overflow: checking for that here would take another pass
         over all parameters.
         """
         expect_type("grads", grads, isinstance(grads, dict), "a dict with the names of the parameters")
@@ -200,7 +200,7 @@ def _rms(array):
 
 
 def _check_schedule(peak, warmup):
-    """Both as floats, as NumPy's small integers overflow; ValueError names the one that is out of range."""
+    """Both as floats, because NumPy's small integers overflow; ValueError names the one that is out of range."""
     fits = is_number(warmup) and 1 <= warmup < math.inf
     return _check_rate("peak", peak), float(expect("warmup", warmup, fits, "a finite number of steps >= 1"))
 

@@ -1,8 +1,8 @@
-"""The record of a training run: the rows of its log, its checkpoints, and where it goes on after a kill.
+"""The record of a training run: the rows of its log, its checkpoints, and how it resumes after a kill.
 
 A run writes two files. The checkpoint, `run.safetensors`, holds parameters, optimizer state and, as JSON, the seed, the
 log so far and the losses since its last row, so that a mean which spans a kill comes out the same. The log,
-`run.jsonl`, gets a line for every row, to look at while the run goes on. Read next: `scores.py`.
+`run.jsonl`, gets a line for every row, so you can watch the run. Read next: `scores.py`.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from minireformer.training.optimizers import Optimizer
 
 
 class RunRecord:
-    """What a run remembers besides its parameters: `step`, how many it has made, and `log`, the rows so far.
+    """What a run remembers besides its parameters: `step`, the number of steps so far, and `log`, the rows so far.
 
     Its two files are `checkpoint`, a path, and the log beside it; with None, it writes nothing.
     """
@@ -32,12 +32,12 @@ class RunRecord:
         self.step, self.log = 0, []
         self.recent = []  # (loss, gradient norm) of every step since the last row
         self.n_tokens, self.seconds = 0, 0.0  # of all timed steps since the last row
-        self.peak_memory = None  # bytes, once a step has been made
+        self.peak_memory = None  # bytes, once a step has run
 
     def start(self, model, opt, resume):
         """Open the files. If there is a checkpoint, restore the model, the optimizer and this record from it.
 
-        With `resume` false, an earlier run's files are put aside instead. Raises ValueError where the checkpoint is of
+        With `resume` false, an earlier run's files are put aside instead. Raises ValueError if the checkpoint has
         another config or seed, or holds no training run.
         """
         if self.checkpoint is None:
@@ -51,7 +51,7 @@ class RunRecord:
         if self.checkpoint.exists():
             saved = checkpoints.resume(model, opt, self.checkpoint, self._check_saved)
             self.step, self.log, self.recent = saved["step"], saved["log"], saved["recent"]
-        # A killed run may have logged steps that are in no checkpoint: they are made, and logged, again.
+        # A killed run may have logged steps that are in no checkpoint: they are run, and logged, again.
         self.log_file.write_text("".join(json.dumps(row) + "\n" for row in self.log), encoding="utf-8")
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class RunRecord:
             self.seconds += time.perf_counter() - began
 
     def add_step(self, n_tokens, loss, grad_norm):
-        """Take note of a step that was made."""
+        """Record a step that has just run."""
         self.step += 1
         self.recent.append((loss, grad_norm))
         self.n_tokens += n_tokens if self.seconds else 0
@@ -109,7 +109,7 @@ class RunRecord:
 
 
 def _evaluated(evaluate, model, row):
-    """The numbers that `evaluate` adds to `row`; None for those that JSON has no word for."""
+    """The numbers that `evaluate` adds to `row`; None for those that JSON cannot represent."""
     values = evaluate(model)
     expect_type("evaluate", values, isinstance(values, dict), "it to return a dict of numbers")
     if taken := sorted(row.keys() & values.keys()):
@@ -122,12 +122,12 @@ def _evaluated(evaluate, model, row):
 
 
 def as_number(value):
-    """An array without axes, of either backend, as the number in it; anything else as it is."""
+    """The number in a 0-d array of either backend; anything else unchanged."""
     return backend.to_numpy(value)[()] if getattr(value, "shape", None) == () else value
 
 
 def check_arguments(model, batches, opt, steps, schedule, clip, log_every, evaluate, checkpoint, checkpoint_every):
-    """Check these arguments of `train`; -> steps, log_every and checkpoint_every as ints, the last `steps` if None."""
+    """Check these arguments of `train`; -> steps, log_every and checkpoint_every (`steps` if None) as ints."""
     expect_type("model", model, hasattr(model, "loss_and_grads"), "a Reformer")
     expect_type(
         "batches", batches, callable(batches), "a function of the step, so that a resumed run sees the same data"

@@ -1,1 +1,1 @@
-"""Translation: `cross_attention`, by which one sequence reads another, and the `encoder_decoder` built with it."""
+"""Translation: `cross_attention`, which lets one sequence read another, and the `encoder_decoder` built with it."""

@@ -1,11 +1,11 @@
-"""Cross-attention: the decoder's tokens look at what the encoder made of the source.
+"""Cross-attention: the decoder's tokens attend to the encoder's output for the source.
 
-    O = softmax(Q K' / sqrt(D)) V          Q of T target positions, K and V of S source positions
+    O = softmax(Q K' / sqrt(D)) V          Q from T target positions, K and V from S source positions
 
 Every query sees every key that is not padding, as in the Transformer: the Reformer's translation model keeps this one
 attention full (section 5, "WMT14"), because a target token may need any source token. So time is T * S, but memory
-is not: this is the kernel of self-attention, which takes queries a tile at a time and computes a tile's weights again
-in backward. Read next: `encoder_decoder.py`.
+is not: this is the kernel of self-attention, which takes queries a tile at a time and recomputes a tile's weights in
+backward. Read next: `encoder_decoder.py`.
 """
 
 import math
@@ -20,8 +20,8 @@ from minireformer.schedule import Plan
 def cross_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0):
     """Queries q (B, H, T, D) over keys and values k, v (B, H, S, D) -> out (B, H, T, D), cache.
 
-    `key_mask` (B, S) booleans: False hides a key. `dropout`: rate of attention weights set to zero, replayed from
-    `seed`. A query that sees nothing returns 0. ValueError or TypeError names an argument that doesn't fit.
+    `key_mask` (B, S) booleans: False hides a key. `dropout`: fraction of attention weights set to zero, replayed
+    from `seed`. A query that sees nothing returns 0. ValueError or TypeError names an argument that doesn't fit.
     """
     check_array("q", q, None, None, None, None)
     check_array("k", k, *q.shape[:2], None, q.shape[3], like=q, whose="the queries")
@@ -42,7 +42,7 @@ def cross_attention_backward(dout, cache):
 
 
 def attention_weights(cache):
-    """All weights of a `cross_attention`, (B, H, T, S), without dropout: to look at, for they take T * S numbers."""
+    """All weights of a `cross_attention`, (B, H, T, S), without dropout: for inspection, as they take T * S numbers."""
     xp, key_mask = backend.get_xp(cache.q), cache.plan.key_mask
     logits = xp.matmul(cache.q / math.sqrt(cache.q.shape[-1]), cache.k.swapaxes(-1, -2))
     if key_mask is not None:
@@ -51,10 +51,10 @@ def attention_weights(cache):
 
 
 class CrossAttention(AttentionLayer):
-    """x (B, T, d_model) looks at a memory (B, S, d_memory) -> y (B, T, d_model), by n_heads heads of d_head each.
+    """x (B, T, d_model) attends to a memory (B, S, d_memory) -> y (B, T, d_model), with n_heads heads of d_head each.
 
     Parameters: `query.weight` (H * D, d_model), `key.weight` and `value.weight` (H * D, d_memory), `output.weight`
-    (d_model, H * D). Settings as `SelfAttention`. `backward` returns dx, dmemory, grads.
+    (d_model, H * D). Settings as in `SelfAttention`. `backward` returns dx, dmemory, grads.
     """
 
     projections = {"query": 0, "key": 1, "value": 1}

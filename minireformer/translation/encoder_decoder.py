@@ -21,15 +21,15 @@ from minireformer.translation.cross_attention import CrossAttention, attention_w
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig(ReformerConfig):
-    """The shape of an encoder-decoder: that of its decoder, as `ReformerConfig`, and what the encoder has of its own.
+    """The shape of an encoder-decoder: the decoder's, as in `ReformerConfig`, and what differs in the encoder.
 
     Sizes, hashing, positions and `max_len` are the same on both sides.
     """
 
-    encoder_layers: tuple = ("local", "lsh")  # as attn_layers, which are the decoder's
+    encoder_layers: tuple = ("local", "lsh")  # like attn_layers, which are the decoder's
     source_vocab_size: int | None = None  # None: vocab_size
-    encoder_n_after: int = 1  # chunks that a chunk of the encoder sees after itself
-    pad_token: int | None = None  # hidden wherever it stands, on both sides; None: nothing is
+    encoder_n_after: int = 1  # how many chunks ahead a chunk of the encoder sees
+    pad_token: int | None = None  # hidden wherever it occurs, on both sides; None: nothing is hidden
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,7 +53,7 @@ class EncoderDecoderConfig(ReformerConfig):
 
 
 class Decoder(Body):
-    """Target tokens and a memory to features: a `Body` with cross-attention in every block. It also owns the head.
+    """From target tokens and a memory to features: a `Body` with cross-attention in every block. It also owns the head.
 
     Parameters: those of a `Body`, `layers.{i}.cross_attention.*` and `head.*`.
     """
@@ -89,13 +89,13 @@ class EncoderDecoderCache(NamedTuple):
 class EncoderDecoder(Model):
     """A sequence-to-sequence model. Its input is a pair: source (B, S) and target (B, T) ints.
 
-    `seed` draws the parameters, `dtype` is "float32" or "float64". Parameters: `encoder.*`, as a `Reformer` without
-    its head, and `decoder.*`, as one with `layers.{i}.cross_attention.*`.
+    `seed` draws the parameters, `dtype` is "float32" or "float64". Parameters: `encoder.*`, those of a `Reformer`
+    without its head, and `decoder.*`, those of a `Reformer` with `layers.{i}.cross_attention.*`.
 
-    What follows each target token is predicted: logits and targets are (B, T, V) and (B, T). `source_mask` (B, S) and
-    `target_mask` (B, T) booleans, everywhere: False hides a padding token from all others; None: hidden is the config's
-    `pad_token`, if it has one. ValueError or TypeError names what doesn't fit. `mr.train` takes such models too, with
-    batches (pair, targets) or (pair, targets, mask).
+    The model predicts what follows each target token: logits and targets are (B, T, V) and (B, T). In all methods,
+    `source_mask` (B, S) and `target_mask` (B, T) are booleans: False hides a padding token from all others; None hides
+    the config's `pad_token`, if it has one. ValueError or TypeError names what doesn't fit. `mr.train` takes such
+    models too, with batches (pair, targets) or (pair, targets, mask).
     """
 
     head_name, config_class = "decoder.head", EncoderDecoderConfig
@@ -140,7 +140,7 @@ class EncoderDecoder(Model):
         return self._encode(source, seed, False, source_mask)[:2]
 
     def cross_attention_maps(self, pair, seed=0, source_mask=None, target_mask=None):
-        """What each target token looks at: for every decoder block, weights (B, H, T, S), each row summing to 1."""
+        """What each target token attends to: for every decoder block, weights (B, H, T, S), each row summing to 1."""
         target, decoder = self.check(pair), self.decoder
         memory, source_mask = self.encode(pair[0], seed, source_mask)
         inputs = {"attention": {"key_mask": self._mask("target_mask", target_mask, target)}, "feed_forward": {}}
@@ -161,13 +161,13 @@ class EncoderDecoder(Model):
         return memory, source_mask, cache
 
     def _mask(self, name, mask, tokens):
-        """Which of tokens (B, T) are no padding: `mask`, if there is one, else by the config's `pad_token`, or None."""
+        """Which of tokens (B, T) are not padding: `mask` if given, else all but the config's `pad_token`, or None."""
         check_array(name, mask, *tokens.shape, kind="b", like=tokens, whose="the tokens", optional=True)
         if mask is None and self.config.pad_token is not None:
             return tokens != self.config.pad_token
         return mask
 
     def _check_tokens(self, half, name, tokens, n_rows=None):
-        """As `Body.check` of this `half`, and the ids are looked at, too."""
+        """Like `Body.check` of this `half`, but checks the ids, too."""
         half.check(tokens, name, n_rows)
         check_tokens(name, tokens, half.config.vocab_size)
