@@ -23,7 +23,7 @@ import numpy as np
 import recording
 
 import minireformer as mr
-from minireformer import backend, training
+from minireformer import backend, config, training
 from minireformer.attention_layer import ATTENTION, SharedFullAttention
 from minireformer.reference import causal_mask
 from minireformer.training.optimizers import warmup_inverse_sqrt
@@ -99,6 +99,7 @@ class RawFullAttentionWithSelf(RawFullAttention):
 
 # Only this script's process knows the two: `ReformerConfig` and `Reformer` look kinds of attention up here.
 ATTENTION |= {"raw_full": RawFullAttention, "raw_full_self": RawFullAttentionWithSelf}
+config.KINDS += ("raw_full", "raw_full_self")
 
 
 def config_of(name, size):
