@@ -62,8 +62,9 @@ def test_a_notebook_runs_to_its_end_and_a_slider_changes_what_it_shows(page, lab
     idle.wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    explore = page.locator(".jp-CodeCell", has_text="def explore")
-    handle = explore.locator(".widget-slider", has_text="angle").get_by_role("slider")
+    slider = page.locator(".widget-slider", has_text="angle")
+    explore = page.locator(".jp-CodeCell", has=slider)  # its code is folded
+    handle = slider.get_by_role("slider")
     handle.wait_for()  # the last cells are exercises
     idle.wait_for()
 
