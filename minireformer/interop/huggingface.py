@@ -8,7 +8,7 @@ equal up to rounding. (Their rotations come from torch's generator, which `hash_
 `rotations=`.) The exceptions:
 
 - the output at a position that `key_mask` hides is undefined;
-- `lm_head.bias` is applied here and in their 4.x, while their 5.x loads it but does not apply it;
+- `lm_head.bias` is applied here and in their 4.x; their 5.x has `lm_head.decoder.bias` instead, or applies no bias;
 - in float32, theirs is off by up to 0.4 % for a token that sees only itself in several rounds;
 - if a window has more chunks than there are, only ours goes round the circle again;
 - dropout draws different masks.
@@ -121,7 +121,9 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
             raise TypeError(f"folder_or_state_dict: expected the names of weights as text; got {name!r}")
     weights, dtype = dict(weights), float_dtype(dtype)
     if "lm_head.decoder.bias" in weights:
-        weights.setdefault("lm_head.bias", weights["lm_head.decoder.bias"])  # two names of one array
+        weights["lm_head.bias"] = weights[
+            "lm_head.decoder.bias"
+        ]  # version 4: the same array; newer: the one that counts
     weights = {name: _as_array(name, weights[name], dtype) for name in weights if not _NOT_PARAMETERS.fullmatch(name)}
     check_finite(f"folder_or_state_dict: as {dtype},", weights)
     model = Reformer(_our_config(config, weights), dtype=dtype)
@@ -143,6 +145,8 @@ def to_huggingface(model, folder):
     if isinstance(model, Body) and not isinstance(model, Reformer):
         raise ValueError("model: expected one with a head; got the encoder of an EncoderDecoder")
     weights, config = state_dict(model), _their_config(model.config) | {"dtype": model.dtype.name}
+    if "lm_head.bias" in weights:
+        weights["lm_head.decoder.bias"] = weights["lm_head.bias"]  # the name that their newest version applies
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
