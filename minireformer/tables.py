@@ -122,19 +122,19 @@ def add_windows(s, dq, window, parts, chunk=None, own=None):
 
     Neighbouring windows overlap, so parts are first summed by slot. `own` (g, n, C, D) goes to the slots of `chunk`.
     """
-    g, n, window_len, d_head = parts.shape
-    if s.all_pairs:
-        sums = parts
+    if s.all_pairs:  # a single window, in which every token is once
         if own is not None:
             s.scratch.scatter_add(dq, s.query_rows[:, chunk], own)
-    else:
-        sums = s.scratch("by slot", g, n + s.options.width - 1, s.chunk_len, d_head)
-        sums[:, :n], sums[:, n:] = parts[:, :, : s.chunk_len], 0
-        for i in range(1, s.options.width):
-            sums[:, i : i + n] += parts[:, :, i * s.chunk_len : (i + 1) * s.chunk_len]
-        if own is not None:
-            first = (chunk.start - window.start) // s.chunk_len
-            sums[:, first : first + n] += own
+        s.scratch.scatter_add(dq, s.query_rows[:, window], parts)
+        return
+    g, n, _, d_head = parts.shape
+    sums = s.scratch("by slot", g, n + s.options.width - 1, s.chunk_len, d_head)
+    sums[:, :n], sums[:, n:] = parts[:, :, : s.chunk_len], 0
+    for i in range(1, s.options.width):
+        sums[:, i : i + n] += parts[:, :, i * s.chunk_len : (i + 1) * s.chunk_len]
+    if own is not None:
+        first = (chunk.start - window.start) // s.chunk_len
+        sums[:, first : first + n] += own
     sums = sums.reshape(g, -1, d_head)
     for slots in without_repeats(s, window):
         values = sums[:, slots.start - window.start : slots.stop - window.start]
@@ -143,8 +143,6 @@ def add_windows(s, dq, window, parts, chunk=None, own=None):
 
 def without_repeats(s, window):
     """`window` cut into slices that hold no token twice: the part in one round, and each chunk from another round."""
-    if s.all_pairs:
-        return [window]
     first = s.pad + (window.start + s.before - s.pad) // s.n_keys * s.n_keys
     start, stop = max(window.start, first), min(window.stop, first + s.n_keys)
     beyond = [*range(window.start, start, s.chunk_len), *range(stop, window.stop, s.chunk_len)]

@@ -134,7 +134,7 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
 
 
 def to_huggingface(model, folder):
-    """Write `config.json` and `model.safetensors`, which `transformers` can load, into `folder`, created if need be.
+    """Save the model as `transformers` loads it: `config.json` and `model.safetensors` in `folder`, new or not.
 
     The config names an architecture that fits the head, and chunk sizes of 0 for feed-forward layer and head. Chunking
     changes no results, but their code would refuse lengths that are not a multiple of the chunk size. Raises ValueError
