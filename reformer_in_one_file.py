@@ -7,28 +7,27 @@ A Transformer compares every token with every other, and stores every layer's in
 the same number; it sorts them by that number, and compares only neighbours in the sorted order. And its layers can be
 undone: the backward pass works out their inputs from their outputs.
 
-Read it from top to bottom, like the paper, whose equations (eq.) are named beside the lines. `f(x) -> y, cache` is
-followed by `f_backward(dy, cache) -> dx`, where dx is the gradient of the loss with respect to x. Shapes are written on
-the right; x.mT is x with its last two axes swapped.
+Read it like the paper, from top to bottom; its equations (eq.) are named beside the lines. Below `f(x) -> y, cache` you
+find `f_backward(dy, cache) -> dx`. Here dx is the gradient of the loss with respect to x, and x.mT is x with its last
+two axes swapped. Shapes are on the right:
 
-    B batch   T tokens   V vocabulary   H heads   D size of a head   d width of the model (D_MODEL)
-    R hash rounds   C tokens in a chunk   N = R T / C chunks in all rounds   L blocks
+    B batch    T tokens    V vocabulary    H heads    D size of a head    d width of the model    L blocks
+    R rounds of hashing    C tokens in a chunk        N = R T / C chunks, those of all rounds
 """
 import time
 
 import numpy as np
 
 B, T, V, L = 16, 128, 128, 2
-D_MODEL, D_FF, H, D = 64, 64, 2, 32
-R, C = 4, 8
+D_MODEL, D_FF, H, D, R, C = 64, 64, 2, 32, 4, 8
 STEPS, WARMUP, LEARNING_RATE = 250, 60, 0.006
 
 # ---- Section 2: LSH attention ----------------------------------------------------------------------------------------
-
 def hash_and_sort(q, rotations):
     """Hash q (B, H, T, D) with R random matrices Ω (H, R, D, n_buckets / 2): the bucket is argmax([qΩ; -qΩ]).
 
-    Vectors at a small angle probably share a bucket. -> order (B, H, R, T): the token in each slot, sorted by bucket.
+    Vectors at a small angle probably share a bucket, and R rounds give them R chances. We sort each round's tokens by
+    bucket, and call a place in the sorted row a slot. -> order (B, H, R, T): the token in each slot.
     """
     projected = q[:, :, None] @ rotations                                                   # B, H, R, T, n_buckets / 2
     buckets = np.concatenate([projected, -projected], axis=-1).argmax(axis=-1)              # B, H, R, T
@@ -36,13 +35,13 @@ def hash_and_sort(q, rotations):
 
 def to_slots(x, order):
     """Copy each token's x (B, H, T, ...) to its slot in every round, and cut into chunks -> (B, H, N, C, ...)."""
-    b, h, _, _ = np.ogrid[:len(x), :x.shape[1], :1, :1]
+    b, h, _, _ = np.ogrid[:len(x), :x.shape[1], :1, :1]     # for each batch and head, take the tokens in order
     return x[b, h, order].reshape(*x.shape[:2], -1, C, *x.shape[3:])
 
 def to_tokens(y, order):
-    """Bring y (B, H, N, C, ...) back to the order of the text -> (B, H, R, T, ...): a result from each round.
+    """Bring y (B, H, N, C, ...) back to the order of the text -> (B, H, R, T, ...): R results for each token.
 
-    Summed over the rounds, this is also the backward pass of `to_slots`: the gradients of a token's R copies add up.
+    Their sum is the backward pass of `to_slots`: a token gets the gradients of all its R copies.
     """
     b, h, r, _ = np.ogrid[:len(y), :y.shape[1], :order.shape[2], :1]
     return y.reshape(*order.shape, *y.shape[4:])[b, h, r, order.argsort(axis=-1)]  # argsort inverts a permutation
@@ -50,32 +49,30 @@ def to_tokens(y, order):
 def look_back(x):
     """A chunk's window is the chunk before it and itself (eq. 5). Chunks form a circle: the first looks at the last."""
     return np.concatenate([np.roll(x, 1, axis=2), x], axis=3)                               # B, H, N, 2C, ...
-
-def look_back_backward(dw):
-    """A chunk is in two windows, its own and the next one's, so two gradients add up."""
-    return dw[:, :, :, C:] + np.roll(dw[:, :, :, :C], -1, axis=2)                           # B, H, N, C, ...
+def look_back_backward(dy):
+    """A chunk is in two windows, its own and that of the next chunk, so two gradients add up."""
+    return dy[:, :, :, C:] + np.roll(dy[:, :, :, :C], -1, axis=2)                           # B, H, N, C, ...
 
 def unit_length(q):
-    """A token's key is its query at length 1. So a logit is |q| cos(angle), and the hash finds the large ones."""
+    """A token's key is its query at length 1. So a logit is |q| cos(angle), and by hashing we find the large ones."""
     length = np.sqrt((q * q).sum(axis=-1, keepdims=True) + 1e-6 * q.shape[-1])              # B, H, T, 1
     return q / length, length
-
 def unit_length_backward(dk, k, length):
     """A longer q gives the same k. So dq has no part along k."""
     return (dk - k * (k * dk).sum(axis=-1, keepdims=True)) / length                         # B, H, T, D
 
 def masked(S, order):
-    """Logits S (B, H, N, C, 2C) under a mask of positions in the text (eq. 3). Where it hides S, dS is 0 by itself."""
+    """Mask logits S (B, H, N, C, 2C) by their positions in the text (eq. 3). Where it hides one, dS comes out as 0."""
     position = order.reshape(*S.shape[:4])
     query, key = position[..., :, None], look_back(position)[..., None, :]
     S = np.where(key <= query, S, -1e9)                     # no token sees a later one,
     return np.where(key == query, -1e5, S)                  # nor itself, unless all else is -1e9
 
 def lsh_attention(q, v, order):
-    """Softmax attention within windows (eq. 2): q, v (B, H, T, D) -> O (B, H, T, D), cache.
+    """Softmax attention within windows (eq. 2), for q, v (B, H, T, D) -> O (B, H, T, D), cache.
 
-    Each query takes one softmax over the keys of all rounds (eq. 6). The paper takes one in each round, of log-sum-exp
-    z_r, then adds them with weights exp(z_r - z): the same thing. Its z is our m + log l.
+    A query has one softmax over the keys of all rounds (eq. 6). The paper computes one a round, with log-sum-exp z_r,
+    and merges them with weights exp(z_r - z), which is the same. Its z is our m + log l.
     """
     k, _ = unit_length(q)
     Q, K, V = to_slots(q, order), look_back(to_slots(k, order)), look_back(to_slots(v, order))
@@ -84,15 +81,14 @@ def lsh_attention(q, v, order):
     P = np.exp(S - to_slots(m, order)[..., None])           # weights, not yet divided by l   B, H, N, C, 2C
     l = to_tokens(P.sum(axis=-1), order).sum(axis=2)        # their sum over all rounds       B, H, T
     O = to_tokens(P @ V, order).sum(axis=2) / l[..., None]                                  # B, H, T, D
-    return O, (q, v, order, O, m, l)                        # but not P, which is larger than all of these
-
+    return O, (q, v, order, O, m, l)                        # without P, which is the largest
 def lsh_attention_backward(dO, cache):
     """-> dq, dv (B, H, T, D). Computes P again, from m and l."""
     q, v, order, O, m, l = cache
     k, length = unit_length(q)
     Q, K, V = to_slots(q, order), look_back(to_slots(k, order)), look_back(to_slots(v, order))
     P = np.exp(masked(Q @ K.mT, order) - to_slots(m, order)[..., None]) / to_slots(l, order)[..., None]
-    delta = to_slots((dO * O).sum(axis=-1), order)[..., None]  # Δ: the mean of a query's dP, weighted by P
+    delta = to_slots((dO * O).sum(axis=-1), order)[..., None]  # Δ: a query's mean of dP, with weights P
     dO = to_slots(dO, order)                                                                # B, H, N, C, D
     dV, dP = P.mT @ dO, dO @ V.mT                           # from O = P V
     dS = P * (dP - delta)                                   # from P = softmax(S)
@@ -101,13 +97,11 @@ def lsh_attention_backward(dO, cache):
     return dq + unit_length_backward(dk, k, length), dv
 
 # ---- Section 3: the reversible Transformer ---------------------------------------------------------------------------
-
 def layer_norm(x, scale, shift):
     """Bring each x (..., d) to mean 0 and standard deviation 1, then scale and shift it -> y, cache"""
     std = np.sqrt(x.var(axis=-1, keepdims=True) + 1e-12)
     n = (x - x.mean(axis=-1, keepdims=True)) / std
     return n * scale + shift, (n, std, scale)
-
 def layer_norm_backward(dy, cache):
     """-> dx, dscale, dshift. Shifting or stretching x does not change n. So dx has no part along 1, nor along n."""
     n, std, scale = cache
@@ -123,7 +117,6 @@ def attention(x, w, rotations=None, order=None):
     order = hash_and_sort(q, rotations) if order is None else order
     O, heads = lsh_attention(q, v, order)
     return (O @ w["Wo"]).sum(axis=1), order, (n, norm, O, heads)
-
 def attention_backward(df, w, cache):
     """-> dx, dw"""
     n, norm, O, heads = cache
@@ -139,7 +132,6 @@ def feed_forward(x, w):
     n, norm = layer_norm(x, w["g_scale"], w["g_shift"])
     a = np.maximum(n @ w["W1"] + w["b1"], 0)                                                # B, T, d_ff
     return a @ w["W2"] + w["b2"], (n, norm, a)
-
 def feed_forward_backward(dg, w, cache):
     """-> dx, dw"""
     n, norm, a = cache
@@ -158,7 +150,6 @@ def reversible_blocks(x, blocks, rotations):
         y2 = y2 + feed_forward(y1, w)[0]
         orders.append(order)                                # a block leaves nothing behind but its order
     return y1, y2, orders
-
 def reversible_blocks_backward(dy1, dy2, y1, y2, orders, blocks):
     """x2 = y2 - G(y1), x1 = y1 - F(x2), from the last block to the first (eq. 8) -> dx, a list of dw."""
     dblocks = []
@@ -173,7 +164,6 @@ def reversible_blocks_backward(dy1, dy2, y1, y2, orders, blocks):
     return dy1 + dy2, dblocks
 
 # ---- The whole model and its loss ------------------------------------------------------------------------------------
-
 def reformer(tokens, params, rotations):
     """tokens (B, T) -> logits (B, T, V), cache. `params` is a list: weights outside the blocks, then of each block."""
     w, *blocks = params
@@ -181,7 +171,6 @@ def reformer(tokens, params, rotations):
     y1, y2, orders = reversible_blocks(x, blocks, rotations)
     n, norm = layer_norm(np.concatenate([y1, y2], axis=-1), w["scale"], w["shift"])         # B, T, 2d
     return n @ w["W"] + w["b"], (tokens, y1, y2, orders, n, norm)
-
 def reformer_backward(dlogits, params, cache):
     """-> gradients, in the form of params"""
     w, *blocks = params
@@ -198,16 +187,14 @@ def cross_entropy(logits, targets, mask):
     log_p = logits - logits.max(axis=-1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=-1, keepdims=True))
     return -np.take_along_axis(log_p, targets[..., None], axis=-1)[mask].mean(), log_p
-
 def cross_entropy_backward(log_p, targets, mask):
     """-> dlogits (B, T, V): softmax - one-hot, as this is a mean divided by the number of positions"""
     one_hot = targets[..., None] == np.arange(log_p.shape[-1])
     return (np.exp(log_p) - one_hot) * mask[..., None] / int(mask.sum())
 
-# ---- Section 5: training on the duplicate task -----------------------------------------------------------------------
-
+# ---- The duplicate task (table 2) ------------------------------------------------------------------------------------
 def duplicate_task(random):
-    """0w0w, with a random word w -> tokens (B, T), the token after each of them, and the mask: is it in the second w?"""
+    """0w0w, with random words w -> tokens (B, T), the token after each, and a mask: is that one in the second w?"""
     half = np.pad(random.integers(1, V, (B, T // 2 - 1)), ((0, 0), (1, 0)))                 # B, T / 2
     tokens, mask = np.concatenate([half, half], axis=1), np.zeros((B, T), bool)
     mask[:, T // 2:-1] = True
@@ -234,21 +221,23 @@ def adam(params, grads, means, squares, step, lr):
             w[name] -= lr * mean[name] / (1 - 0.9**step) / (np.sqrt(square[name] / (1 - 0.999**step)) + 1e-8)
 
 def train(seed=0):
-    """Every batch is new, so how many of its tokens are right is a fair measure of what the model has learned."""
-    random, start, right = np.random.default_rng(seed), time.perf_counter(), []
+    """Every batch is new, so the share of tokens that are right is a fair measure of what the model has learned."""
+    random, right, start = np.random.default_rng(seed), [], time.perf_counter()
     params = new_parameters(random)
     means, squares = ([{name: np.zeros_like(w[name]) for name in w} for w in params] for _ in range(2))
     for step in range(1, STEPS + 1):
         tokens, targets, mask = duplicate_task(random)
-        rotations = random.standard_normal((L, H, R, D, T // C), "float32")                 # new in each step
+        rotations = random.standard_normal((L, H, R, D, T // C), "float32")                 # new ones in each step
         logits, cache = reformer(tokens, params, rotations)
         loss, log_p = cross_entropy(logits, targets, mask)
         grads = reformer_backward(cross_entropy_backward(log_p, targets, mask), params, cache)
-        adam(params, grads, means, squares, step, LEARNING_RATE * min(1, step / WARMUP))
+        up_and_down = min(1, step / WARMUP, (STEPS + 1 - step) / WARMUP)
+        adam(params, grads, means, squares, step, LEARNING_RATE * up_and_down)
         right.append((logits.argmax(axis=-1) == targets)[mask].mean())
         if step % 5 == 0:
-            print(f"step {step:3}   loss {loss:5.3f}   {np.mean(right[-5:]):6.1%} of the second words right", flush=True)
-    print(f"{np.mean(right[-20:]):.1%} of the second words right, after {time.perf_counter() - start:.0f} seconds")
+            seconds = time.perf_counter() - start
+            print(f"{seconds:3.0f} s   step {step:3}   loss {loss:.3f}   {np.mean(right[-5:]):6.1%} right", flush=True)
+    print(f"The model copies {np.mean(right[-20:]):.1%} of the tokens right.")
 
 if __name__ == "__main__":
     train()
