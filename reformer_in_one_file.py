@@ -9,10 +9,12 @@ undone: the backward pass works out their inputs from their outputs.
 
 Read it like the paper, from top to bottom; its equations (eq.) are named beside the lines. Below `f(x) -> y, cache` you
 find `f_backward(dy, cache) -> dx`. Here dx is the gradient of the loss with respect to x, and x.mT is x with its last
-two axes swapped. Shapes are on the right:
+two axes swapped. Shapes are on the right; these are their letters:
 
     B batch    T tokens    V vocabulary    H heads    D size of a head    d width of the model    L blocks
     R rounds of hashing    C tokens in a chunk        N = R T / C chunks, those of all rounds
+
+The package `minireformer` computes the same, faster and in less memory. Read next: notebooks/00_the_memory_wall.ipynb.
 """
 import time
 
@@ -35,7 +37,7 @@ def hash_and_sort(q, rotations):
 
 def to_slots(x, order):
     """Copy each token's x (B, H, T, ...) to its slot in every round, and cut into chunks -> (B, H, N, C, ...)."""
-    b, h, _, _ = np.ogrid[:len(x), :x.shape[1], :1, :1]     # for each batch and head, take the tokens in order
+    b, h, _, _ = np.ogrid[:len(x), :x.shape[1], :1, :1]     # in each batch and head, take the tokens in order
     return x[b, h, order].reshape(*x.shape[:2], -1, C, *x.shape[3:])
 
 def to_tokens(y, order):
@@ -63,7 +65,7 @@ def unit_length_backward(dk, k, length):
 
 def masked(S, order):
     """Mask logits S (B, H, N, C, 2C) by their positions in the text (eq. 3). Where it hides one, dS comes out as 0."""
-    position = order.reshape(*S.shape[:4])
+    position = order.reshape(*S.shape[:4])                  # a token's number is its position  B, H, N, C
     query, key = position[..., :, None], look_back(position)[..., None, :]
     S = np.where(key <= query, S, -1e9)                     # no token sees a later one,
     return np.where(key == query, -1e5, S)                  # nor itself, unless all else is -1e9
@@ -143,29 +145,29 @@ def feed_forward_backward(dg, w, cache):
 
 def reversible_blocks(x, blocks, rotations):
     """y1 = x1 + F(x2), y2 = x2 + G(y1), for one block after the other (eq. 7, 9) -> y1, y2 (B, T, d), orders."""
-    y1, y2, orders = x, x, []                               # both streams start as x (B, T, d)
+    y1, y2, orders = x, x, []                               # both streams start as the embedding x (B, T, d)
     for w, rotation in zip(blocks, rotations):
-        f, order, _ = attention(y2, w, rotation)            # the caches are dropped;
+        f, order, _ = attention(y2, w, rotation)            # we drop the caches:
         y1 = y1 + f
         y2 = y2 + feed_forward(y1, w)[0]
-        orders.append(order)                                # a block leaves nothing behind but its order
+        orders.append(order)                                # of a block, we keep only the order of its tokens
     return y1, y2, orders
 def reversible_blocks_backward(dy1, dy2, y1, y2, orders, blocks):
     """x2 = y2 - G(y1), x1 = y1 - F(x2), from the last block to the first (eq. 8) -> dx, a list of dw."""
     dblocks = []
     for w, order in zip(reversed(blocks), reversed(orders)):
         g, cache = feed_forward(y1, w)
-        dg, dw_g = feed_forward_backward(dy2, w, cache)
-        y2, dy1 = y2 - g, dy1 + dg                          # y2 has become x2, up to rounding errors;
-        f, _, cache = attention(y2, w, order=order)         # hashing it again might give another order
-        df, dw_f = attention_backward(dy1, w, cache)
-        y1, dy2 = y1 - f, dy2 + df                          # y1 has become x1
+        dx, dw_g = feed_forward_backward(dy2, w, cache)     # y2 = x2 + g, so dg = dy2
+        y2, dy1 = y2 - g, dy1 + dx                          # y2 is x2 now, but for rounding errors:
+        f, _, cache = attention(y2, w, order=order)         # if we hashed it again, the order might differ
+        dx, dw_f = attention_backward(dy1, w, cache)        # y1 = x1 + f, so df = dy1
+        y1, dy2 = y1 - f, dy2 + dx                          # y1 is x1 now
         dblocks.insert(0, dw_f | dw_g)
-    return dy1 + dy2, dblocks
+    return dy1 + dy2, dblocks                               # both streams started as x
 
 # ---- The whole model and its loss ------------------------------------------------------------------------------------
 def reformer(tokens, params, rotations):
-    """tokens (B, T) -> logits (B, T, V), cache. `params` is a list: weights outside the blocks, then of each block."""
+    """tokens (B, T) -> logits (B, T, V), cache. The parameters are those that `new_parameters` makes, below."""
     w, *blocks = params
     x = w["embedding"][tokens] + w["positions"]                                             # B, T, d
     y1, y2, orders = reversible_blocks(x, blocks, rotations)
@@ -201,7 +203,7 @@ def duplicate_task(random):
     return tokens, np.roll(tokens, -1, axis=1), mask
 
 def new_parameters(random):
-    """The outputs of a random matrix are about as large as its inputs; embeddings start small."""
+    """A list: the weights outside the blocks, then those of each block. A matrix (n, m) has entries of size n^-1/2."""
     d, normal = D_MODEL, random.standard_normal
     w = {"embedding": 0.02 * normal((V, d)), "positions": 0.02 * normal((T, d)), "scale": np.ones(2 * d)}
     params = [w | {"shift": np.zeros(2 * d), "W": normal((2 * d, V)) * (2 * d) ** -0.5, "b": np.zeros(V)}]
@@ -227,12 +229,12 @@ def train(seed=0):
     means, squares = ([{name: np.zeros_like(w[name]) for name in w} for w in params] for _ in range(2))
     for step in range(1, STEPS + 1):
         tokens, targets, mask = duplicate_task(random)
-        rotations = random.standard_normal((L, H, R, D, T // C), "float32")                 # new ones in each step
+        rotations = random.standard_normal((L, H, R, D, T // C), "float32")                 # for 2 T / C buckets
         logits, cache = reformer(tokens, params, rotations)
         loss, log_p = cross_entropy(logits, targets, mask)
         grads = reformer_backward(cross_entropy_backward(log_p, targets, mask), params, cache)
-        up_and_down = min(1, step / WARMUP, (STEPS + 1 - step) / WARMUP)
-        adam(params, grads, means, squares, step, LEARNING_RATE * up_and_down)
+        lr = LEARNING_RATE * min(1, step / WARMUP, (STEPS + 1 - step) / WARMUP)             # up, along and down
+        adam(params, grads, means, squares, step, lr)
         right.append((logits.argmax(axis=-1) == targets)[mask].mean())
         if step % 5 == 0:
             seconds = time.perf_counter() - start
