@@ -65,7 +65,7 @@ def unit_length_backward(dk, k, length):
 
 def masked(S, order):
     """Mask logits S (B, H, N, C, 2C) by their positions in the text (eq. 3). Where it hides one, dS comes out as 0."""
-    position = order.reshape(*S.shape[:4])                  # a token's number is its position  B, H, N, C
+    position = order.reshape(*S.shape[:4])                  # a token's number is its positionB, H, N, C
     query, key = position[..., :, None], look_back(position)[..., None, :]
     S = np.where(key <= query, S, -1e9)                     # no token sees a later one,
     return np.where(key == query, -1e5, S)                  # nor itself, unless all else is -1e9
@@ -115,7 +115,7 @@ def attention(x, w, rotations=None, order=None):
     """F(x) for x (B, T, d), with weights w -> f (B, T, d), order, cache. Hashes, unless it is given an order to use."""
     n, norm = layer_norm(x, w["f_scale"], w["f_shift"])
     n = n[:, None]                                                                          # B, 1, T, d
-    q, v = n @ w["Wqk"], n @ w["Wv"]                        # a matrix (d, D) for each head     B, H, T, D
+    q, v = n @ w["Wqk"], n @ w["Wv"]                        # a matrix (d, D) for each head   B, H, T, D
     order = hash_and_sort(q, rotations) if order is None else order
     O, heads = lsh_attention(q, v, order)
     return (O @ w["Wo"]).sum(axis=1), order, (n, norm, O, heads)
