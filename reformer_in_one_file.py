@@ -65,7 +65,7 @@ def unit_length_backward(dk, k, length):
 
 def masked(S, order):
     """Mask logits S (B, H, N, C, 2C) by their positions in the text (eq. 3). Where it hides one, dS comes out as 0."""
-    position = order.reshape(*S.shape[:4])                  # a token's number is its positionB, H, N, C
+    position = order.reshape(*S.shape[:4])                  # a token is its position         B, H, N, C
     query, key = position[..., :, None], look_back(position)[..., None, :]
     S = np.where(key <= query, S, -1e9)                     # no token sees a later one,
     return np.where(key == query, -1e5, S)                  # nor itself, unless all else is -1e9
