@@ -3,6 +3,7 @@
 Read next: `activations.py`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,9 @@ class Dropout(Layer):
         self.rate = check_rate("rate", rate)
 
     def forward(self, x, seed=0, training=True):
-        return dropout(x, self.rate, seed) if training and self.rate else (x, None)
+        if not training or not self.rate:
+            return x, None
+        return dropout(x, self.rate, seed, start=rng.first_row(seed) * math.prod(x.shape[1:]))
 
     def backward(self, dy, cache):
         return dy if cache is None else dropout_backward(dy, cache), {}

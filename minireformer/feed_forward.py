@@ -12,6 +12,7 @@ divide the rows of a chunk among threads.
 Read next: `losses.py`, where the widest layer of all goes chunk by chunk.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -132,4 +133,5 @@ def _drop(values, start, cache, label, out=None):
     """Dropout of rows (T, d) that begin at row `start`, with their part of the mask for all rows."""
     if not cache.rate:
         return values
+    start += rng.first_row(cache.seed) * math.prod(cache.x.shape[1:-1])  # counted from the first row of the batch
     return dropout(values, cache.rate, rng.fold(cache.seed, label), start * values.shape[-1], out)[0]

@@ -13,6 +13,24 @@ import numpy as np
 _MASK64 = (1 << 64) - 1
 
 
+class RowSeed(int):
+    """A seed for some rows of a batch, which begin at `first_row`: `RowSeed(7, first_row=4)`.
+
+    These rows get the dropout masks that they have in the whole batch, so we may compute a batch in parts.
+    Seeds folded from it know the row, too; a plain integer begins at row 0.
+    """
+
+    def __new__(cls, seed, first_row):
+        self = super().__new__(cls, seed)
+        self.first_row = first_row
+        return self
+
+
+def first_row(seed):
+    """The row of the batch at which the rows of `seed` begin."""
+    return getattr(seed, "first_row", 0)
+
+
 def fold(seed, *labels):
     """A new 64-bit seed from `seed` (int) and `labels` (ints or strings): `fold(seed, "layer", 3)`.
 
@@ -27,7 +45,7 @@ def fold(seed, *labels):
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
         state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK64
         state ^= state >> 31
-    return state
+    return RowSeed(state, seed.first_row) if isinstance(seed, RowSeed) else state
 
 
 def generator(seed, *labels):

@@ -4,7 +4,8 @@ Everything random is a function of the seed and of the step's number: `batches(s
 `fold(seed, "step", step)` the dropout masks and hash rotations. So a checkpoint holds no random state, and a run that
 was killed and resumed ends with the same parameters, bit for bit, as one that was never interrupted.
 
-The loop itself fits on one screen. `record.py`, which you can read next, keeps its log and writes its files.
+The loop itself fits on one screen. `accumulate.py`, which you can read next, makes small batches of a
+large one; `record.py` keeps the log and writes the files.
 """
 
 import math
@@ -13,7 +14,8 @@ from tqdm import tqdm
 
 from minireformer import backend, rng
 from minireformer.checkpoint import check_finite
-from minireformer.checks import check_flags
+from minireformer.checks import check_count, check_flags
+from minireformer.training.accumulate import loss_and_grads
 from minireformer.training.optimizers import check_learning_rate, clip_by_global_norm
 from minireformer.training.record import RunRecord, as_number, check_arguments
 
@@ -26,6 +28,7 @@ def train(
     *,
     schedule=None,
     clip=None,
+    accumulate=1,
     seed=0,
     log_every=10,
     evaluate=None,
@@ -41,6 +44,8 @@ def train(
     opt           an optimizer over model.params.
     schedule      step -> learning rate, a finite number >= 0 (None: the optimizer's own).
     clip          the largest global norm of the gradients; larger ones are scaled down to it (None: no limit).
+    accumulate    into how many parts to cut the rows of each batch. Their gradients are added up before the step, so it
+                  is the same step at the memory of one part (see `accumulate.py`).
     seed          for dropout and hashing.
     log_every     steps between rows of the log.
     evaluate      model -> dict of numbers, added to every row (as None where they are NaN or infinite).
@@ -68,6 +73,7 @@ def train(
     steps, log_every, checkpoint_every = check_arguments(
         model, batches, opt, steps, schedule, clip, log_every, evaluate, checkpoint, checkpoint_every
     )
+    accumulate = check_count("accumulate", accumulate)
     check_flags(resume=resume, progress=progress)
     record = RunRecord(seed, checkpoint)
     record.start(model, opt, resume)
@@ -78,7 +84,9 @@ def train(
             if schedule is not None:
                 learning_rate = check_learning_rate(f"schedule: step {step}", as_number(schedule(step)))
             with record.measured():
-                n_tokens, loss, grad_norm = training_step(model, batches, opt, step, learning_rate, clip, seed)
+                n_tokens, loss, grad_norm = training_step(
+                    model, batches, opt, step, learning_rate, clip, seed, accumulate
+                )
             record.add_step(n_tokens, loss, grad_norm)
             row_is_due = record.step % log_every == 0 or record.step == steps
             checkpoint_is_due = record.step % checkpoint_every == 0 or record.step == steps
@@ -93,14 +101,14 @@ def train(
     return record.log
 
 
-def training_step(model, batches, opt, step, learning_rate, clip, seed):
+def training_step(model, batches, opt, step, learning_rate, clip, seed, accumulate=1):
     """One step of training, in place; -> (number of tokens, loss, gradient norm before clipping)."""
     batch = batches(step)
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         raise TypeError(f"batches: expected (tokens, targets) or (tokens, targets, mask); got {type(batch).__name__}")
     tokens, targets, mask = (*batch, None)[:3]
     with backend.deferred_sync() as fetch:  # for loss and norm, and whether all ids are in the vocabulary
-        loss, grads = model.loss_and_grads(tokens, targets, seed=rng.fold(seed, "step", step), mask=mask)
+        loss, grads = loss_and_grads(model, tokens, targets, mask, rng.fold(seed, "step", step), accumulate)
         norm = clip_by_global_norm(grads, math.inf if clip is None else clip)
         loss, norm = fetch(loss, norm)
     for name, value in (("loss", loss), ("norm of the gradients", norm)):
