@@ -1,6 +1,7 @@
 # make lab           open the course in JupyterLab                       make lab ARGS=--no-browser PORT=9000
-# make test          run every test, notebooks included                  make test PYTHON=python3.13
-# make test-double   run every test on a stand-in for CuPy, without a GPU; make test runs all but the longest of these
+# make test          run the tests and the notebooks, in a few minutes    make test PYTHON=python3.13
+# make test-all      run what make test leaves out: slow tests, the longest notebooks, solutions, and make test-double
+# make test-double   run tests and notebooks on a stand-in for CuPy, without a GPU
 # make gpu           run tests, notebooks and benchmarks on a GPU, and install CuPy if it is missing
 #                    make gpu PY=python3 uses a Python as it is, with everything installed: no .venv, no network
 # make notebooks     run all notebooks and save their outputs, after you have changed code
@@ -23,20 +24,26 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-double gpu notebooks book test-browser bench parity grade lint clean
+.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity grade lint clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
 	$(PY) -m jupyter lab notebooks --port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # Tests run side by side, so each uses one thread. All cells of a notebook run on the same worker.
-test test-double gpu: export OMP_NUM_THREADS := 1
-# These train longest. To stay within minutes, make test runs them on NumPy only; make test-double runs them, too.
+test test-all test-double gpu: export OMP_NUM_THREADS := 1
+# To stay within minutes, make test leaves these to make test-all. Of the LONGEST, only make test-double runs all on the
+# double, too.
 LONGEST = notebooks/08_train_a_reformer.ipynb notebooks/10_images.ipynb notebooks/solutions
+LATER   = $(LONGEST) notebooks/09_long_text.ipynb notebooks/11_numpy_to_cupy.ipynb
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout=300
 
 test: $(INSTALLED)
-	$(PYTEST) tests notebooks
+	$(PYTEST) -m "not slow" tests notebooks $(addprefix --ignore=,$(LATER))
+
+test-all: $(INSTALLED)
+	$(PYTEST) -m slow tests
+	$(PYTEST) $(LATER)
 	@$(MAKE) --no-print-directory test-double LEAVE_OUT="$(LONGEST)"
 
 test-double: $(INSTALLED)

@@ -19,6 +19,7 @@ PAPER, SPEED = ROOT / "benchmarks" / "paper", ROOT / "benchmarks" / "speed"
 on_numpy = pytest.mark.skipif(mr.backend.active() is not np, reason="a script for the CPU, in NumPy")
 
 
+@pytest.mark.slow
 def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
     """On the double: that torch has no CUDA there is written down, too."""
     command = [sys.executable, SPEED / "gpu.py", "--quick", "--results", tmp_path]
@@ -65,6 +66,7 @@ def test_where_linux_is_missing_benchmarks_say_so_and_the_others_run(monkeypatch
             main()
 
 
+@pytest.mark.slow
 def test_a_model_of_bytes_learns_in_stages_and_is_held_against_compressors(tmp_path):
     result = quick_run("byte_model", tmp_path)
     assert result["samples"].keys() == {"10", "40"} and result["baselines"].keys() > {"gzip", "order 2"}
@@ -72,6 +74,7 @@ def test_a_model_of_bytes_learns_in_stages_and_is_held_against_compressors(tmp_p
     assert result["surroundings"]["numpy"] == np.__version__
 
 
+@pytest.mark.slow
 def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_every_attention(tmp_path):
     result = quick_run("duplicate_task", tmp_path)
     columns = {"full", "raw", "raw+self", "LSH-8", "LSH-4", "LSH-2", "LSH-1"}
@@ -82,6 +85,7 @@ def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_
     assert result["logs"].keys() == result["accuracy"].keys() == result["paper"].keys()
 
 
+@pytest.mark.slow
 def test_byte_models_of_figure_3_have_equal_parameters_and_learn(tmp_path):
     result = quick_run("shared_and_reversible", tmp_path)
     variants = result["variants"]
@@ -96,6 +100,7 @@ def test_byte_models_of_figure_3_have_equal_parameters_and_learn(tmp_path):
     assert abs(result["shared_minus_separate"]["mean"] - (shared - separate)) < 1e-9
 
 
+@pytest.mark.slow
 def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path):
     result = quick_run("hash_rounds", tmp_path)
     assert list(result["held_out_bits"]) == ["LSH-1", "LSH-2", "LSH-4", "LSH-8", "full"]
@@ -136,6 +141,7 @@ def test_the_benchmark_at_a_fixed_number_of_tokens_times_every_contender_at_ever
         assert lengths["longest_over_shortest"] == times[-1]["seconds"] / times[0]["seconds"]
 
 
+@pytest.mark.slow
 def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_function(tmp_path):
     result = quick_run("memory_terms", tmp_path)
     length = str(result["size"]["lengths"][-1])
@@ -152,6 +158,7 @@ def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_functio
             assert 0.7 < one["predicted"] / one["measured"] < 1.05
 
 
+@pytest.mark.slow
 def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_times(tmp_path):
     result = quick_run("match_full", tmp_path)
     (runs,) = result["runs"].values()
@@ -177,6 +184,7 @@ def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_tim
     assert with_another_seed["at_equal_seconds"].keys() == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
     result = quick_run("what_lsh_misses", tmp_path)
     assert len(result["by_rounds"]) == 6  # three layers, with trained and with random vectors
@@ -188,6 +196,7 @@ def test_lsh_misses_less_with_more_rounds_and_with_longer_chunks(tmp_path):
             assert fewer[name]["mean"] > more[name]["mean"] > 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_pictures_runs_resumes_and_records_every_part(tmp_path):
     """A second run finds every model trained."""
     results = quick_run("images", tmp_path)
@@ -211,6 +220,7 @@ def test_the_benchmark_of_pictures_runs_resumes_and_records_every_part(tmp_path)
     assert timed["rates"]["logs"] == again["rates"]["logs"] and timed["model"] == again["model"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_long_texts_runs_resumes_and_measures_each_piece(tmp_path):
     """Tiny: that its numbers mean something is not tested here."""
     result = quick_run("far_context", tmp_path)

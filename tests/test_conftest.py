@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKS = """
 import numpy
 import pytest
@@ -49,6 +51,7 @@ def test_wrong(backward, assert_gradients):
 """
 
 
+@pytest.mark.slow
 def test_wrong_gradients_fail_and_checks_of_every_process_are_counted(tmp_path):
     for name in ("conftest.py", "arrays.py"):  # the first imports the second
         shutil.copy(Path(__file__).with_name(name), tmp_path)

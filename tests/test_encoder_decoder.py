@@ -44,7 +44,7 @@ def slopes(model, names, directions, pair, targets, kwargs, step=1e-6):
     return exact, (losses[0] - losses[1]) / (2 * step)
 
 
-@pytest.mark.parametrize("seed, reversible", [(0, True), (1, True), (2, False)])
+@pytest.mark.parametrize("seed, reversible", [pytest.param(0, True, marks=pytest.mark.slow), (1, True), (2, False)])
 def test_gradient_is_that_of_finite_differences(seed, reversible, tiny_model):
     """Of all parameters together and, once, of each alone. The steps are too small to change a bucket."""
     model = tiny_model(pairs=True, seed=seed, reversible=reversible, **DROPOUT)
@@ -140,6 +140,7 @@ def test_the_maps_of_cross_attention_are_weights_over_the_visible_source(tiny_mo
         assert (weights[1][:, :, 12:] == 0).all()
 
 
+@pytest.mark.slow
 def test_both_halves_keep_nothing_per_layer_but_buckets_and_gradients(monkeypatch, tiny_pair_config):
     monkeypatch.setattr(mr.backend, "_n_threads", 1)
     peaks = {}
@@ -274,6 +275,7 @@ def reversing(seed, n_rows=32, longest=8):
     return (source, target), targets, mask
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("backend.active() is not np", reason="a minute and a half on the double, for the same numbers")
 def test_it_learns_to_write_digits_in_reverse(record_property):
     sizes = {"d_model": 64, "n_heads": 1, "d_head": 64, "d_ff": 128, "local_chunk_len": 4, "max_len": 16}

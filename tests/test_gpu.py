@@ -176,6 +176,7 @@ def test_tf32_costs_three_digits_and_not_more(cupy, monkeypatch):
     assert full < 1e-6 and 1e-4 < tf32 < 2e-3, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("by", ["kernels", "cupy"])
 def test_whatever_a_tile_holds_the_numbers_are_the_same(by, causal, monkeypatch, request):

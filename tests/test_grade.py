@@ -1,5 +1,6 @@
 """A teacher's tool: marks are those of the course's checks, whatever a student's file does."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,17 +24,20 @@ def graded(*paths):
     return run.stdout.splitlines() or run.stderr.splitlines(), run.returncode
 
 
+@pytest.mark.slow
 def test_every_exercise_of_a_solution_is_right():
     lines, code = graded(NOTEBOOKS / "solutions" / LESSON.name)
     assert lines[0].endswith("4 of 4") and code == 0
     assert lines[1:] == [f"  Exercise {n}: right" for n in (1, 2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_a_solution_finds_the_records_that_it_reads():
     lines, code = graded(NOTEBOOKS / "solutions" / "12_do_the_claims_hold.ipynb")
     assert lines[1:] == ["  Exercise 1: right", "  Exercise 2: right"] and code == 0
 
 
+@pytest.mark.slow
 def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_path):
     """The solution with another test for exercise 1, without a check for 2, and with a fault before 3."""
     notebook = nbformat.read(NOTEBOOKS / "solutions" / LESSON.name, as_version=4)
@@ -53,6 +57,7 @@ def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_pa
     assert lines[2:] == [f"  Exercise {n}: right" for n in (2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_a_lesson_in_two_parts_has_a_letter_in_its_number():
     lines, code = graded(NOTEBOOKS / "solutions" / "05a_gradient_of_one_round.ipynb")
     assert lines[1:] == ["  Exercise 1: right", "  Exercise 2: right"] and code == 0
@@ -61,5 +66,6 @@ def test_a_lesson_in_two_parts_has_a_letter_in_its_number():
 @pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05c.ipynb", "99.ipynb"])
 def test_a_file_of_no_lesson_is_named(tmp_path, name):
     (tmp_path / name).write_text("{}")
-    lines, code = graded(tmp_path / name)
-    assert code != 0 and "begins with the number of a lesson" in lines[0]
+    grade = runpy.run_path(str(NOTEBOOKS / "grade.py"))
+    with pytest.raises(ValueError, match="begins with the number of a lesson"):
+        grade["main"]([tmp_path / name])

@@ -80,6 +80,7 @@ def test_public_architectures_load_by_folder(tmp_path, name):
     np.testing.assert_allclose(backend.to_numpy(logits), case["logits/float64"], rtol=0, atol=FORWARD["float32"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, n_params, length", [("crime and punishment", 2748224, 200), ("enwik8", 149182722, 300)])
 def test_public_architectures_are_built_and_run_at_full_size(name, n_params, length):
     if backend.active() is not np:

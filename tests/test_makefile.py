@@ -52,7 +52,13 @@ GPU = ['backend.use("cupy")', "--nbval", "benchmarks/speed/gpu.py"]
 @pytest.mark.parametrize(
     "arguments, fails_on, cuda, steps",
     [
-        ("test", "nothing", None, [".[notebooks,test]", "pytest -n 2", "pytest -n 2"]),  # on NumPy and on the double
+        ("test", "nothing", None, [".[notebooks,test]", "-m not slow tests notebooks --ignore=notebooks/08_train"]),
+        (
+            "test-all",
+            "nothing",
+            None,
+            ["-m slow tests", "notebooks/solutions", "tests notebooks --ignore=notebooks/08_train"],
+        ),
         ("lab PORT=9000 ARGS=--no-browser", "nothing", None, ["--port=9000", *AS_ROOT, "--no-browser"]),
         ("bench", "nothing", None, [".[notebooks,parity]", *BENCH]),
         ("parity N=7", "nothing", None, ["benchmarks/speed/parity.py --number 7"]),
