@@ -210,6 +210,7 @@ def test_every_backward_function_is_directly_below_its_forward_function():
         assert names[names.index(name) - 1] == name.removesuffix("_backward")
 
 
+@pytest.mark.slow
 def test_it_learns_to_copy_from_the_command_line():
     """In about a minute, and more on a busy machine."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""The paper's duplicate task (section 5, Table 2), smaller: train with full and LSH attention, evaluate with both.
+"""The paper's duplicate task (section 2, Table 2), smaller: train with full and LSH attention, evaluate with both.
 
     python benchmarks/paper/duplicate_task.py            # minutes; writes results/duplicate_task.json
     python benchmarks/paper/duplicate_task.py --quick    # T = 32, in seconds; writes build/duplicate_task_quick.json

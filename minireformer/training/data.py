@@ -1,6 +1,6 @@
 """What to train on, without a download: the paper's duplicate task, and files read as bytes.
 
-The duplicate task (section 5) is a sequence `0 w 0 w`: a random word w, then the same word again. To predict the
+The duplicate task (section 2) is a sequence `0 w 0 w`: a random word w, then the same word again. To predict the
 second w, a model must find, for every symbol, where it occurred half a sequence earlier. The default corpus is the
 source code of Python's own standard library: you already have these 12 MB, and names in them recur thousands of bytes
 later. A picture is a sequence, too: `photograph`.
