@@ -83,10 +83,6 @@ def stack_mistakes(which):
             "You take gradients at each layer's outputs. Rebuild its inputs first: f and g read those.",
             lambda m: through(m, lambda y1, y2: (y1, y2))[which],
         ),
-        (
-            "You take all gradients at the last outputs, and never go back to what earlier layers read.",
-            lambda m: at_outputs(m)[which],
-        ),
         ("You rebuild x1 first. f read x2, and you don't have it yet.", lambda m: through(m, swapped)[which]),
         ("You rebuild x1 from f(y2). f read x2.", lambda m: through(m, g_of_x1)[which]),
         ("You rebuild by adding. What was added must be subtracted.", lambda m: through(m, added)[which]),
@@ -98,11 +94,6 @@ def stack_mistakes(which):
 def last_layer(m):
     """The gradients of what the last layer read."""
     return pair_backward(*m.dy, *run(m, m.n_layers - 1))
-
-
-def at_outputs(m):
-    """Every layer's derivative taken at the stack's outputs."""
-    return through(m, lambda *_: run(m, m.n_layers))
 
 
 def back_from_cache(functions, m):

@@ -256,7 +256,7 @@ RUNGS = [
                 lambda m: by_round(m, m.order.argsort(axis=1)).sum(axis=0),
                 [
                     (
-                        "Only the last round arrives. `dx[order] += dy` drops repeats, and each token is one.",
+                        "Only the last round arrives. `dx[order] += dy` drops repeats, and every token repeats.",
                         lambda m: by_round(m, m.order.argsort(axis=1))[-1],
                     ),
                     ("Only round 0 arrives.", lambda m: m.dy[0][m.order[0].argsort()]),

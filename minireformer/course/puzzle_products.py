@@ -264,6 +264,8 @@ RUNGS = [
                         "The keys that a query meets have length 1; yours are as long as x.",
                         lambda m: m.dy @ m.x + unit_backward(m.dy.T @ m.x, m.x),
                     ),
+                    ("Nothing in yours goes through the unit length.", lambda m: (m.dy + m.dy.T) @ m.x),
+                    ("You double the query's part. The key's is another one.", lambda m: 2 * m.dy @ unit(m.x)),
                     (
                         "The queries that a key meets are as long as x; yours have length 1.",
                         lambda m: m.dy @ unit(m.x) + unit_backward(m.dy.T @ unit(m.x), m.x),
