@@ -320,7 +320,7 @@ def test_a_wrong_rung_below_is_named(said, names):
 def test_other_errors_have_messages_of_their_own(said, pictures):
     assert "returns None" in said(1, "dy.sum(axis=0)")
     assert "Return 2 gradients, in this order: dA, dB." in said(8, "return dy @ B.T")
-    assert "changes dy in place" in said(1, "dy *= 2\nreturn dy.sum(axis=0) / 2")
+    assert "changes the gradient that it is given in place" in said(1, "dy *= 2\nreturn dy.sum(axis=0) / 2")
     assert "ValueError" in said(8, "return dy @ np.ones((7, 7)), B")
     assert "its shape is (2,), but b has the shape (3,)" in said(1, "return np.ones(2)")
     assert "NaN" in said(1, "return np.full(3, np.nan)")

@@ -12,7 +12,7 @@ def jacobians(came, expected, names, widths, wrong=None):
 
     `names` and `widths` are the gradients that the columns of `expected` belong to, one after the other, and how many
     columns each of them has. `wrong` marks entries of `came`, which needs the same shape then (None: no marks). Blue
-    is below zero, red above, and the strongest colour is that of the largest entry of `expected`.
+    is below zero, red above; yellow is not a number.
     """
     n_rows, n_columns = expected.shape
     cell = min(0.22, 2.3 / n_rows, 3.2 / max(n_columns, came.shape[1]))  # inches
@@ -24,11 +24,10 @@ def jacobians(came, expected, names, widths, wrong=None):
         layout="constrained",
         width_ratios=(came.shape[1], n_columns),
     )
-    largest = abs(expected).max() or 1.0
+    limit = 1.6 * (abs(expected).max() or 1.0)  # the darkest colours would hide the marks
     for ax, values, title in zip(axes, (came, expected), ("what came", "what was expected")):
-        shown = np.ma.masked_invalid(values)
-        ax.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
-        ax.set_facecolor("#FFE680")  # NaN and infinity
+        ax.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        ax.set_facecolor("#FFE680")  # not a number
         ax.grid(False)
         ax.set(xticks=[], yticks=[], xlabel="inputs")
         ax.set_title(title, fontsize=10.5)
@@ -39,8 +38,8 @@ def jacobians(came, expected, names, widths, wrong=None):
     for ax in axes[0 if fits else 1 :]:
         label_columns(ax, names, widths)
     for i, j in np.argwhere(wrong) if wrong is not None else ():
-        axes[0].add_patch(Rectangle((j - 0.42, i - 0.42), 0.84, 0.84, fill=False, edgecolor="black", linewidth=0.9))
-        axes[0].plot([j - 0.42, j + 0.42], [i - 0.42, i + 0.42], "-", color="black", linewidth=0.6)
+        axes[0].add_patch(Rectangle((j - 0.42, i - 0.42), 0.84, 0.84, fill=False, edgecolor="black", linewidth=1.1))
+        axes[0].plot([j - 0.42, j + 0.42], [i - 0.42, i + 0.42], "-", color="black", linewidth=0.8)
     return figure
 
 

@@ -143,6 +143,10 @@ RUNGS = [
                         lambda m: (m.dy - m.x * total(m.x * m.dy)) / length(m.x),
                     ),
                     ("Of x and y, only y has length 1. Use it twice.", lambda m: turned(m, total(m.x * m.dy))),
+                    (
+                        "You project each entry by itself. The part along y is one number for a row: a sum.",
+                        lambda m: turned(m, m.y * m.dy),
+                    ),
                     ("You divide by the length once too often.", lambda m: m.right / length(m.x)),
                     (
                         "You take one sum for all rows. Each vector has its own.",
@@ -203,6 +207,10 @@ RUNGS = [
                 norm_backward,
                 [
                     ("The weight is forgotten. What is the gradient of n?", lambda m: norm_backward(m, weight=False)),
+                    (
+                        "You multiply by the weight last. It comes first: start with the gradient of n.",
+                        lambda m: norm_backward(m, weight=False) * m.weight,
+                    ),
                     (
                         "A term is forgotten: shifting a row does not change y, but your rows of dx don't add up to 0.",
                         lambda m: norm_backward(m, shift=0),

@@ -160,6 +160,10 @@ RUNGS = [
                         "You treat these keys as if they were all. L and O belong to all of them.",
                         lambda m: centred(softmax(m.S), m.dy @ m.V.T),
                     ),
+                    (
+                        "`dy @ O.T` meets every row with every other. What belongs to row i alone?",
+                        lambda m: block(m, m.dy @ m.O.T),
+                    ),
                     ("A term is forgotten: P dP is only the first of two.", lambda m: block(m, 0)),
                     ("The factor P in front is missing.", lambda m: block(m, delta(m), 1)),
                     (

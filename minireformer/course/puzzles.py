@@ -125,7 +125,8 @@ def _gradients(rung, answer, m):
     found = found if isinstance(found, tuple) else (found,) if len(names) == 1 else tuple(found)
     for name in ("dy", *own.names):
         if isinstance(getattr(m, name), np.ndarray) and not np.array_equal(getattr(m, name), getattr(own, name)):
-            raise _Wrong(f"Your function changes {name} in place, and others still need it. Work on a new array.")
+            what = "the gradient that it is given" if name == "dy" else name
+            raise _Wrong(f"Your function changes {what} in place, and others still need it. Work on a new array.")
     return {name: _array(name, value) for name, value in zip(names, found)}
 
 
