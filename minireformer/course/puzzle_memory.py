@@ -87,8 +87,21 @@ def stack_mistakes(which):
         ("You rebuild x1 from f(y2). f read x2.", lambda m: through(m, g_of_x1)[which]),
         ("You rebuild by adding. What was added must be subtracted.", lambda m: through(m, added)[which]),
         ("You went back through one layer only. How many are there?", lambda m: last_layer(m)[which]),
+        ("You take the gradient before you rebuild. Rebuild a layer's inputs first.", lambda m: too_early(m)[which]),
+        (
+            "You use the last layer's inputs for every layer. What you rebuilt are the outputs of the layer before.",
+            lambda m: through(m, lambda *_: run(m, m.n_layers - 1))[which],
+        ),
         ("You took every layer at the inputs of the first.", lambda m: through(m, lambda *_: run(m, 0))[which]),
     ]
+
+
+def too_early(m):
+    """Each layer's gradient taken at its outputs, which are rebuilt as they should be, but only after it."""
+    dy = tuple(m.dy)
+    for n in reversed(range(m.n_layers)):
+        dy = pair_backward(*dy, *run(m, n + 1))
+    return dy
 
 
 def last_layer(m):
@@ -206,6 +219,11 @@ RUNGS = [
                         "You take g's derivative at x2. What did g read?",
                         lambda m: pair_backward(*m.dy, m.x1, m.x2, at=m.x2)[0],
                     ),
+                    (
+                        "g gets dy1. Into which stream did g add?",
+                        lambda m: pair_backward(m.dy[0], m.dy[0], m.x1, m.x2)[0],
+                    ),
+                    ("f's part goes to x2, which f read; yours is in dx1.", lambda m: m.dy[0] * (1 - np.sin(m.x2))),
                     ("The gradient passes through g as if g were not there.", lambda m: m.dy.sum(axis=0)),
                     ("The direct way is forgotten: x1 is a part of y1.", lambda m: m.right - m.dy[0]),
                     ("A sign is wrong: x1 + f(x2) adds.", lambda m: 2 * m.dy[0] - m.right),

@@ -1,4 +1,4 @@
-"""Rungs 1 to 7, 19 and 20: copies, sums, gathers, sorts and windows, which only move numbers about.
+"""Rungs 1 to 7: copies, sums, gathers, sorts and windows, which only move numbers about.
 
 See `puzzle_rung.py` for what a rung consists of. Read next: `puzzle_products.py`.
 """
@@ -34,26 +34,10 @@ def spans(m):
     return np.arange(len(m.dy))[:, None] + np.arange(3)
 
 
-def by_round(m, slots):
-    """Rounds (R, n, D), each in the order of its `slots`."""
-    return np.stack([dy[places] for dy, places in zip(m.dy, slots)])
-
-
-def halves(m):
-    """Of each window, the half from the chunk before, and the chunk's own."""
-    return m.dy[:, : m.x.shape[1]], m.dy[:, m.x.shape[1] :]
-
-
-def rolled(m, first, second):
-    """Own halves, moved by `second` chunks, and halves from before, moved by `first`."""
-    before, own = halves(m)
-    return np.roll(before, first, axis=0) + np.roll(own, second, axis=0)
-
-
-def no_circle(m):
-    """The look-back of chunk 0, forgotten."""
-    before, own = halves(m)
-    return own + np.concatenate([before[1:], 0 * before[:1]])
+def ahead(m):
+    """Of rung 7: the entries dy[i + j, j] summed for each i, where it should be dy[i - j, j]."""
+    padded = np.vstack([m.dy, np.zeros((4, 3))])
+    return sum(padded[j : j + len(m.x), j] for j in range(3))
 
 
 RUNGS = [
@@ -109,6 +93,10 @@ RUNGS = [
                     (
                         "You pair rows that are half of y apart. Where does `np.repeat` put the copies of a row?",
                         lambda m: m.dy[: len(m.x)] + m.dy[len(m.x) :],
+                    ),
+                    (
+                        "You take the first half of dy. Copies lie side by side.",
+                        lambda m: m.dy[: len(m.x)],
                     ),
                     ("Only the first copy of each row sends its gradient home.", lambda m: m.dy[::2]),
                     ("Only the second copy of each row sends its gradient home.", lambda m: m.dy[1::2]),
@@ -213,6 +201,14 @@ RUNGS = [
                         lambda m: scatter(total(m.dy) + 0 * m.dy, spans(m), m.x),
                     ),
                     (
+                        "You hand a window's whole sum to its first place. Which of its numbers came from which?",
+                        lambda m: np.append(m.dy.sum(axis=1), [0, 0]),
+                    ),
+                    (
+                        "You look ahead: y[i, j] came from x[i + j], so x[i] is in the windows before row i.",
+                        ahead,
+                    ),
+                    (
                         "Each window is mirrored: its first number came from its first place.",
                         lambda m: scatter(m.dy[:, ::-1], spans(m), m.x),
                     ),
@@ -221,60 +217,5 @@ RUNGS = [
         },
         "A window is a gather with repeats, and you know how to undo those.",
         (6, 8),
-    ),
-    Rung(
-        19,
-        "look_back",
-        "look-back",
-        lambda random, n: {"x": random.standard_normal((n, 2, n - 2))},
-        {
-            "dx": (
-                lambda m: rolled(m, -1, 0),
-                [
-                    ("The first half of a window has a gradient, too. Whose is it?", lambda m: halves(m)[1]),
-                    (
-                        "The second half of a window has a gradient, too. Whose is it?",
-                        lambda m: np.roll(halves(m)[0], -1, axis=0),
-                    ),
-                    ("The first half belongs one chunk earlier; yours stays where it is.", lambda m: rolled(m, 0, 0)),
-                    ("The first half belongs one chunk earlier; yours goes later.", lambda m: rolled(m, 1, 0)),
-                    ("The halves are swapped: first comes the chunk before.", lambda m: rolled(m, 0, -1)),
-                    ("The chunk before chunk 0 gets nothing. The chunks form a circle.", no_circle),
-                    ("It is as long as the windows. Every chunk is in two of them: add.", lambda m: m.dy),
-                ],
-            )
-        },
-        "Half of what a window learns belongs to the chunk before.",
-    ),
-    Rung(
-        20,
-        "rounds",
-        "rounds",
-        lambda random, n: {"x": random.standard_normal((n, 2)), "order": circles(random, n)},
-        {
-            "dx": (
-                lambda m: by_round(m, m.order.argsort(axis=1)).sum(axis=0),
-                [
-                    (
-                        "Only the last round arrives. `dx[order] += dy` drops repeats, and every token repeats.",
-                        lambda m: by_round(m, m.order.argsort(axis=1))[-1],
-                    ),
-                    ("Only round 0 arrives.", lambda m: m.dy[0][m.order[0].argsort()]),
-                    ("You take the mean over rounds. Each counts in full.", lambda m: m.right / len(m.order)),
-                    ("You add up slots, not tokens: undo each round's sort first.", lambda m: m.dy.sum(axis=0)),
-                    ("You sort a second time. What undoes a sort?", lambda m: by_round(m, m.order).sum(axis=0)),
-                    (
-                        "All rounds are undone by the order of round 0. Each has its own.",
-                        lambda m: m.dy.sum(axis=0)[m.order[0].argsort()],
-                    ),
-                    (
-                        "Every round is home, but they are still side by side: the sum over rounds is missing.",
-                        lambda m: by_round(m, m.order.argsort(axis=1)),
-                    ),
-                ],
-            )
-        },
-        "Every round sends its gradient home, and there they add up.",
-        (4, 6),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Rungs 8 to 10 and 16 to 18: products, unit length, dropout, LayerNorm, and one vector in two roles.
+"""Rungs 8 to 10, 16 and 17: products, unit length, dropout and LayerNorm.
 
 See `puzzle_rung.py` for what a rung consists of. Read next: `puzzle_softmax.py`.
 """
@@ -6,7 +6,7 @@ See `puzzle_rung.py` for what a rung consists of. Read next: `puzzle_softmax.py`
 import numpy as np
 
 from minireformer.course.puzzle_moves import KEEPDIMS
-from minireformer.course.puzzle_rung import Rung, one_array, total
+from minireformer.course.puzzle_rung import Rung, total
 
 
 def length(x):
@@ -54,6 +54,13 @@ def norm_backward(m, shift=1, stretch=1, weight=True, divide=True):
     return dx * scale if divide else dx
 
 
+def norm_columns(m):
+    """LayerNorm's dx with both means taken over the rows of x, not along each."""
+    n, scale = normalised(m)
+    dn = m.dy * m.weight
+    return scale * (dn - dn.mean(axis=0) - n * (dn * n).mean(axis=0))
+
+
 RUNGS = [
     Rung(
         8,
@@ -69,6 +76,9 @@ RUNGS = [
                     ("dy is transposed, and should not be.", lambda m: m.dy.T @ m.B.T),
                     ("The whole of it is transposed.", lambda m: m.right.T),
                     ("You multiply by A. Which is the other factor?", lambda m: m.dy @ m.A.T),
+                    ("You multiply entry by entry. A product of matrices is a sum of products.", lambda m: m.dy * m.B),
+                    ("That is dB. Return dA first.", lambda m: m.A.T @ m.dy),
+                    ("dy is forgotten.", lambda m: m.B),
                 ],
             ),
             "dB": (
@@ -102,6 +112,11 @@ RUNGS = [
                     ("You sum along the wrong axis. Where is s[i] used?", lambda m: (m.dy * m.x).sum(axis=0)),
                     ("You take the mean. Each column counts in full.", lambda m: m.right / 3),
                     ("You multiply by y. Which is the other factor?", lambda m: (m.dy * m.y).sum(axis=1)),
+                    ("dy is forgotten.", lambda m: m.x.sum(axis=1)),
+                    (
+                        "A product of sums is not a sum of products: multiply first.",
+                        lambda m: m.dy.sum(axis=1) * m.x.sum(axis=1),
+                    ),
                 ],
             ),
             "dx": (
@@ -184,6 +199,7 @@ RUNGS = [
                         "Your mask is upside down: it keeps what forward dropped.",
                         lambda m: m.dy * ~kept(m) / (1 - m.rate),
                     ),
+                    ("You multiply by y. What is y multiplied by, for each entry of x?", lambda m: m.dy * m.y),
                     (
                         "You drew another mask. Which seed, and which shape, give the same one again?",
                         lambda m: np.where(m.found == 0, 0, m.dy / (1 - m.rate)),
@@ -225,6 +241,11 @@ RUNGS = [
                     ),
                     ("The factor 1 / deviation is missing.", lambda m: norm_backward(m, divide=False)),
                     (
+                        "scale is 1 / deviation already. Multiply by it.",
+                        lambda m: m.right / normalised(m)[1] ** 2,
+                    ),
+                    ("Rows and columns are confused: your means run down the columns.", norm_columns),
+                    (
                         "You take sums in place of means.",
                         lambda m: norm_backward(m, m.x.shape[-1], m.x.shape[-1]),
                     ),
@@ -244,43 +265,5 @@ RUNGS = [
             ),
         },
         "LayerNorm cannot see a shift or a stretch, so dx has no part along either.",
-    ),
-    Rung(
-        18,
-        "shared_logits",
-        "shared query and key",
-        one_array("n", 3),
-        {
-            "dx": (
-                lambda m: m.dy @ unit(m.x) + unit_backward(m.dy.T @ m.x, m.x),
-                [
-                    ("A term is forgotten: x is also the key.", lambda m: m.dy @ unit(m.x)),
-                    ("A term is forgotten: x is also the query.", lambda m: unit_backward(m.dy.T @ m.x, m.x)),
-                    (
-                        "The key's part does not go through the unit length. What lies between x and k?",
-                        lambda m: m.dy @ unit(m.x) + m.dy.T @ m.x,
-                    ),
-                    (
-                        "Both parts go through the unit length. The query was not scaled.",
-                        lambda m: unit_backward(m.dy @ unit(m.x) + m.dy.T @ m.x, m.x),
-                    ),
-                    (
-                        "The key's part is not transposed: key j is in column j of the logits.",
-                        lambda m: m.dy @ unit(m.x) + unit_backward(m.dy @ m.x, m.x),
-                    ),
-                    (
-                        "The keys that a query meets have length 1; yours are as long as x.",
-                        lambda m: m.dy @ m.x + unit_backward(m.dy.T @ m.x, m.x),
-                    ),
-                    ("Nothing in yours goes through the unit length.", lambda m: (m.dy + m.dy.T) @ m.x),
-                    ("You double the query's part. The key's is another one.", lambda m: 2 * m.dy @ unit(m.x)),
-                    (
-                        "The queries that a key meets are as long as x; yours have length 1.",
-                        lambda m: m.dy @ unit(m.x) + unit_backward(m.dy.T @ unit(m.x), m.x),
-                    ),
-                ],
-            )
-        },
-        "One vector, two roles, two gradients: they add up.",
     ),
 ]

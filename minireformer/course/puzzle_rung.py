@@ -2,8 +2,9 @@
 
 A rung is a function f of a few arrays; the reader writes its backward pass. `puzzles.py` finds what is right from f
 alone, by finite differences. The formulas kept with each rung have two other uses: mistakes are variations of them, and
-where they disagree with the differences, f is no longer what it was. The rungs themselves are in `puzzle_moves.py`,
-`puzzle_products.py`, `puzzle_softmax.py` and `puzzle_memory.py`. To solve the puzzles, read none of them.
+where they disagree with the differences, f is no longer what it was. The rungs are in `puzzle_moves.py`,
+`puzzle_products.py`, `puzzle_softmax.py`, `puzzle_attention.py` and `puzzle_memory.py`: if you want to solve them, read
+no further.
 """
 
 from collections.abc import Callable

@@ -15,14 +15,14 @@ import numpy as np
 
 import minireformer
 from minireformer import backend
-from minireformer.course import puzzle_memory, puzzle_moves, puzzle_products, puzzle_softmax
+from minireformer.course import puzzle_attention, puzzle_memory, puzzle_moves, puzzle_products, puzzle_softmax
 from minireformer.course.capstone import check_backward
 from minireformer.course.puzzle_picture import jacobians
 from minireformer.course.puzzle_rung import jacobian, problem
 
 RUNGS = {
     rung.number: rung
-    for module in (puzzle_moves, puzzle_products, puzzle_softmax, puzzle_memory)
+    for module in (puzzle_moves, puzzle_products, puzzle_softmax, puzzle_attention, puzzle_memory)
     for rung in module.RUNGS
 }
 LAST = 24  # LSH attention for one head: `capstone.py` knows its answer
@@ -199,14 +199,10 @@ def _unsolved(error):
 
 
 def _doubts(number, functions):
-    """A sentence about the rungs below that an answer calls, if they are not right."""
+    """A question about the first rung below that an answer calls, unless its check said that it is right."""
     called = {name for function in functions for name in function.__code__.co_names}
     below = [r for r in RUNGS.values() if f"{r.name}_backward" in called and r.number not in _right | {number}]
-    return (
-        f" (It calls {below[0].name}_backward, and rung {below[0].number} is not right yet: start there.)"
-        if below
-        else ""
-    )
+    return f" (It calls {below[0].name}_backward: is rung {below[0].number} right?)" if below else ""
 
 
 def _line(error):
