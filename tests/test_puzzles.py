@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # some wrong answers divide by zero
 
 import matplotlib.pyplot as plt
 
@@ -20,6 +19,8 @@ from minireformer.course import capstone, puzzles
 from minireformer.course.puzzle_picture import jacobians
 from minireformer.course.puzzle_rung import jacobian, problem
 from minireformer.course.puzzles import LAST, RUNGS, check, progress
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # some wrong answers divide by zero
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NUMBERS = range(1, LAST + 1)

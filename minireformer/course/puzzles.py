@@ -27,6 +27,7 @@ RUNGS = {
 }
 LAST = 24  # LSH attention for one head: `capstone.py` knows its answer
 LAST_PRAISE = "You have climbed the whole ladder: this is how LSH attention learns."
+LARGER = "The first problem is right, a larger one is not. "
 TOLERANCE = 1e-6  # of the largest entry; differences are right to about 1e-9
 OURS = tuple(str(Path(module.__file__).parent) for module in (minireformer, np))
 
@@ -97,18 +98,14 @@ def _check_rung(rung, f, *answers):
         slopes = {name: jacobian(rung, f, m, name[1:]) for name in names}
         found = _gradients(rung, answer, m)
         for name in names:
-            shape = getattr(m, name[1:]).shape
-            m.right = (m.dy.ravel() @ slopes[name]).reshape(shape)
-            given = (
-                f"`{f.__name__}` is no longer what it was. Only the backward function is yours: copy the other again."
-            )
+            m.found, m.right = found[name], (m.dy.ravel() @ slopes[name]).reshape(getattr(m, name[1:]).shape)
             if not _equal(rung.gradients[name][0](m), m.right):
-                raise _Wrong(given)
-            m.found = found[name]
+                raise _Wrong(
+                    f"`{f.__name__}` is no longer what it was. Copy it again: only its backward pass is yours."
+                )
             if not _equal(m.found, m.right):
-                other = "" if n == rung.sizes[0] else "The first problem is right, a larger one is not. "
-                picture = _picture(rung, answer, m, slopes) if n == rung.sizes[0] else None
-                raise _Wrong(f"{other}{name}: {_hint(rung, name, m, picture)}", picture)
+                picture, start = (_picture(rung, answer, m, slopes), "") if n == rung.sizes[0] else (None, LARGER)
+                raise _Wrong(f"{start}{name}: {_hint(rung, name, m) or _where(name, m, picture)}", picture)
     rung.extra(answer)
 
 
@@ -144,34 +141,33 @@ def _equal(a, b):
     return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=TOLERANCE * size, equal_nan=True)
 
 
-def _hint(rung, name, m, picture):
-    """The hint of the mistake that gives these numbers; otherwise, what is wrong where."""
+def _hint(rung, name, m):
+    """The hint of the mistake that gives these numbers; None if no typical one does."""
     with np.errstate(all="ignore"):
         for hint, mistake in rung.gradients[name][1]:
             try:
                 if _equal(mistake(m), m.found):
                     return hint
-            except ValueError:  # with these shapes, nobody could make this mistake
+            except (IndexError, ValueError):  # with these shapes, nobody could make this mistake
                 continue
+
+
+def _where(name, m, picture):
+    """What is wrong where, if no typical mistake fits."""
     if m.found.shape != m.right.shape:
         return f"its shape is {m.found.shape}, but {name[1:]} has the shape {m.right.shape}. They should be the same."
     if not np.isfinite(m.found).all():
         return "some entries are NaN or infinite. Do you divide by zero, or take the exp of a large number?"
     ratio = float((m.found * m.right).sum() / (m.right**2).sum())
+    if _equal(m.found, -m.right):
+        return "every sign is reversed."
     if _equal(m.found, ratio * m.right):
-        return (
-            "every sign is reversed."
-            if abs(ratio + 1) < 1e-6
-            else f"every entry is {ratio:.3g} times what it should be."
-        )
+        return f"every entry is {ratio:.3g} times what it should be."
+    if picture and picture[-1] is not None and not picture[-1].any():
+        return "it is right where dy has a single 1, and wrong for other numbers. Do you multiply dy by dy?"
     wrong = abs(m.found - m.right) > TOLERANCE * max(1.0, abs(m.right).max())
-    if picture and picture[4] is not None and not picture[4].any():
-        return (
-            "it is right where dy has a single 1, and wrong for other numbers. Is dy used more than once in a product?"
-        )
     index = tuple(map(int, np.argwhere(wrong)[0]))
-    at = f"{name}[{', '.join(map(str, index))}]"
-    numbers = f"{at} is {m.found[index]:.3f}, and {m.right[index]:.3f} is expected"
+    numbers = f"{name}{list(index)} is {m.found[index]:.3f}, and {m.right[index]:.3f} is expected"
     return f"{wrong.sum()} of {wrong.size} entries are wrong. The first: {numbers}."
 
 
