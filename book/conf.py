@@ -19,7 +19,7 @@ language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 root_doc = "notebooks/index"
-include_patterns = ["notebooks/*.md", "notebooks/[0-9]*.ipynb", "notebooks/solutions/[0-9]*.ipynb", "docs/*.md"]
+include_patterns = ["notebooks/*.md", "notebooks/*.ipynb", "notebooks/solutions/*.ipynb", "docs/*.md"]
 exclude_patterns = [".*", "build", "tests", "benchmarks", "minireformer"]  # folders that Sphinx need not search
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 2

@@ -59,7 +59,7 @@ def in_few_colours(figure):
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:] or sorted(FOLDER.rglob("[0-9]*.ipynb"))):
+    for path in map(Path, sys.argv[1:] or sorted([*FOLDER.glob("*.ipynb"), *FOLDER.glob("solutions/*.ipynb")])):
         began = time.time()
         execute(path)
         print(f"{path}: {time.time() - began:.0f} s", flush=True)

@@ -3,9 +3,9 @@
     python notebooks/grade.py handed_in/*.ipynb
 
 A file is run from top to bottom, with the checks of the course in place of its own, so that changing a check gains
-nothing. Its name has to begin with the number of the lesson ("03", "03_anne" or "05a_anne" will do). A cell that fails
-or takes longer than five minutes costs only its own exercise. No file is written. Exit code: 0 where every check says
-"right".
+nothing. Its name has to begin with the number of the lesson ("03", "03_anne" or "05a_anne" will do), or with "puzzles",
+whose rungs count like exercises. A cell that fails or takes longer than five minutes costs only its own exercise. No
+file is written. Exit code: 0 where every check says "right".
 
 A student's code runs with your permissions: to mark files from people you don't know, use a container.
 """
@@ -18,17 +18,17 @@ import nbformat
 from nbclient import NotebookClient
 
 LESSONS = Path(__file__).parent
-CHECK = re.compile(r'^check\("(Exercise \d+)"', flags=re.MULTILINE)
-RESULT = re.compile(r"^(Exercise \d+): (.*)$", flags=re.MULTILINE)
+CHECK = re.compile(r'^check\("((?:Exercise|Rung) \d+)"', flags=re.MULTILINE)
+RESULT = re.compile(r"^((?:Exercise|Rung) \d+): (.*)$", flags=re.MULTILINE)
 PATIENCE = 300  # seconds per cell
 
 
 def lesson_of(path):
-    """The course's notebook whose name begins with the same number; ValueError if there is none."""
-    number = re.match(r"\d\d[ab]?(?![a-z0-9])", path.name)
-    lessons = sorted(LESSONS.glob(f"{number.group()}_*.ipynb")) if number else []
+    """The course's notebook whose name begins in the same way; ValueError if there is none."""
+    start = re.match(r"(?:\d\d[ab]?|puzzles)(?![a-z0-9])", path.name)
+    lessons = [lesson for lesson in LESSONS.glob("*.ipynb") if start and lesson.stem.split("_")[0] == start.group()]
     if not lessons:
-        example = "such as 03_anne.ipynb or 05a_anne.ipynb"
+        example = "such as 03_anne.ipynb or 05a_anne.ipynb, or with puzzles"
         raise ValueError(f"{path}: expected a name that begins with the number of a lesson, {example}")
     return lessons[0]
 
@@ -40,7 +40,7 @@ def checks(notebook):
 
 
 def grade(path):
-    """{"Exercise 1": "right", or what the check says instead, ...} for a student's file."""
+    """{"Exercise 1": "right", or what else the check says, ...} for a student's file; a right rung adds a sentence."""
     lesson = checks(nbformat.read(lesson_of(path), as_version=4))
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
@@ -68,7 +68,7 @@ def main(paths):
     n_wrong = 0
     for path in paths:
         results = grade(path)
-        n_right = sum(said == "right" for said in results.values())
+        n_right = sum(said == "right" or said.startswith("right. ") for said in results.values())
         print(f"{path}: {n_right} of {len(results)}")
         for name, said in results.items():
             print(f"  {name}: {said}")

@@ -2,14 +2,14 @@
 
 import re
 
-from test_notebooks import COURSE, code_cells, each, every_lesson, load, mime_types
+from test_notebooks import LESSONS, code_cells, each, every_first_page, load, mime_types
 
 
 def is_folded(cell):
     return cell["metadata"].get("jupyter", {}).get("source_hidden", False)
 
 
-@every_lesson
+@every_first_page
 def test_a_folded_cell_is_folded_in_jupyterlab_in_colab_and_in_the_book(path):
     folded = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"], "cellView": "form"}
     for cell in code_cells(path):
@@ -18,7 +18,7 @@ def test_a_folded_cell_is_folded_in_jupyterlab_in_colab_and_in_the_book(path):
     assert is_folded(code_cells(path)[0])  # imports
 
 
-@every_lesson
+@every_first_page
 def test_a_picture_comes_within_its_first_150_words(path):
     words = 0
     for cell in load(path)[0]:
@@ -28,13 +28,13 @@ def test_a_picture_comes_within_its_first_150_words(path):
     assert words <= 155  # give or take a badge
 
 
-@every_lesson
+@every_first_page
 def test_at_most_a_fifth_of_the_code_that_a_reader_sees_draws(path):
     seen = [line for cell in code_cells(path) if not is_folded(cell) for line in cell["source"].splitlines() if line]
     draws = r"\b(plt|ax|axes|fig|plots|cast|journey|model_map)\b *[.(\[]|\.(set|text|annotate|legend|set_\w+)\("
     assert sum(bool(re.search(draws, line)) for line in seen) <= len(seen) / 5
 
 
-@each([path for path in COURSE if path.name < "09"])
+@each([path for path in LESSONS if path.name < "09"])
 def test_it_shows_where_in_the_model_it_is(path):
     assert any(re.search(r"\bmodel_map\(", cell["source"]) for cell in code_cells(path)[:4])

@@ -63,7 +63,20 @@ def test_a_lesson_in_two_parts_has_a_letter_in_its_number():
     assert lines[1:] == ["  Exercise 1: right", "  Exercise 2: right"] and code == 0
 
 
-@pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05c.ipynb", "99.ipynb"])
+def test_rungs_of_the_ladder_count_like_exercises(tmp_path):
+    """The solutions, with a mistake in rung 12."""
+    notebook = nbformat.read(NOTEBOOKS / "solutions" / "puzzles.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "def softmax_backward" in cell.source]
+    cell.source = cell.source[: cell.source.index("    y = ")] + "    return softmax(x) * dy"
+    path = tmp_path / "puzzles_anne.ipynb"
+    nbformat.write(notebook, path)
+    lines, code = graded(path)
+    assert lines[0].endswith("23 of 24") and code == 1
+    assert "A term is forgotten" in lines[12]
+    assert all(": right. " in line for line in lines[1:12] + lines[13:])
+
+
+@pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05c.ipynb", "99.ipynb", "puzzlesanne.ipynb"])
 def test_a_file_of_no_lesson_is_named(tmp_path, name):
     (tmp_path / name).write_text("{}")
     grade = runpy.run_path(str(NOTEBOOKS / "grade.py"))

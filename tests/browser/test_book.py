@@ -14,10 +14,10 @@ NOTEBOOKS, SITE = ROOT / "notebooks", ROOT / "build" / "book"
 DOCS = "speed memory generation claims gpu start reference huggingface".split()
 IN_ORDER = [
     NOTEBOOKS / "index.md",
-    *sorted(NOTEBOOKS.glob("[0-9]*.ipynb")),
+    *sorted(NOTEBOOKS.glob("*.ipynb")),
     *(ROOT / "docs" / f"{page}.md" for page in DOCS),
     NOTEBOOKS / "teaching.md",
-    *sorted(NOTEBOOKS.glob("solutions/[0-9]*.ipynb")),
+    *sorted(NOTEBOOKS.glob("solutions/*.ipynb")),
 ]
 LESSON = next(path for path in IN_ORDER if path.name.startswith("04_"))
 

@@ -1,0 +1,165 @@
+"""Rungs 11, 12 and 14: log-sum-exp, and the softmax, masked and not.
+
+See `puzzle_rung.py` for what a rung consists of. Read next: `puzzle_attention.py`.
+"""
+
+import numpy as np
+
+from minireformer.course.puzzle_rung import Rung, one_array, total
+
+
+def softmax(x, axis=-1):
+    """Weights that add up to 1 along `axis`."""
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def centred(P, dP, delta=None):
+    """The gradient of a softmax's logits: P (dP - delta), where delta is each row's sum of P dP."""
+    return P * (dP - (total(P * dP) if delta is None else delta))
+
+
+def shown(random, n):
+    """A mask (n, n), whose row 1 shows nothing."""
+    return (random.random((n, n)) < 0.6) & (np.arange(n) != 1)[:, None]
+
+
+def masked(m, mask=None):
+    """The softmax of each row over the keys that a mask shows; zeros in a row that shows none."""
+    e = np.exp(m.x) * (m.mask if mask is None else mask)
+    return e / np.maximum(total(e), 1e-300)
+
+
+RUNGS = [
+    Rung(
+        11,
+        "log_sum_exp",
+        "log-sum-exp",
+        one_array("n", 4),
+        {
+            "dx": (
+                lambda m: m.dy[:, None] * softmax(m.x),
+                [
+                    ("dy is forgotten. What you have is dL/dx, a factor of it.", lambda m: softmax(m.x)),
+                    ("The 1 / sum is missing, which comes from the log.", lambda m: m.dy[:, None] * np.exp(m.x)),
+                    (
+                        "The derivative of exp is missing: you have only that of the log.",
+                        lambda m: m.dy[:, None] / total(np.exp(m.x)) + 0 * m.x,
+                    ),
+                    (
+                        "The derivative of exp is missing, and it is not spread out: one number for each entry of x.",
+                        lambda m: m.dy[:, None] / total(np.exp(m.x)),
+                    ),
+                    (
+                        "Rows and columns are confused: your weights add up to 1 in each column.",
+                        lambda m: m.dy[:, None] * softmax(m.x, axis=0),
+                    ),
+                    (
+                        "Your weights add up to 1 over all rows together. Each row has its own sum.",
+                        lambda m: m.dy[:, None] * np.exp(m.x) / np.exp(m.x).sum(),
+                    ),
+                    ("You only spread dy out. That would be the gradient of a sum.", lambda m: m.dy[:, None] + 0 * m.x),
+                    ("Every sign is reversed.", lambda m: -m.right),
+                ],
+            )
+        },
+        "The derivative of log-sum-exp is the softmax.",
+    ),
+    Rung(
+        12,
+        "softmax",
+        "softmax",
+        one_array("n", 3),
+        {
+            "dx": (
+                lambda m: centred(m.y, m.dy),
+                [
+                    (
+                        "A term is forgotten: each logit also lowers the other weights of its row.",
+                        lambda m: m.y * m.dy,
+                    ),
+                    (
+                        "You treat each entry by itself, as for a sigmoid. In a softmax, each logit moves a whole row.",
+                        lambda m: m.y * (1 - m.y) * m.dy,
+                    ),
+                    (
+                        "Rows and columns are confused: you sum over columns.",
+                        lambda m: centred(m.y, m.dy, total(m.y * m.dy, axis=0)),
+                    ),
+                    (
+                        "Rows and columns are confused: without `keepdims=True`, sums line up with columns.",
+                        lambda m: centred(m.y, m.dy, (m.y * m.dy).sum(axis=-1)),
+                    ),
+                    (
+                        "Your sum runs over the whole matrix. Each row is a softmax by itself.",
+                        lambda m: centred(m.y, m.dy, (m.y * m.dy).sum()),
+                    ),
+                    ("The sum you subtract lacks the weights y.", lambda m: centred(m.y, m.dy, total(m.dy))),
+                    ("You subtract a plain mean of dy. Weights matter.", lambda m: centred(m.y, m.dy, total(m.dy) / 3)),
+                    ("The factor y in front is missing.", lambda m: m.dy - total(m.y * m.dy)),
+                    (
+                        "y multiplies only dy, and should multiply the sum, too.",
+                        lambda m: m.y * m.dy - total(m.y * m.dy),
+                    ),
+                    ("Every sign is reversed.", lambda m: -m.right),
+                    (
+                        "A sign is wrong: the second term is subtracted.",
+                        lambda m: centred(m.y, m.dy, -total(m.y * m.dy)),
+                    ),
+                ],
+            )
+        },
+        "What one weight gains, the others lose: each row of dx adds up to 0.",
+    ),
+    Rung(
+        14,
+        "masked_softmax",
+        "masked softmax",
+        lambda random, n: {"x": random.standard_normal((n, n)), "mask": shown(random, n)},
+        {
+            "dx": (
+                lambda m: centred(masked(m), m.dy),
+                [
+                    ("The mask is forgotten: hidden keys have weight in yours.", lambda m: centred(softmax(m.x), m.dy)),
+                    (
+                        "You mask a softmax over all keys. The weights of the keys that are left don't add up to 1.",
+                        lambda m: centred(softmax(m.x) * m.mask, m.dy),
+                    ),
+                    (
+                        "You mask the gradient of a softmax over all keys. Hide keys before the softmax, not after it.",
+                        lambda m: centred(softmax(m.x), m.dy) * m.mask,
+                    ),
+                    ("A term is forgotten: y dy is only the first of two.", lambda m: masked(m) * m.dy),
+                    (
+                        "A hidden key has the logit 0 in yours, and e^0 = 1 is a weight like others.",
+                        lambda m: centred(softmax(m.x * m.mask), m.dy),
+                    ),
+                    (
+                        "Your mask is upside down: True means that a key is seen.",
+                        lambda m: centred(masked(m, ~m.mask), m.dy),
+                    ),
+                    (
+                        "Rows and columns are confused: your mask is transposed.",
+                        lambda m: centred(masked(m, m.mask.T), m.dy),
+                    ),
+                    (
+                        "Row 1 is NaN: it sees nothing, so its sum is 0. `masked_softmax` knows what to do.",
+                        lambda m: np.where(m.mask.any(axis=1, keepdims=True), m.right, np.nan),
+                    ),
+                    (
+                        "Row 1 sees nothing, so its weights are 0. Yours spread over all keys.",
+                        lambda m: np.where(
+                            m.mask.any(axis=1, keepdims=True), m.right, centred(0 * m.x + 1 / len(m.x), m.dy)
+                        ),
+                    ),
+                    (
+                        "Rows and columns are confused: without `keepdims=True`, sums line up with columns.",
+                        lambda m: centred(masked(m), m.dy, (masked(m) * m.dy).sum(axis=-1)),
+                    ),
+                ],
+            )
+        },
+        "A hidden key has weight 0, and so its gradient is 0: no second mask needed.",
+        (4, 6),
+    ),
+]
