@@ -3,7 +3,7 @@ r"""Every forward equation of the Reformer facing its gradient, and the function
 A section is a title and a text. In the text, an empty line separates rows. A row begins with the names of the forward
 function and of its backward, as "file.function"; below them, each equation faces its gradient. A side of a line is an
 equation in LaTeX, a function's name or a remark, as `kind` tells. Letters are those of the notebooks: dx is the
-gradient of the loss with respect to x, ⊤ transposes, ⊙ multiplies entry by entry. Read next: `poster.py`, which draws.
+gradient of the loss with respect to x, ⊤ transposes, ⊙ multiplies entry by entry. Read next: `poster_pictures.py`.
 """
 
 import re
@@ -54,7 +54,7 @@ $O_i = V_i \;\text{ where }\; l_i = 0$                     || $dV_i \leftarrow d
 kernel.running_softmax                                     || kernel.softmax_gradient
 $m' = \mathrm{max}(m,\,\mathrm{max}_j\;S_{ij})$            || $dS = \exp(S - m) \odot (dO\,V^⊤ - \Delta)\,/\,l$
 $l \leftarrow e^{m - m'} l + \Sigma_j\,\exp(S_{ij} - m')$  || All rounds are one softmax and share
-$O \leftarrow e^{m - m'} O + \exp(S - m')\,V$              || m, l and Δ. Each tile of S is made again.
+$O \leftarrow e^{m - m'} O + \exp(S - m')\,V$              || m, l and Δ. Each S tile is recomputed.
 tile by tile; at the end, O / l                            ||
 
 schedule.Schedule.keep                                     || schedule.Schedule.keep
@@ -78,14 +78,14 @@ $G(x) = \mathrm{feedforward}(\mathrm{norm}(x))$            || $dx = \mathrm{norm
 
 layer_norm.layer_norm                                      || layer_norm.layer_norm_backward
 $n = (x - \overline{x})\,/\,\sigma$                        || $dn = dy \odot w$
-$\sigma^2 = \mathrm{var}\,x + \varepsilon$                 || $dx = (dn - \overline{dn} - n \odot \overline{dn \odot n})/\sigma$
+$\sigma^2 = \mathrm{var}\,x + \varepsilon$         || $dx = (dn - \overline{dn} - n \odot \overline{dn \odot n})/\sigma$
 $y = n \odot w + b$                                        || $dw = \Sigma_t\,dy_t \odot n_t \quad db = \Sigma_t dy_t$
 
 feed_forward.FeedForward.forward                           || feed_forward.FeedForward.backward
 $h = x\,W_1^⊤ + b_1$                                       || $dh = dy\,W_2 \odot \mathrm{act}'(h) \quad dx = dh\,W_1$
 $a = \mathrm{act}(h)$                                      || $dW_2 = \Sigma_c\,dy^⊤ a \quad db_2 = \Sigma_t\,dy_t$
 $y = a\,W_2^⊤ + b_2$                                       || $dW_1 = \Sigma_c\,dh^⊤ x \quad db_1 = \Sigma_t\,dh_t$
-chunk by chunk (c); keeps only x                           || Each chunk's h and a are made again.
+chunk by chunk (c); keeps only x                           || Each chunk recomputes its h and a.
 
 activations.relu                                           || activations.relu_backward
 $y = \mathrm{max}(x,\,0)$                                  || $dx = dy \odot [\,x > 0\,]$
