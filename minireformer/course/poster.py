@@ -56,8 +56,8 @@ def poster(paper="a3"):
         reversible_picture(figure, 496, 110)
         feed_forward_picture(figure, 496, 238)
         for left, sections in zip((LEFT, RIGHT - COLUMN), equations.COLUMNS):
-            column(page, left, 382, 1052, sections)
-        costs(page, 1064)
+            column(page, left, 382, 1048, sections)
+        costs(page, 1060)
         resize(figure, scale)
     return figure
 
@@ -149,7 +149,7 @@ def costs(page, top):
         line = (name, usual, ours, *shown, f"÷ {numbers[0] // numbers[1]:,}")
         for (x, side), text in zip(columns.items(), line):
             size = EQUATION if kind(text) == "equation" else REMARK
-            write(page, x, top + 29.8 + 12.8 * i, text, size, ha=side)
+            write(page, x, top + 28.6 + 13.9 * i, text, size, ha=side)
 
 
 def rule(page, left, right, y):
