@@ -9,6 +9,7 @@
 # make test-browser  check that website, and a slider in JupyterLab, in a headless Chromium (which you install)
 # make bench         measure time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity        compare logits and gradients with the PyTorch Reformers (installs them)     make parity N=50
+# make poster        draw the poster in docs again, after you have changed its equations or pictures
 # make grade         mark a student's file with the course's checks      make grade NOTEBOOK=handed_in/03_anne.ipynb
 # make lint          check and format the code and the notebooks
 # make clean         go back to a fresh clone
@@ -24,7 +25,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity grade lint clean
+.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster grade lint clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -93,6 +94,9 @@ bench: $(INSTALLED)
 parity: $(INSTALLED)
 	$(PY) -c 'import reformer_pytorch, torch, transformers' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[parity]'
 	$(PY) benchmarks/speed/parity.py --number $(N)
+
+poster: $(INSTALLED)
+	$(PY) -m minireformer.course.poster docs
 
 grade: $(INSTALLED)
 	@$(PY) notebooks/grade.py $(NOTEBOOK)

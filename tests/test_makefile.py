@@ -63,6 +63,7 @@ GPU = ['backend.use("cupy")', "--nbval", "benchmarks/speed/gpu.py"]
         ("bench", "nothing", None, [".[notebooks,parity]", *BENCH]),
         ("parity N=7", "nothing", None, ["benchmarks/speed/parity.py --number 7"]),
         ("parity", "import reformer_pytorch", None, ["--quiet --editable .[parity]", "--number 20"]),
+        ("poster", "nothing", None, ["-m minireformer.course.poster docs"]),
         ("book", "nothing", None, ["sphinx -q -W --keep-going -c book . build/book"]),
         ("book", "import furo", None, ["--quiet --editable .[book]", "-m sphinx"]),
         ("test-browser", "import playwright", None, ["-m sphinx", "--editable .[browser]", "-m pytest tests/browser"]),
