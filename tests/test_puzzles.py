@@ -84,6 +84,12 @@ WRONG = [
         "n = np.linalg.norm(x, axis=1, keepdims=True)\nreturn dy / n - x * (x * dy).sum(axis=1, keepdims=True) / n**3",
         "tiny number",
     ),
+    (10, "return dy / length(x) - x * (x * dy).sum(axis=1, keepdims=True)", "Yours are as long as x"),
+    (
+        10,
+        "l = length(x)\ny = x / l\nreturn dy / l - y * (y * dy).sum(axis=1, keepdims=True)",
+        "divide both terms by the length",
+    ),
     (11, "return softmax(x)", "dy is forgotten"),
     (11, "return dy[:, None] * np.exp(x)", "which comes from the log"),
     (11, "return dy[:, None] * np.exp(x) / np.exp(x).sum(axis=0)", "Rows and columns are confused"),
@@ -92,6 +98,7 @@ WRONG = [
     (12, "return softmax(x) * (1 - softmax(x)) * dy", "as for a sigmoid"),
     (12, "y = softmax(x)\nreturn y * (dy - (y * dy).sum(axis=0))", "you sum over columns"),
     (12, "y = softmax(x)\nreturn y * (dy - (y * dy).sum(axis=1))", "sums line up with columns"),
+    (12, "y = softmax(x)\nreturn dy - y * (y * dy).sum(axis=1, keepdims=True)", "should multiply dy, too"),
     (12, "y = softmax(x)\nreturn y * ((y * dy).sum(axis=1, keepdims=True) - dy)", "Every sign is reversed."),
     (
         13,
@@ -106,6 +113,17 @@ WRONG = [
     (13, "return softmax_backward(dy @ V.T, S), softmax(S).T @ dy", "as if they were all"),
     (13, "P = np.exp(S - L[:, None])\nreturn P * (dy @ V.T), P.T @ dy", "A term is forgotten"),
     (13, "P = np.exp(S - L[:, None])\nreturn P * (dy @ V.T - (dy * O).sum(axis=1)), P.T @ dy", "lines up with columns"),
+    (
+        13,
+        "P = np.exp(S - L[:, None])\nreturn dy @ V.T - P * (dy * O).sum(axis=1, keepdims=True), P.T @ dy",
+        "should multiply dP, too",
+    ),
+    (
+        13,
+        "P = np.exp(S - L[:, None])\nreturn P * (dy @ V.T - O.sum(axis=1, keepdims=True)), P.T @ dy",
+        "dy is missing in Δ",
+    ),
+    (14, "return softmax_backward(dy * mask, x * mask)", "You multiply logits and dy"),
     (14, "return softmax_backward(dy, x)", "The mask is forgotten"),
     (14, "return softmax_backward(dy, x) * mask", "Hide keys before"),
     (14, "y = softmax(x) * mask\nreturn y * (dy - (y * dy).sum(axis=1, keepdims=True))", "don't add up to 1"),
@@ -137,6 +155,24 @@ WRONG = [
         "return scale * (dn - dn.mean(axis=1, keepdims=True)), (dy * n).sum(axis=0)",
         "stretching a row",
     ),
+    (
+        17,
+        "n, scale = normalise(x)\ndn = dy * weight\nm = dn.mean(axis=1, keepdims=True)\n"
+        "return scale * (dn - m - x * (dn * x).mean(axis=1, keepdims=True)), (dy * n).sum(axis=0)",
+        "You measure the stretch with x",
+    ),
+    (
+        17,
+        "d = unit_length_backward(dy * weight, x - x.mean(axis=1, keepdims=True))\n"
+        "return d - d.mean(axis=1, keepdims=True), (dy * normalise(x)[0]).sum(axis=0)",
+        "its squares are averaged",
+    ),
+    (
+        18,
+        "dq, dk = product_backward(dy, x, unit_length(x).T)\nreturn dq + unit_length_backward(dk, x)",
+        "the gradient of `k.T`",
+    ),
+    (18, "k = unit_length(x)\nreturn dy @ k + unit_length_backward(dy.T @ x, k)", "Which vector was divided"),
     (18, "return dy @ unit_length(x)", "x is also the key"),
     (18, "return 2 * dy @ unit_length(x)", "double the query's part"),
     (18, "return (dy + dy.T) @ x", "Nothing in yours goes through the unit length"),
@@ -147,10 +183,23 @@ WRONG = [
     (19, "C = x.shape[1]\nreturn dy[:, C:] + np.roll(dy[:, :C], 1, axis=0)", "yours goes later"),
     (19, "C = x.shape[1]\nreturn dy[:, C:] + dy[:, :C]", "stays where it is"),
     (19, "C = x.shape[1]\ndx = dy[:, C:].copy()\ndx[:-1] += dy[1:, :C]\nreturn dx", "form a circle"),
+    (19, "C = x.shape[1]\nreturn dy[:, C:] + np.roll(dy[:, :C], -1)", "Without `axis`"),
+    (19, "C = x.shape[1]\nreturn dy[:, C:] + np.roll(dy[:, :C], -1, axis=1)", "roll within each chunk"),
+    (20, "return sum(d[o] for d, o in zip(dy, np.argsort(order, axis=0)))", "Your argsort runs over the rounds"),
     (20, "dx = np.zeros_like(x)\ndx[order] += dy\nreturn dx", "Only the last round"),
     (20, "return dy.sum(axis=0)", "undo each round's sort"),
     (20, "return sum(d[o] for d, o in zip(dy, order))", "sort a second time"),
     (21, "h = np.maximum(x @ W1, 0)\ndh = dy @ W2.T\nreturn dh @ W1.T, x.T @ dh, h.T @ dy", "The ReLU is forgotten"),
+    (
+        21,
+        "h = np.maximum(x @ W1, 0)\ndh = dy @ W2.T * h\nreturn dh @ W1.T, x.T @ dh, h.T @ dy",
+        "unchanged, or not at all",
+    ),
+    (
+        21,
+        "h = np.maximum(x @ W1, 0)\ndh = np.maximum(dy @ W2.T, 0)\nreturn dh @ W1.T, x.T @ dh, h.T @ dy",
+        "not on its own sign",
+    ),
     (
         21,
         "dx = np.zeros_like(x)\nfor i in range(0, len(x), chunk_len):\n    s = slice(i, i + chunk_len)\n"
@@ -165,6 +214,9 @@ WRONG = [
     ),
     (22, "return dy1, dy2 + f_backward(dy1, x2)", "g reads y1"),
     (22, "dx1 = dy1 + g_backward(dy2, x1)\nreturn dx1, dy2 + f_backward(dx1, x2)", "derivative at x1"),
+    (22, "y1, y2 = pair(x1, x2)\nreturn dy1 + g_backward(dy2, y2), dy2", "derivative at y2"),
+    (22, "dx1 = dy1 + g_backward(dy2, x1 + f(x2))\nreturn dy2 + f_backward(dx1, x2), dx1", "That is dx2"),
+    (22, "dx1 = dy1 + g_backward(dy2, x1 + f(x2))\nreturn dx1, dy2 + f_backward(dx1, x1)", "derivative at x1"),
     (22, "return dy1 + g_backward(dy2, x1 + f(x2)), dy2 + f_backward(dy1, x2)", "f gets dy1 alone"),
     (22, "return dy1 + g_backward(dy1, x1 + f(x2)), dy2", "g gets dy1"),
     (
@@ -287,10 +339,17 @@ def test_the_last_rung_knows_the_mistakes_of_the_capstone(names, capsys):
         return capsys.readouterr().out
 
     end = SOLUTION[24][0][SOLUTION[24][0].index("return {") :]
-    assert "The next piece is dvw" in says(end, 'return {"P": P}')
+    assert "not finished. Right so far: P. The next piece is dvw" in says(end, 'return {"P": P}')
     assert "dS is wrong. Over all rounds" in says(" - delta[token][..., None])", ")")
+    dP = "dy[token] @ v[window].swapaxes(1, 2)"
+    alone = says(f"P * ({dP} - delta[token][..., None])", f"softmax_backward({dP}, logits(q, token, window))")
+    assert "dS is wrong. Each round's weights" in alone
     weights = "np.exp(logits(q, token, window) - L[token][..., None])"
     assert "all rounds share one softmax" in says(weights, "softmax(logits(q, token, window))")
+    first_line = f"P = {weights}"  # with one round it is right, and the other problems are looked at all the same
+    wrong = 'return {"P": softmax(logits(q, token, window))}'
+    assert first_line in SOLUTION[24][0] and "all rounds share one softmax" in says(first_line, wrong)
+    assert "Is your dy sorted?" in says("@ dy[token]\n", "@ dy[np.arange(order.size).reshape(token.shape) % len(q)]\n")
 
 
 def test_the_forward_pass_of_the_last_rung_is_the_librarys(names):
@@ -360,6 +419,26 @@ def test_an_answer_for_one_shape_only_is_not_right(said, pictures):
     assert not pictures
 
 
+def test_more_rows_than_x_and_a_short_last_chunk_are_looked_at(said):
+    assert "a larger one is not" in said(4, "dx = np.zeros_like(dy)\nnp.add.at(dx, index, dy)\nreturn dx")
+    whole_chunks = SOLUTION[21][0].replace("range(0, len(x), chunk_len)", "range(0, len(x) - chunk_len + 1, chunk_len)")
+    assert whole_chunks != SOLUTION[21][0]
+    body = ast.unparse(ast.parse(whole_chunks).body[-1].body)
+    assert "a larger one is not" in said(21, body)
+
+
+def test_half_an_answer_is_half_done(said):
+    assert (
+        said(23, "raise NotImplementedError")
+        == "Rung 23: half done. `lean_stack` runs; now write `lean_stack_backward`."
+    )
+
+
+def test_a_cache_of_inputs_taken_for_outputs_gets_a_hint(said, names):
+    names["lean_stack"] = lambda x1, x2, n: (*names["stack"](x1, x2, n), (x1, x2, n))
+    assert "Your cache holds the first layer's inputs" in said(23)
+
+
 def test_a_cache_that_grows_with_depth_is_measured(names, capsys):
     exec(
         "def lean_stack(x1, x2, n):\n    cache = []\n    for _ in range(n):\n        cache.append((x1, x2))\n"
@@ -398,7 +477,7 @@ def test_the_picture_has_both_jacobians_and_marks_what_is_wrong():
     came[3, 0] = 0
     figure = jacobians(came, expected, ["A", "B"], [1, 2], wrong=~np.isclose(came, expected))
     left, right = figure.axes
-    assert [ax.get_title("left") or ax.get_title() for ax in figure.axes] == ["what came", "what was expected"]
+    assert [ax.get_title("left") or ax.get_title() for ax in figure.axes] == ["your answer", "the right one"]
     assert (right.images[0].get_array() == expected).all()
     assert sorted((box.get_x() + 0.42, box.get_y() + 0.42) for box in left.patches) == [(0, 3), (2, 1)]
     assert not right.patches

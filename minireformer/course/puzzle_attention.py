@@ -1,4 +1,4 @@
-"""Rungs 13, 15 and 18 to 20: softmaxes in parts and merged, shared queries and keys, look-back, rounds.
+"""Rungs 13 and 18 to 20: a softmax seen in part, shared queries and keys, look-back, rounds.
 
 See `puzzle_rung.py` for what a rung consists of. Read next: `puzzle_memory.py`.
 """
@@ -31,16 +31,6 @@ def block(m, delta, P=None):
 def delta(m):
     """Each row's sum of P dP over all keys, read off the output."""
     return total(m.dy * m.O)
-
-
-def share(m):
-    """Each round's weight (R, n) in the merged output."""
-    return softmax(m.L, axis=0)
-
-
-def better(m, than):
-    """Each round's sum of dy (O - than), over the columns: (R, n)."""
-    return ((m.O - than) * m.dy).sum(axis=-1)
 
 
 def by_round(m, slots):
@@ -96,6 +86,11 @@ RUNGS = [
                     ("A term is forgotten: P dP is only the first of two.", lambda m: block(m, 0)),
                     ("The factor P in front is missing.", lambda m: block(m, delta(m), 1)),
                     (
+                        "P multiplies only Δ, and should multiply dP, too.",
+                        lambda m: block(m, np.exp(m.S - m.L[:, None]) * delta(m), 1),
+                    ),
+                    ("dy is missing in Δ: it is a sum of dy O.", lambda m: block(m, total(m.O))),
+                    (
                         "Rows and columns are confused: without `keepdims=True`, Δ lines up with columns.",
                         lambda m: block(m, delta(m)[:, 0]),
                     ),
@@ -134,62 +129,6 @@ RUNGS = [
         call=lambda backward, m: backward(m.dy, m.S, m.V, m.L, m.O),
     ),
     Rung(
-        15,
-        "merge",
-        "two softmaxes merged",
-        lambda random, n: {"O": random.standard_normal((2, n, 2)), "L": random.standard_normal((2, n))},
-        {
-            "dO": (
-                lambda m: share(m)[..., None] * m.dy,
-                [
-                    ("The weights are forgotten: each round gets all of dy.", lambda m: m.dy + 0 * m.O),
-                    ("Both rounds get the same share. Which of them counts more?", lambda m: m.dy / 2 + 0 * m.O),
-                    ("Your weights don't add up to 1 over the rounds.", lambda m: np.exp(m.L)[..., None] * m.dy),
-                    (
-                        "Your weights add up to 1 over the tokens. They should over the rounds.",
-                        lambda m: softmax(m.L)[..., None] * m.dy,
-                    ),
-                    ("It has no axis for rounds: each of them has a gradient.", lambda m: m.dy),
-                    ("The rounds are swapped.", lambda m: m.right[::-1]),
-                ],
-            ),
-            "dL": (
-                lambda m: share(m) * better(m, m.y),
-                [
-                    (
-                        "A term is forgotten: more weight for one round means less for the other.",
-                        lambda m: share(m) * better(m, 0),
-                    ),
-                    (
-                        "You treat each round by itself, as for a sigmoid. More of one round is less of the other.",
-                        lambda m: share(m) * (1 - share(m)) * better(m, 0),
-                    ),
-                    (
-                        "Your softmax runs over the tokens. The weights add up to 1 over the rounds.",
-                        lambda m: centred(softmax(m.L), better(m, 0)),
-                    ),
-                    ("The factor w in front is missing.", lambda m: better(m, m.y)),
-                    ("w and the second term are missing.", lambda m: better(m, 0)),
-                    (
-                        "The second term has one round's O. Which output do all rounds share?",
-                        lambda m: share(m) * better(m, m.O.sum(axis=0)),
-                    ),
-                    (
-                        "You subtract the plain mean of the rounds. Merged, they have weights.",
-                        lambda m: share(m) * better(m, m.O.mean(axis=0)),
-                    ),
-                    (
-                        "The sum over the columns is missing: one L weighs a whole row.",
-                        lambda m: share(m)[..., None] * (m.O - m.y) * m.dy,
-                    ),
-                    ("The sum over the columns is missing, and so is w.", lambda m: (m.O - m.y) * m.dy),
-                    ("Every sign is reversed.", lambda m: -m.right),
-                ],
-            ),
-        },
-        "A round gets more weight if it does better than the merged output. Softmaxes merge into a softmax.",
-    ),
-    Rung(
         18,
         "shared_logits",
         "shared query and key",
@@ -217,6 +156,14 @@ RUNGS = [
                         lambda m: m.dy @ m.x + unit_backward(m.dy.T @ m.x, m.x),
                     ),
                     ("Nothing in yours goes through the unit length.", lambda m: (m.dy + m.dy.T) @ m.x),
+                    (
+                        "That is the gradient of `k.T`. Transpose it before you go through the unit length.",
+                        lambda m: m.dy @ unit(m.x) + unit_backward(m.x.T @ m.dy, m.x),
+                    ),
+                    (
+                        "You go through the unit length at k. Which vector was divided by its length?",
+                        lambda m: m.dy @ unit(m.x) + unit_backward(m.dy.T @ m.x, unit(m.x)),
+                    ),
                     (
                         "You use k for both. The key met queries as long as x, and then went through the unit length.",
                         lambda m: (m.dy + m.dy.T) @ unit(m.x),
@@ -249,6 +196,14 @@ RUNGS = [
                     ("The first half belongs one chunk earlier; yours goes later.", lambda m: rolled(m, 1, 0)),
                     ("The halves are swapped: first comes the chunk before.", lambda m: rolled(m, 0, -1)),
                     ("The chunk before chunk 0 gets nothing. The chunks form a circle.", no_circle),
+                    (
+                        "Without `axis`, `np.roll` moves single numbers. It is whole chunks that move.",
+                        lambda m: halves(m)[1] + np.roll(halves(m)[0], -1),
+                    ),
+                    (
+                        "You roll within each chunk. It is whole chunks that move, along axis 0.",
+                        lambda m: halves(m)[1] + np.roll(halves(m)[0], -1, axis=1),
+                    ),
                     ("It is as long as the windows. Every chunk is in two of them: add.", lambda m: m.dy),
                 ],
             )
@@ -270,6 +225,10 @@ RUNGS = [
                     ),
                     ("Only round 0 arrives.", lambda m: m.dy[0][m.order[0].argsort()]),
                     ("You take the mean over rounds. Each counts in full.", lambda m: m.right / len(m.order)),
+                    (
+                        "Your argsort runs over the rounds. Each round is sorted by itself, along axis 1.",
+                        lambda m: by_round(m, m.order.argsort(axis=0)).sum(axis=0),
+                    ),
                     ("You add up slots, not tokens: undo each round's sort first.", lambda m: m.dy.sum(axis=0)),
                     ("You sort a second time. What undoes a sort?", lambda m: by_round(m, m.order).sum(axis=0)),
                     (

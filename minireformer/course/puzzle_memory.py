@@ -92,8 +92,22 @@ def stack_mistakes(which):
             "You use the last layer's inputs for every layer. What you rebuilt are the outputs of the layer before.",
             lambda m: through(m, lambda *_: run(m, m.n_layers - 1))[which],
         ),
-        ("You took every layer at the inputs of the first.", lambda m: through(m, lambda *_: run(m, 0))[which]),
+        (
+            "Your cache holds the first layer's inputs, but you rebuild as if they were the last one's outputs.",
+            lambda m: from_inputs(m)[which],
+        ),
+        ("You take every layer at the inputs of the first.", lambda m: through(m, lambda *_: run(m, 0))[which]),
     ]
+
+
+def from_inputs(m):
+    """Inputs rebuilt as they should be, but from x1 and x2 in place of y1 and y2."""
+    dy, (y1, y2) = tuple(m.dy), (m.x1, m.x2)
+    for _ in range(m.n_layers):
+        y2 = y2 - np.sin(2 * y1)
+        y1 = y1 - np.cos(y2)
+        dy = pair_backward(*dy, y1, y2)
+    return dy
 
 
 def too_early(m):
@@ -167,6 +181,14 @@ RUNGS = [
                         lambda m: dhidden(m, False) @ m.W1.T,
                     ),
                     (
+                        "A ReLU lets a gradient through unchanged, or not at all. You multiply it by h.",
+                        lambda m: dhidden(m) * hidden(m) @ m.W1.T,
+                    ),
+                    (
+                        "You apply the ReLU to the gradient. Where it passes depends on h, not on its own sign.",
+                        lambda m: np.maximum(dhidden(m, False), 0) @ m.W1.T,
+                    ),
+                    (
                         "Only the last chunk of dx is there. Where do the others go?",
                         lambda m: np.concatenate([0 * m.x[: last_chunk(m).start], m.right[last_chunk(m)]]),
                     ),
@@ -197,7 +219,7 @@ RUNGS = [
             ),
         },
         "This is the widest layer of the model, and never more than a chunk of it is alive.",
-        (4, 7),
+        (4, 5),  # with tokens in the last chunk that get through the ReLU
         outputs=lambda f, inputs: f(inputs["x"], inputs["W1"], inputs["W2"]),
         extra=chunk_peak,
     ),
@@ -219,6 +241,11 @@ RUNGS = [
                         "You take g's derivative at x2. What did g read?",
                         lambda m: pair_backward(*m.dy, m.x1, m.x2, at=m.x2)[0],
                     ),
+                    (
+                        "You take g's derivative at y2. What did g read?",
+                        lambda m: pair_backward(*m.dy, m.x1, m.x2, at=m.y[1])[0],
+                    ),
+                    ("That is dx2. Return dx1 first.", lambda m: pair_backward(*m.dy, m.x1, m.x2)[1]),
                     (
                         "g gets dy1. Into which stream did g add?",
                         lambda m: pair_backward(m.dy[0], m.dy[0], m.x1, m.x2)[0],
@@ -242,6 +269,10 @@ RUNGS = [
                         "You take f's derivative at y2. What did f read?",
                         lambda m: m.dy[1] - np.sin(m.y[1]) * pair_backward(*m.dy, m.x1, m.x2)[0],
                     ),
+                    (
+                        "You take f's derivative at x1. What did f read?",
+                        lambda m: m.dy[1] - np.sin(m.x1) * pair_backward(*m.dy, m.x1, m.x2)[0],
+                    ),
                     ("f gets dy2. Into which stream did f add?", lambda m: m.dy[1] - np.sin(m.x2) * m.dy[1]),
                 ],
             ),
@@ -259,7 +290,7 @@ RUNGS = [
             "dx1": (lambda m: through(m)[0], stack_mistakes(0)),
             "dx2": (lambda m: through(m)[1], stack_mistakes(1)),
         },
-        "However many layers there are, you keep only what comes out at the end.",
+        "However many layers there are, two arrays are all that you keep.",
         outputs=lambda f, inputs: np.stack(f(*inputs.values())),
         call=back_from_cache,
         extra=stack_memory,

@@ -19,6 +19,11 @@ def circles(random, n):
     return np.stack([first, np.roll(first, 1)])
 
 
+def gathered(random, n):
+    """Rung 4: n rows, and as many to take in the first problem, but more in the second."""
+    return {"x": random.standard_normal((n, 2)), "index": np.array([2, 0, 2, 1, 5, 5, 0][: 3 * n // 2 - 2])}
+
+
 def bucket(x):
     """A small hash: which of the arrows right, up, left and down each vector in the plane is nearest to."""
     return np.concatenate([x, -x], axis=-1).argmax(axis=-1)
@@ -112,14 +117,14 @@ RUNGS = [
         4,
         "gather",
         "gather",
-        lambda random, n: {"x": random.standard_normal((n, 2)), "index": np.array([2, 0, 2, 1, 5, 5][:n])},
+        gathered,
         {
             "dx": (
                 lambda m: scatter(m.dy, m.index, m.x),
                 [
                     ("You gather, where you have to scatter: dy[i] goes to row index[i].", lambda m: m.dy[m.index]),
                     (
-                        "Repeats are lost. With `dx[index] += dy`, NumPy writes each row only once.",
+                        "Repeats are lost. With `dx[index] = dy`, and even with `+=`, each row is written only once.",
                         lambda m: last_write(m.dy, m.index, m.x),
                     ),
                     (
@@ -152,7 +157,7 @@ RUNGS = [
                 ],
             )
         },
-        "The way back is a gather as well, by the inverse permutation.",
+        "The inverse permutation brings every row home.",
         (4, 6),
     ),
     Rung(

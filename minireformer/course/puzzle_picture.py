@@ -25,7 +25,7 @@ def jacobians(came, expected, names, widths, wrong=None):
         width_ratios=(came.shape[1], n_columns),
     )
     limit = 1.6 * (abs(expected).max() or 1.0)  # the darkest colours would hide the marks
-    for ax, values, title in zip(axes, (came, expected), ("what came", "what was expected")):
+    for ax, values, title in zip(axes, (came, expected), ("your answer", "the right one")):
         ax.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         ax.set_facecolor("#FFE680")  # not a number
         ax.grid(False)

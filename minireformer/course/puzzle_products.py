@@ -54,6 +54,12 @@ def norm_backward(m, shift=1, stretch=1, weight=True, divide=True):
     return dx * scale if divide else dx
 
 
+def by_length(m):
+    """LayerNorm's dx as if x - mean were divided by its length."""
+    dx = unit_backward(m.dy * m.weight, m.x - m.x.mean(axis=-1, keepdims=True))
+    return dx - dx.mean(axis=-1, keepdims=True)
+
+
 def norm_columns(m):
     """LayerNorm's dx with both means taken over the rows of x, not along each."""
     n, scale = normalised(m)
@@ -92,7 +98,7 @@ RUNGS = [
                 ],
             ),
         },
-        "Two products, and the shapes leave you no choice.",
+        "Two products. If no two sizes are equal, the shapes leave you no other choice.",
     ),
     Rung(
         9,
@@ -157,7 +163,14 @@ RUNGS = [
                         "You measure the part along x with x, which does not have length 1. What does?",
                         lambda m: (m.dy - m.x * total(m.x * m.dy)) / length(m.x),
                     ),
-                    ("Of x and y, only y has length 1. Use it twice.", lambda m: turned(m, total(m.x * m.dy))),
+                    (
+                        "The part along x is measured with vectors of length 1. Yours are as long as x.",
+                        lambda m: m.dy / length(m.x) - m.x * total(m.x * m.dy),
+                    ),
+                    (
+                        "Your second term is too large by a factor: use y twice, then divide both terms by the length.",
+                        lambda m: turned(m, total(m.x * m.dy)),
+                    ),
                     (
                         "You project each entry by itself. The part along y is one number for a row: a sum.",
                         lambda m: turned(m, m.y * m.dy),
@@ -248,6 +261,17 @@ RUNGS = [
                     (
                         "You take sums in place of means.",
                         lambda m: norm_backward(m, m.x.shape[-1], m.x.shape[-1]),
+                    ),
+                    (
+                        "You measure the stretch with x, which has neither mean 0 nor deviation 1. What has?",
+                        lambda m: (
+                            norm_backward(m, stretch=0)
+                            - normalised(m)[1] * m.x * (m.x * m.dy * m.weight).mean(axis=-1, keepdims=True)
+                        ),
+                    ),
+                    (
+                        "You divide by the length of x - mean. The deviation is smaller: its squares are averaged.",
+                        by_length,
                     ),
                     ("A sign is wrong: both terms are subtracted.", lambda m: norm_backward(m, -1, -1)),
                     ("A sign is wrong: the stretch is subtracted, too.", lambda m: norm_backward(m, stretch=-1)),

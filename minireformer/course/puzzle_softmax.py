@@ -1,4 +1,4 @@
-"""Rungs 11, 12 and 14: log-sum-exp, and the softmax, masked and not.
+"""Rungs 11, 12, 14 and 15: log-sum-exp, and the softmax, masked or merged from two.
 
 See `puzzle_rung.py` for what a rung consists of. Read next: `puzzle_attention.py`.
 """
@@ -28,6 +28,16 @@ def masked(m, mask=None):
     """The softmax of each row over the keys that a mask shows; zeros in a row that shows none."""
     e = np.exp(m.x) * (m.mask if mask is None else mask)
     return e / np.maximum(total(e), 1e-300)
+
+
+def share(m):
+    """Each round's weight (R, n) in the merged output."""
+    return softmax(m.L, axis=0)
+
+
+def better(m, than):
+    """Each round's sum of dy (O - than), over the columns: (R, n)."""
+    return ((m.O - than) * m.dy).sum(axis=-1)
 
 
 RUNGS = [
@@ -101,6 +111,10 @@ RUNGS = [
                         "y multiplies only dy, and should multiply the sum, too.",
                         lambda m: m.y * m.dy - total(m.y * m.dy),
                     ),
+                    (
+                        "y multiplies only the sum, and should multiply dy, too.",
+                        lambda m: m.dy - m.y * total(m.y * m.dy),
+                    ),
                     ("Every sign is reversed.", lambda m: -m.right),
                     (
                         "A sign is wrong: the second term is subtracted.",
@@ -135,6 +149,10 @@ RUNGS = [
                         lambda m: centred(softmax(m.x * m.mask), m.dy),
                     ),
                     (
+                        "You multiply logits and dy by the mask, but a logit of 0 is a weight like others: e^0 = 1.",
+                        lambda m: centred(softmax(m.x * m.mask), m.dy * m.mask),
+                    ),
+                    (
                         "Your mask is upside down: True means that a key is seen.",
                         lambda m: centred(masked(m, ~m.mask), m.dy),
                     ),
@@ -161,5 +179,61 @@ RUNGS = [
         },
         "A hidden key has weight 0, and so its gradient is 0: no second mask needed.",
         (4, 6),
+    ),
+    Rung(
+        15,
+        "merge",
+        "two softmaxes merged",
+        lambda random, n: {"O": random.standard_normal((2, n, 2)), "L": random.standard_normal((2, n))},
+        {
+            "dO": (
+                lambda m: share(m)[..., None] * m.dy,
+                [
+                    ("The weights are forgotten: each round gets all of dy.", lambda m: m.dy + 0 * m.O),
+                    ("Both rounds get the same share. Which of them counts more?", lambda m: m.dy / 2 + 0 * m.O),
+                    ("Your weights don't add up to 1 over the rounds.", lambda m: np.exp(m.L)[..., None] * m.dy),
+                    (
+                        "Your weights add up to 1 over the tokens. They should over the rounds.",
+                        lambda m: softmax(m.L)[..., None] * m.dy,
+                    ),
+                    ("It has no axis for rounds: each of them has a gradient.", lambda m: m.dy),
+                    ("The rounds are swapped.", lambda m: m.right[::-1]),
+                ],
+            ),
+            "dL": (
+                lambda m: share(m) * better(m, m.y),
+                [
+                    (
+                        "A term is forgotten: more weight for one round means less for the other.",
+                        lambda m: share(m) * better(m, 0),
+                    ),
+                    (
+                        "You treat each round by itself, as for a sigmoid. More of one round is less of the other.",
+                        lambda m: share(m) * (1 - share(m)) * better(m, 0),
+                    ),
+                    (
+                        "Your softmax runs over the tokens. The weights add up to 1 over the rounds.",
+                        lambda m: centred(softmax(m.L), better(m, 0)),
+                    ),
+                    ("The factor w in front is missing.", lambda m: better(m, m.y)),
+                    ("w and the second term are missing.", lambda m: better(m, 0)),
+                    (
+                        "The second term has one round's O. Which output do all rounds share?",
+                        lambda m: share(m) * better(m, m.O.sum(axis=0)),
+                    ),
+                    (
+                        "You subtract the plain mean of the rounds. Merged, they have weights.",
+                        lambda m: share(m) * better(m, m.O.mean(axis=0)),
+                    ),
+                    (
+                        "The sum over the columns is missing: one L weighs a whole row.",
+                        lambda m: share(m)[..., None] * (m.O - m.y) * m.dy,
+                    ),
+                    ("The sum over the columns is missing, and so is w.", lambda m: (m.O - m.y) * m.dy),
+                    ("Every sign is reversed.", lambda m: -m.right),
+                ],
+            ),
+        },
+        "A round gets more weight if it does better than the merged output. Softmaxes merge into a softmax.",
     ),
 ]

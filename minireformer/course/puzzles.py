@@ -16,7 +16,7 @@ import numpy as np
 import minireformer
 from minireformer import backend
 from minireformer.course import puzzle_attention, puzzle_memory, puzzle_moves, puzzle_products, puzzle_softmax
-from minireformer.course.capstone import check_backward
+from minireformer.course.capstone import Unfinished, check_backward
 from minireformer.course.puzzle_picture import jacobians
 from minireformer.course.puzzle_rung import jacobian, problem
 
@@ -62,12 +62,12 @@ def check(rung, *functions):
         if wrong.picture:
             jacobians(*wrong.picture)
             plt.show()
+    except Unfinished as error:
+        print(f"{rung}: not finished. {error}")
     except AssertionError as error:
-        print(f"{rung}: not right yet. {error}{_doubts(number, functions)}")
+        print(f"{rung}: not right yet. {str(error).replace('dout', 'dy')}{_doubts(number, functions)}")
     except NotImplementedError as error:
-        called = _unsolved(error)
-        below = called and f"not right yet. It calls {RUNGS[called].name}_backward: climb rung {called} first."
-        print(f"{rung}: {below if called and called != number else 'not started'}")
+        print(f"{rung}: {_empty(error, number, functions)}")
     except Exception as error:
         print(f"{rung}: not right yet. Your code stopped{_line(error)} with {type(error).__name__}: {error}")
     else:
@@ -188,10 +188,15 @@ def _picture(rung, answer, m, slopes):
     return came, expected, list(slopes), [slope.shape[1] for slope in slopes.values()], wrong
 
 
-def _unsolved(error):
-    """The number of the rung whose stub raised this error, or None."""
+def _empty(error, number, functions):
+    """What to say when a stub raised this error: the rung's own, the second of two, or that of a rung below."""
     name = traceback.extract_tb(error.__traceback__)[-1].name
-    return next((rung.number for rung in RUNGS.values() if name == f"{rung.name}_backward"), None)
+    called = next((rung.number for rung in RUNGS.values() if name == f"{rung.name}_backward"), number)
+    if called != number:
+        return f"not right yet. It calls {name}: climb rung {called} first."
+    if len(functions) > 2 and name == functions[-1].__name__:
+        return f"half done. `{functions[-2].__name__}` runs; now write `{name}`."
+    return "not started"
 
 
 def _doubts(number, functions):
