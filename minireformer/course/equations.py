@@ -10,13 +10,15 @@ import re
 
 TITLE = "The Reformer, forward and backward"
 SENTENCE = (
-    "A Transformer for long sequences: each token attends to a few tokens that hash like it, "
-    "and each layer recomputes what others store."
+    "A Transformer for long sequences: a token attends to a few that hash like it, "
+    "and the backward pass recomputes layer inputs."
 )
-CREDIT = "Kitaev, Kaiser, Levskaya: Reformer\narXiv:2001.04451"
+CREDIT = "Kitaev, Kaiser, Levskaya\nICLR 2020, arXiv:2001.04451"
 NOTATION = (
     "T tokens in chunks of C    R hash rounds    D size of a head    B batch    "
-    "⊤ transposes    ⊙ multiplies entry by entry    dx is the gradient of the loss with respect to x"
+    "⊤ transposes    ⊙ multiplies entry by entry    dx is the gradient of the loss with respect to x",
+    "Q queries    K keys    V values    S logits    P weights    O output    π sorted order    "
+    "m, l: a query's largest logit and sum of exponentials",
 )
 
 ATTENTION = r"""
@@ -30,11 +32,11 @@ unit_length.unit_length                                  || unit_length.unit_len
 $K = s\,Q \quad s = (|Q|^2 + 10^{-6} D)^{-1/2}$          || $dQ \leftarrow dQ + s\,(dK - K\,(K \cdot dK))$
 
 hashing.hash_vectors                                     || No gradient: h is a whole number.
-$h = \mathrm{argmax}\,[\,Q\,\Omega_r;\,-Q\,\Omega_r\,]$  || Backward uses the buckets of forward.
-Ω: random, a new one in each round                       ||
+$h_r = \mathrm{argmax}\,[\,Q\,\Omega_r;\,-Q\,\Omega_r\,]$ || Backward reuses forward's buckets:
+Ω: random, a new one in each round                       || rounding errors could flip one.
 
 hashing.sort_by_bucket                                   || tables.Scratch.scatter_add
-$\pi_r = \mathrm{argsort}(h) \quad Q_r = Q[\pi_r]$       || $dQ[\pi_r] \leftarrow dQ[\pi_r] + dQ_r$
+$\pi_r = \mathrm{argsort}(h_r) \quad Q_r = Q[\pi_r]$       || $dQ[\pi_r] \leftarrow dQ[\pi_r] + dQ_r$
 
 schedule.Schedule.windows                                || tables.add_windows
 $S_n = Q_n\,[\,K_{n-1};\,K_n\,]^⊤$                       || $dQ_n = dS_{n,n-1}\,K_{n-1} + dS_{n,n}\,K_n$
@@ -117,14 +119,15 @@ tables U (a, d_a) and W (b, d_b)                         || $dW_j = \Sigma_{B,i}
 LOSS = r"""
 heads.TokenHead.forward                                  || heads.TokenHead.backward
 $z = f\,W^⊤ + b$                                         || $df = dz\,W \quad dW = dz^⊤ f \quad db = \Sigma_t\,dz_t$
-f: LayerNorm of y₁ and y₂; t: targets                    ||
+f: LayerNorm of y₁ and y₂ side by side                   ||
 
 losses.softmax_cross_entropy                             || losses.softmax_cross_entropy_backward
-$\text{loss = mean}_i\,(\text{logsumexp}\,z_i - z_i[t_i])$ || $dz_i = (\text{softmax}(z_i) - \text{onehot}(t_i))\,/\,n$
+$\text{loss}_i = \text{logsumexp}\,z_i - z_i[t_i]$          || $dz_i = (\text{softmax}(z_i) - \text{onehot}(t_i))\,/\,n$
+their mean; t: the n targets                             ||
 
 losses.chunked_cross_entropy                             || losses.chunked_cross_entropy_backward
 head, loss and gradients, one chunk                      || only multiplies by dloss: forward has
-of the n positions i at a time                           || already computed df, dW and db
+of positions at a time                                   || already computed df, dW and db
 """
 
 COLUMNS = (
@@ -138,9 +141,9 @@ PART = 1024  # positions that the feed-forward layer and the head take at a time
 COSTS = (  # what is computed or kept, in a Transformer and in the Reformer: formulas, and the numbers that they give
     ("logits of a head, computed", "$T^2$", r"$T \cdot 2RC$", T**2, T * 2 * R * C),
     ("weights of a head, kept", "$T^2$", r"$2T:\; m \text{ and } l$", T**2, 2 * T),
-    ("streams of N blocks, kept", "$2NTd$", "$2Td$", 2 * N * T * D_MODEL, 2 * T * D_MODEL),
-    ("hidden layer", r"$T\,d_{ff}$", "one chunk", T * D_FF, PART * D_FF),
-    ("logits of the vocabulary", r"$T\,V$", "one chunk", T * V, PART * V),
+    ("layer inputs of N blocks, kept", "$2NTd$", "$2Td$", 2 * N * T * D_MODEL, 2 * T * D_MODEL),
+    ("hidden layer, at once", r"$T\,d_{ff}$", "one chunk", T * D_FF, PART * D_FF),
+    ("vocabulary logits, at once", r"$T\,V$", "one chunk", T * V, PART * V),
     ("table of positions", r"$T\,d$", r"$(a + b)\,d\,/\,2$", T * D_MODEL, (A + B) * D_MODEL // 2),
 )
 SIZES = (

@@ -31,7 +31,7 @@ from minireformer.course.poster_pictures import (
 )
 
 LEFT, RIGHT = 36, 805.89  # edges of what is on the page
-COLUMN, GRADIENT = 375, 182  # the width of a column of equations, and where in it the gradients begin
+COLUMN, GRADIENT = 378, 184  # the width of a column of equations, and where in it the gradients begin
 EQUATION, NAME = 12.25, 8.55  # sizes of letters; an index has 0.7 of it
 LINE, REMARK_LINE, NAME_LINE, HEAD, BETWEEN = 15.8, 13.2, 12.5, 21, 11  # heights, and the space between sections
 TINT = "#FBF0E9"  # behind gradients
@@ -48,10 +48,11 @@ def poster(paper="a3"):
         plt.rcParams.update(STYLE)
         figure = plt.figure(figsize=(WIDTH / 72 * scale, HEIGHT / 72 * scale))
         page = place(figure, 0, 0, WIDTH, HEIGHT)
-        write(page, LEFT - 1, 58, equations.TITLE, 27.5, weight="bold")
-        write(page, RIGHT, 58, equations.CREDIT, REMARK, color=GREY, ha="right", linespacing=1.4)
-        write(page, LEFT, 79, equations.SENTENCE, 11.3)
-        write(page, LEFT, 94, equations.NOTATION, REMARK, color=GREY)
+        write(page, LEFT - 1, 52, equations.TITLE, 27.5, weight="bold")
+        write(page, RIGHT, 52, equations.CREDIT, REMARK, color=GREY, ha="right", linespacing=1.4)
+        write(page, LEFT, 70.5, equations.SENTENCE, 11.3)
+        for i, text in enumerate(equations.NOTATION):
+            write(page, LEFT, 84.5 + REMARK_LINE * i, text, REMARK, color=GREY)
         attention_picture(figure, LEFT, 110, 436)
         reversible_picture(figure, 496, 110)
         feed_forward_picture(figure, 496, 238)
@@ -100,7 +101,7 @@ def column(page, left, top, bottom, sections):
     for title, table in sections:
         height = HEAD + sum(row_height(row) + gap for row in table)
         rule(page, left, left + COLUMN, y)
-        page.add_patch(Rectangle((left + GRADIENT - 7, y), COLUMN - GRADIENT + 7, height, color=TINT, linewidth=0))
+        page.add_patch(Rectangle((left + GRADIENT - 6, y), COLUMN - GRADIENT + 6, height, color=TINT, linewidth=0))
         write(page, left, y + 16, title, HEADING, weight="bold")
         write(page, left + GRADIENT, y + 16, "← gradient", HEADING, weight="bold", color=cast.BACKWARD)
         y += HEAD

@@ -30,8 +30,8 @@ def attention_picture(figure, left, top, width):
     labels = (
         ("Hash", "similar vectors get\nthe same bucket"),
         ("Sort", "by bucket, in order\nwithin a bucket"),
-        ("Chunk and\nlook back", "each reads itself and\nthe chunk before it"),
-        ("Merge", "what P reads in\neach of two rounds"),
+        ("Chunk and\nlook back", "a chunk reads itself\nand the one before"),
+        ("Merge", "what token P reads\nin two rounds"),
     )
     for y, label in zip(rows, labels):
         cast.row_label(ax, y, *label, left=edges[0])
@@ -53,7 +53,7 @@ def attention_picture(figure, left, top, width):
         cast.chunk_boxes(ax, slots, rows[3])
         ax.text(slots.mean(), rows[3] + 1.0, f"round {r}", ha="center", fontsize=10.5)
         cast.arrow(ax, [(slots.mean(), rows[3] - 0.8), (slots.mean(), rows[3] - 1.5)], cast.FORWARD, 1.5)
-    ax.text(cut.mean(), rows[3] - 2.05, "one softmax over both rounds: m, l and O of P", ha="center", fontsize=10.5)
+    ax.text(cut.mean(), rows[3] - 2.05, "one softmax over both rounds: one output for P", ha="center", fontsize=10.5)
     resize(ax, unit / COURSE_UNIT, SMALLEST)
 
 
