@@ -25,7 +25,7 @@ PATIENCE = 300  # seconds per cell
 
 def lesson_of(path):
     """The course's notebook whose name begins with the same number; ValueError if there is none."""
-    number = re.match(r"\d\d[ab]?(?![a-z0-9])", path.name)
+    number = re.match(r"\d\d[a-c]?(?![a-z0-9])", path.name)
     lessons = sorted(LESSONS.glob(f"{number.group()}_*.ipynb")) if number else []
     if not lessons:
         example = "such as 03_anne.ipynb or 05a_anne.ipynb"

@@ -53,12 +53,12 @@ def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_pa
     assert lines[2:] == [f"  Exercise {n}: right" for n in (2, 3, 4)]
 
 
-def test_a_lesson_in_two_parts_has_a_letter_in_its_number():
+def test_a_lesson_in_parts_has_a_letter_in_its_number():
     lines, code = graded(NOTEBOOKS / "solutions" / "05a_gradient_of_one_round.ipynb")
     assert lines[1:] == ["  Exercise 1: right", "  Exercise 2: right"] and code == 0
 
 
-@pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05c.ipynb", "99.ipynb"])
+@pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05d.ipynb", "99.ipynb"])
 def test_a_file_of_no_lesson_is_named(tmp_path, name):
     (tmp_path / name).write_text("{}")
     lines, code = graded(tmp_path / name)
