@@ -18,7 +18,8 @@ The paper gives each round r a softmax of its own, with log-sum-exp z_r, and mer
 exp(z_r - z). That is the same sum. A key that is met in N rounds counts N times, unless options say otherwise (eq. 16).
 
 `s` is the `Schedule`; `chunk` and `window` are slices: the slots of a tile's chunks, and of their windows. Shapes:
-g heads, n chunks of C slots, windows of W C slots, vectors of length D. Read next: `attention.py`.
+g heads, n chunks of C slots, windows of W C slots, vectors of length D. Notebook 05c gets here from a plain
+loop, one change at a time. Read next: `attention.py`.
 """
 
 from minireformer import backend, cuda

@@ -25,7 +25,7 @@ PATIENCE = 300  # seconds per cell
 
 def lesson_of(path):
     """The course's notebook whose name begins in the same way; ValueError if there is none."""
-    start = re.match(r"(?:\d\d[ab]?|puzzles)(?![a-z0-9])", path.name)
+    start = re.match(r"(?:\d\d[a-c]?|puzzles)(?![a-z0-9])", path.name)
     lessons = [lesson for lesson in LESSONS.glob("*.ipynb") if start and lesson.stem.split("_")[0] == start.group()]
     if not lessons:
         example = "such as 03_anne.ipynb or 05a_anne.ipynb, or with puzzles"

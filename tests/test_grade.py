@@ -58,11 +58,12 @@ def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_lesson_in_two_parts_has_a_letter_in_its_number():
+def test_a_lesson_in_parts_has_a_letter_in_its_number():
     lines, code = graded(NOTEBOOKS / "solutions" / "05a_gradient_of_one_round.ipynb")
     assert lines[1:] == ["  Exercise 1: right", "  Exercise 2: right"] and code == 0
 
 
+@pytest.mark.slow
 def test_rungs_of_the_ladder_count_like_exercises(tmp_path):
     """The solutions, with a mistake in rung 12."""
     notebook = nbformat.read(NOTEBOOKS / "solutions" / "puzzles.ipynb", as_version=4)
@@ -76,7 +77,7 @@ def test_rungs_of_the_ladder_count_like_exercises(tmp_path):
     assert all(": right. " in line for line in lines[1:12] + lines[13:])
 
 
-@pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05c.ipynb", "99.ipynb", "puzzlesanne.ipynb"])
+@pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05d.ipynb", "99.ipynb", "puzzlesanne.ipynb"])
 def test_a_file_of_no_lesson_is_named(tmp_path, name):
     (tmp_path / name).write_text("{}")
     grade = runpy.run_path(str(NOTEBOOKS / "grade.py"))

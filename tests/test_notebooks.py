@@ -164,7 +164,7 @@ def test_figures_have_an_opaque_white_page_of_their_own(path):
 
 @every_first_page
 def test_its_first_cell_has_title_badge_goals_needs_and_minutes(path):
-    assert re.fullmatch(r"(\d\d[ab]?_[a-z0-9_]+|puzzles)\.ipynb", path.name)
+    assert re.fullmatch(r"(\d\d[a-c]?_[a-z0-9_]+|puzzles)\.ipynb", path.name)
     first = load(path)[0][0]
     assert first["cell_type"] == "markdown" and first["source"].startswith("# ")
     badge = re.search(r"https://colab\.research\.google\.com/github/[^)\s]*/notebooks/([^)\s]*)", first["source"])

@@ -19,6 +19,7 @@ HERE = {  # the parts that each notebook, from 00 to 08, is about, the main one 
     "hashing": ("hash",),
     "look_back": ("look back", "sort", "chunk", "merge"),
     "gradient": (*ATTENTION, "gradients"),
+    "kernel": ("look back", "merge", "gradients"),
     "reversible": ("streams",),
     "chunks": ("feed-forward", "embedding", "output", "loss"),
     "training": (*FORWARD, "gradients"),
