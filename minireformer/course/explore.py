@@ -17,11 +17,12 @@ import json
 import re
 from pathlib import Path
 
+IMPORT = r'^import (\{[^}]*\}) from "\./(\w+\.js)";$'
 FOLDER = Path(__file__).parent / "explorables"
 LIVE = "https://github.com/minireformer/minireformer#the-notebooks"  # how to see it live
 STILLS = {  # what the still picture shows, for readers who cannot see it
-    "hash": "A circle cut into coloured sectors, one for each hash bucket, with two vectors that share a bucket; beside "
-    "it, the chance to share a bucket, a curve that falls as the angle between the two vectors grows.",
+    "hash": "A circle cut into coloured sectors, one for each hash bucket, with two vectors that share a bucket; "
+    "beside it, the chance to share a bucket, a curve that falls as the angle between the two vectors grows.",
     "memory": "Four bars for the memory of one training step: an ordinary Transformer, with LSH attention, with "
     "reversible layers, and with chunks. Each is shorter than the one before; a line marks the card's memory.",
     "reversible": "A stack of reversible blocks. Forward fills in the activations, they are dropped, and backward "
@@ -98,11 +99,11 @@ for (const place of document.querySelectorAll('[data-explorable="{name}"]:not([d
 def _collect(file, modules):
     """Add a module to `modules`, after those that it imports: its text, as an expression without import and export."""
     source = (FOLDER / file).read_text(encoding="utf-8")
-    for imported in re.findall(r'^import .* from "\./(\w+\.js)";$', source, flags=re.MULTILINE):
+    for _, imported in re.findall(IMPORT, source, flags=re.MULTILINE):
         if imported not in modules:
             _collect(imported, modules)
     source = re.sub(r"^\s*//.*\n", "", source, flags=re.MULTILINE)
-    source = re.sub(r'^import (.*) from "\./(\w+\.js)";$', r'const \1 = modules["\2"];', source, flags=re.MULTILINE)
+    source = re.sub(IMPORT, r'const \1 = modules["\2"];', source, flags=re.MULTILINE)
     exported = re.findall(r"^export (?:function\*?|const) (\w+)", source, flags=re.MULTILINE)
     source = re.sub(r"^export ", "", source, flags=re.MULTILINE)
     modules[file] = f'modules["{file}"] = (() => {{\n{source}return {{ {", ".join(exported)} }};\n}})();\n'
