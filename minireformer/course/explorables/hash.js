@@ -110,10 +110,10 @@ export function mount(root) {
   function slice({ bucket, start, end }) {
     const [x1, y1] = at(start, RADIUS);
     const [x2, y2] = at(end, RADIUS);
-    const [x, y] = at((start + end) / 2, RADIUS - 14);
+    const [x, y] = at((start + end) / 2, RADIUS + 13);
     const arc = `A ${RADIUS} ${RADIUS} 0 ${end - start > Math.PI ? 1 : 0} 0 ${x2} ${y2}`;
     const d = `M ${SIZE / 2} ${SIZE / 2} L ${x1} ${y1} ${arc} Z`;
-    const number = end - start > 0.15 && svg("text", { x, y, class: "ex-on-colour ex-small", ...MIDDLE }, bucket);
+    const number = end - start > 0.15 && svg("text", { x, y, class: "ex-small", ...MIDDLE }, bucket);
     return svg("g", {}, svg("path", { d, fill: bucketColour(bucket, state.nBuckets), class: "hash-slice" }), number);
   }
 
@@ -158,22 +158,25 @@ export function mount(root) {
     const angles = [0, 45, 90, 135, 180].map((degree) =>
       svg("text", { x: LEFT + (degree / 180) * WIDTH, y: bottom + 13, class: "ex-small", ...MIDDLE }, `${degree}°`),
     );
-    return [heights, angles, svg("text", { x: LEFT + WIDTH / 2, y: bottom + 34, ...MIDDLE }, "angle θ between H and O")];
+    const name = svg("text", { x: LEFT + WIDTH / 2, y: bottom + 34, ...MIDDLE }, "angle θ between H and O");
+    return [heights, angles, name];
   }
 
   function drawPlot() {
     const { nBuckets, nRounds } = state;
     const grid = Array.from({ length: 31 }, (_, i) => (i / 30) * Math.PI);
-    if (!curves.has(nBuckets)) curves.set(nBuckets, grid.map((angle) => collisionProbability(angle, nBuckets)));
+    if (!curves.has(nBuckets)) {
+      curves.set(nBuckets, grid.map((angle) => collisionProbability(angle, nBuckets)));
+    }
     const curve = (power, look) => {
       const points = curves.get(nBuckets).map((p, i) => `${across(grid[i])},${up(1 - (1 - p) ** power)}`);
       return svg("polyline", { points: points.join(" "), class: `hash-curve ${look}` });
     };
     const now = across(angleBetween(...state.angles));
-    const several = `The chance to meet in one of ${nRounds} rounds (thin: in one)`;
+    const several = `The chance to meet in ${nRounds} rounds (dashed: in one)`;
     const shares = tally ? [...dots, [tally.angle, tally.met / tally.drawn]] : dots;
     plot.replaceChildren(
-      svg("text", { x: LEFT - 20, y: 16 }, nRounds > 1 ? several : "p(θ), the chance to share a bucket"),
+      svg("text", { x: 4, y: 16 }, nRounds > 1 ? several : "p(θ), the chance to share a bucket"),
       nRounds > 1 ? curve(1, "hash-thin") : "",
       curve(nRounds, ""),
       svg("line", { x1: now, x2: now, y1: TOP, y2: TOP + HEIGHT, class: "hash-now" }),
