@@ -69,11 +69,8 @@ def pack(name):
 
     A container that is far down the page waits until it is nearly in sight, and the first frame is painted before.
     """
-    modules = {}
-    _collect(f"{name}.js", modules)
     return f"""(() => {{
-const modules = {{}};
-{"".join(modules.values())}const start = (place) => {{
+{definitions(name)}const start = (place) => {{
   const root = document.createElement("div");
   modules["{name}.js"].mount(root, JSON.parse(place.querySelector("script").textContent));
   place.replaceChildren(root);
@@ -96,8 +93,15 @@ for (const place of document.querySelectorAll('[data-explorable="{name}"]:not([d
 """
 
 
+def definitions(name):
+    """JavaScript that defines `modules`: what `name`.js and each module that it imports export, by the file's name."""
+    modules = {}
+    _collect(f"{name}.js", modules)
+    return "const modules = {};\n" + "".join(modules.values())
+
+
 def _collect(file, modules):
-    """Add a module to `modules`, after those that it imports: its text, as an expression without import and export."""
+    """Add a module to `modules`, after those that it imports: a statement without import and export."""
     source = (FOLDER / file).read_text(encoding="utf-8")
     for _, imported in re.findall(IMPORT, source, flags=re.MULTILINE):
         if imported not in modules:

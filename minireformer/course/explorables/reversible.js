@@ -8,9 +8,9 @@ const START = steps(1, TOKENS * WIDTH); // the tokens' vectors, the same in ever
 const GRADIENT = [2, 3].map((seed) => steps(seed, TOKENS * WIDTH)); // of the last pair of streams
 const COLUMNS = { kept: 42, rebuilt: 144, gradient: 246 }; // where they start
 const [CELL, TOP, HEIGHT] = [6, 44, 300];
-const [LEAST, MOST] = [-17, 1]; // powers of ten on the axis of errors
+const [LEAST, MOST] = [-18.5, 1]; // powers of ten on the axis of errors
 const [PLOT_LEFT, PLOT_WIDTH] = [24, 284];
-const AXIS = [[1e-16, "10⁻¹⁶"], [1e-12, "10⁻¹²"], [1e-8, "10⁻⁸"], [1e-4, "10⁻⁴"], [1, "1"], [NaN, "∞"]];
+const AXIS = [[0, "0"], [1e-16, "10⁻¹⁶"], [1e-12, "10⁻¹²"], [1e-8, "10⁻⁸"], [1e-4, "10⁻⁴"], [1, "1"], [NaN, "∞"]];
 const CAPTION =
   "A strip is a pair of streams, one cell for each of sixteen tokens. Pale ones have been dropped again, " +
   "as backward needs only one pair at a time.";
@@ -140,7 +140,7 @@ export function mount(root) {
   }
 
   function verdict(error) {
-    if (!(error < 0.01)) return "That gradient is wrong, and nothing complains.";
+    if (!(error < 0.01)) return "That gradient is wrong, and no error is raised.";
     return error < 1e-4 ? "That is good enough to train with." : "That is getting rough.";
   }
 
