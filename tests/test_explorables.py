@@ -43,7 +43,7 @@ def test_a_figure_is_the_same_small_piece_of_html_every_time_and_asks_no_server(
 def test_without_scripts_a_picture_and_a_link_remain(name):
     assert len(explore.STILLS[name]) >= 100
     page = re.sub(r"<(script|style).*?</\1>", "", explore.explore(name).html, flags=re.DOTALL)
-    ((data, words),) = re.findall(r'<img src="data:image/webp;base64,(.*?)" alt="(.*?)"', page)
+    ((data, words),) = re.findall(r'<img decoding="async" src="data:image/webp;base64,(.*?)" alt="(.*?)"', page)
     (link,) = re.findall(r'href="(.*?)"', page)
     assert base64.b64decode(data) == (explore.FOLDER / f"{name}.webp").read_bytes()
     assert (html.unescape(words), link) == (explore.STILLS[name], explore.LIVE)

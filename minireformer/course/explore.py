@@ -117,4 +117,4 @@ def _still(name):
     """A picture in the page itself, so that nothing is fetched."""
     data = base64.b64encode((FOLDER / f"{name}.webp").read_bytes()).decode()
     link = f'<a href="{LIVE}">Open this figure in a notebook or in the book to play with it.</a>'
-    return f'<img src="data:image/webp;base64,{data}" alt="{html.escape(STILLS[name])}"><p>{link}</p>'
+    return f'<img decoding="async" src="data:image/webp;base64,{data}" alt="{html.escape(STILLS[name])}"><p>{link}</p>'
