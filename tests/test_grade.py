@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(mr.backend.active() is not np, reason="marks do 
 def graded(*paths):
     """The lines that grade.py prints for files, and its exit code."""
     command = [sys.executable, NOTEBOOKS / "grade.py", *paths]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     return run.stdout.splitlines() or run.stderr.splitlines(), run.returncode
 
 
@@ -79,7 +79,7 @@ def test_rungs_of_the_ladder_count_like_exercises(tmp_path):
 
 @pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05d.ipynb", "99.ipynb", "puzzlesanne.ipynb"])
 def test_a_file_of_no_lesson_is_named(tmp_path, name):
-    (tmp_path / name).write_text("{}")
+    (tmp_path / name).write_text("{}", encoding="utf-8")
     grade = runpy.run_path(str(NOTEBOOKS / "grade.py"))
     with pytest.raises(ValueError, match="begins with the number of a lesson"):
         grade["main"]([tmp_path / name])

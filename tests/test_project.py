@@ -64,7 +64,7 @@ def packages_imported_by(paths):
 @pytest.mark.parametrize("arguments", ["check", "format --check"])
 def test_ruff_finds_nothing_in_code_and_notebooks(arguments):
     command = [sys.executable, "-m", "ruff", *arguments.split(), "--no-cache", "."]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stdout + run.stderr
 
 
