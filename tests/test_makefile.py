@@ -67,6 +67,7 @@ GPU = ['backend.use("cupy")', "--nbval", "benchmarks/speed/gpu.py"]
         ("book", "nothing", None, ["sphinx -q -W --keep-going -c book . build/book"]),
         ("book", "import furo", None, ["--quiet --editable .[book]", "-m sphinx"]),
         ("test-browser", "import playwright", None, ["-m sphinx", "--editable .[browser]", "-m pytest tests/browser"]),
+        ("workflows", "nothing", None, [".[workflows]", "-m pytest tests/test_workflows.py"]),
         ("gpu", "import cupy", "12.4", [".[notebooks,test,gpu12]", *GPU]),
         ("gpu", "import cupy", "13.0", [".[notebooks,test,gpu13]", *GPU]),
         ("gpu", "import cupy", "14.1", [".[notebooks,test,gpu13]", *GPU]),
@@ -78,7 +79,7 @@ def test_make_takes_these_steps_in_this_order_and_installs_what_is_missing(make,
     for extra in re.findall(r"\[(.*?)\]", calls):
         assert set(extra.split(",")) <= EXTRAS.keys()
     if fails_on == "nothing":  # what can be imported is not installed again
-        assert calls.count("pip install") == (2 if arguments == "bench" else 1)
+        assert calls.count("pip install") == (2 if arguments in ("bench", "workflows") else 1)
     assert ("--allow-root" in calls) == ("--allow-root" in steps)
 
 

@@ -138,7 +138,8 @@ def test_the_conda_environment_installs_what_make_installs():
 
 
 def test_readme_and_makefile_name_the_pythons_that_pyproject_lists():
-    *others, newest = (text.removeprefix("Programming Language :: Python :: ") for text in PROJECT["classifiers"])
+    language = "Programming Language :: Python :: "
+    *others, newest = (text.removeprefix(language) for text in PROJECT["classifiers"] if text.startswith(language))
     (least,) = re.findall(r"sys\.version_info < \((\d+, \d+)\)", MAKEFILE)
     assert PROJECT["requires-python"] == f">={others[0]}" == f">={least.replace(', ', '.')}"
     assert f"tested on {', '.join(others)} and {newest}" in README

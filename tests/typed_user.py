@@ -29,6 +29,8 @@ log = mr.train(model, lambda step: corpus.batch("train", step, 1, 32), optimizer
 assert_type(log, list[dict[str, Any]])
 assert isinstance(log, list) and log[-1]["step"] == 2
 
+assert mr.Adafactor(model.params).lr is None
+
 text = mr.generate(model, "one", 3, temperature=0.5, top_k=5)
 assert "".join(mr.stream(model, "one", 3, temperature=0.5, top_k=5)) == text[3:]
 mr.beam_search(model, b"one", 2, n_beams=2)
@@ -43,6 +45,7 @@ with TemporaryDirectory() as folder:
     assert isinstance(loaded, mr.Reformer)
     mr.to_huggingface(loaded, folder)
     assert_type(mr.from_huggingface(folder), mr.Reformer)
+    assert mr.huggingface.state_dict(loaded).keys() != loaded.params.keys()
 
 x = np.random.default_rng(0).standard_normal((2, 1, 32, 8))
 rotations = mr.random_rotations(0, n_heads=1, d_head=8, n_hashes=2, n_buckets=4)
