@@ -1,4 +1,4 @@
-"""What `python -m build` makes: a wheel that runs, an sdist that makes the same wheel, and what both say of themselves."""
+"""What `python -m build` makes: a wheel that runs, an sdist that makes it, and what both say of themselves."""
 
 import email
 import importlib.metadata
