@@ -1,9 +1,11 @@
 """What GitHub runs for us: only what you can run by hand, and nothing of a third party."""
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,12 +90,21 @@ def test_a_workflow_may_read_the_repository_and_nothing_else_unless_it_publishes
         assert job.get("permissions", {}) == ({"pages": "write", "id-token": "write"} if key == "publish" else {})
 
 
-@pytest.mark.parametrize("path", sorted(GITHUB.glob("ISSUE_TEMPLATE/*.yml")), ids=lambda path: path.stem)
-def test_a_form_for_issues_has_what_github_requires(path):
-    form = yaml.safe_load(path.read_bytes())
-    assert form.keys() == {"name", "description", "body"}
-    for question in form["body"]:
-        assert question["type"] in ("input", "textarea") and question["attributes"]["label"]
+@pytest.mark.parametrize(
+    "schema, pattern",
+    [
+        ("github-workflows", "workflows/*.yml"),
+        ("github-issue-forms", "ISSUE_TEMPLATE/*.yml"),
+        ("dependabot", "dependabot.yml"),
+        ("citation-file-format", "../CITATION.cff"),
+    ],
+)
+def test_a_file_has_the_form_that_github_expects(schema, pattern):
+    if importlib.util.find_spec("check_jsonschema") is None:
+        pytest.skip("check-jsonschema is not installed; `make workflows` installs it")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *GITHUB.glob(pattern)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_dependabot_looks_after_actions_and_packages():
