@@ -11,8 +11,11 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.version import Version
+
+from minireformer import backend
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -20,6 +23,11 @@ PACKAGE = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minireformer")
     "minireformer/py.typed"
 }
 STEM = f"{PROJECT['name']}-{PROJECT['version']}"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(backend.active() is not np, reason="a wheel does not depend on the backend"),
+]
 LEFT_OUT = (".*", "build", "dist", "*.egg-info", "__pycache__", "notebooks", "benchmarks", "docs")
 
 

@@ -14,7 +14,8 @@ import pytest
 import host_cuda
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted(path for path in ROOT.rglob("*.py") if not {".venv", "build"} & set(path.relative_to(ROOT).parts[:-1]))
+FOLDERS = [folder for folder in ROOT.glob("[a-z]*/") if folder.name != "build"]
+SCRIPTS = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in folder.rglob("*.py"))])
 NAMES = [path.relative_to(ROOT).as_posix() for path in SCRIPTS]
 each_script = pytest.mark.parametrize("path", SCRIPTS, ids=NAMES)
 
