@@ -19,8 +19,10 @@ from minireformer import backend
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PACKAGE = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minireformer").rglob("*.py")} | {
-    "minireformer/py.typed"
+PACKAGE = {
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "minireformer").rglob("*")
+    if path.is_file() and path.parent.name != "__pycache__"
 }
 STEM = f"{PROJECT['name']}-{PROJECT['version']}"
 

@@ -142,7 +142,7 @@ def test_readme_and_makefile_name_the_pythons_that_pyproject_lists():
     *others, newest = (text.removeprefix(language) for text in PROJECT["classifiers"] if text.startswith(language))
     (least,) = re.findall(r"sys\.version_info < \((\d+, \d+)\)", MAKEFILE)
     assert PROJECT["requires-python"] == f">={others[0]}" == f">={least.replace(', ', '.')}"
-    assert f"tested on {', '.join(others)} and {newest}" in README
+    assert f"Python ({others[0]} to {newest})" in README
 
 
 # The book
