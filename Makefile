@@ -12,6 +12,7 @@
 # make poster        draw the poster in docs again, after you have changed its equations or pictures
 # make grade         mark a student's file with the course's checks      make grade NOTEBOOK=handed_in/03_anne.ipynb
 # make lint          check and format the code and the notebooks
+# make workflows     check .github/workflows (installs actionlint)
 # make clean         go back to a fresh clone
 #
 # The first call creates .venv and downloads what pyproject.toml asks for. After that, you can work offline.
@@ -25,7 +26,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster grade lint clean
+.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster grade lint workflows clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -104,6 +105,10 @@ grade: $(INSTALLED)
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+workflows: $(INSTALLED)
+	test -x $(VENV)/bin/actionlint || $(PY) -m pip install --quiet --editable '.[workflows]'
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest tests/test_workflows.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .hypothesis .pytest_cache .ruff_cache

@@ -29,6 +29,7 @@ suppress_warnings = ["myst.header"]  # a solution's exercises follow its title d
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_typehints = "none"  # docstrings give shapes and units, which hints cannot
 
 html_theme = "furo"
 html_favicon = "icon.svg"

@@ -79,3 +79,8 @@ __all__ = [
     "to_huggingface",
     "train",
 ]
+
+
+def __dir__():
+    """The public names alone: what `mr.<Tab>` offers."""
+    return [*__all__, "__version__"]

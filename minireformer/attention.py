@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from minireformer import backend, rng, threads
-from minireformer.backend import row_dot
+from minireformer.backend import Array, row_dot
 from minireformer.checks import check_array, check_count, check_flags, check_not_empty, check_rate
 from minireformer.hashing import sort_by_bucket
 from minireformer.kernel import LOWEST, attend, attend_backward
@@ -53,7 +53,7 @@ class AttentionOptions:
         check_flags(causal=self.causal, same_bucket=self.same_bucket, count_once=self.count_once)
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Chunks in a window."""
         return self.n_before + 1 + self.n_after
 
@@ -76,7 +76,16 @@ class AttentionCache(NamedTuple):
         return xp.where(self.l == 0, 1e9, self.m + xp.log(self.l + (self.l == 0))).astype(self.l.dtype)
 
 
-def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
+def full_attention(
+    q: Array,
+    k: Array | None,
+    v: Array,
+    *,
+    causal: bool = True,
+    key_mask: Array | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> tuple[Array, AttentionCache]:
     """Every query sees every key: softmax(q k' / sqrt(D)) v. q, k, v (B, H, T, D) floats -> out (B, H, T, D), cache.
 
     `causal`: a query sees only its own position and those before. `key_mask` (B, T) booleans: False hides a key.
@@ -89,7 +98,17 @@ def full_attention(q, k, v, *, causal=True, key_mask=None, dropout=0.0, seed=0):
     return attention(q, k, v, Plan(options, k is None, None, key_mask, None, dropout, (rng.fold(seed, 0),)))
 
 
-def local_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0, padded_len=None, **options):
+def local_attention(
+    q: Array,
+    k: Array | None,
+    v: Array,
+    *,
+    key_mask: Array | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+    padded_len: int | None = None,
+    **options: Any,
+) -> tuple[Array, AttentionCache]:
     """A query sees the keys in its own chunk and nearby chunks: q, k, v (B, H, T, D) -> out (B, H, T, D), cache.
 
     `options` are those of `AttentionOptions`; `chunk_len` is required. Logits, masks and dropout are as in
@@ -106,7 +125,17 @@ def local_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0, padded_len=N
     return _chunked(q, k, v, None, options, key_mask, dropout, seed, padded_len)
 
 
-def lsh_attention(qk, v, buckets, *, key_mask=None, dropout=0.0, seed=0, padded_len=None, **options):
+def lsh_attention(
+    qk: Array,
+    v: Array,
+    buckets: Array,
+    *,
+    key_mask: Array | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+    padded_len: int | None = None,
+    **options: Any,
+) -> tuple[Array, AttentionCache]:
     """LSH attention with shared queries and keys: qk, v (B, H, T, D), buckets (B, H, R, T) ints -> out, cache.
 
     In each of R rounds, tokens are sorted by bucket and cut into chunks; a query sees its own chunk and its neighbours
@@ -125,7 +154,7 @@ def lsh_attention(qk, v, buckets, *, key_mask=None, dropout=0.0, seed=0, padded_
     return _chunked(qk, None, v, buckets, options, key_mask, dropout, seed, padded_len)
 
 
-def full_attention_backward(dout, cache):
+def full_attention_backward(dout: Array, cache: AttentionCache) -> tuple[Array, ...]:
     """Gradients of `full_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), shaped like q, k and v.
 
     With shared queries and keys (`k=None`), they are (dqk, dv).
@@ -136,12 +165,12 @@ def full_attention_backward(dout, cache):
     return attention_backward(dout, cache)
 
 
-def local_attention_backward(dout, cache):
+def local_attention_backward(dout: Array, cache: AttentionCache) -> tuple[Array, ...]:
     """Gradients of `local_attention` from dout (B, H, T, D) and its cache: (dq, dk, dv), shaped like q, k and v."""
     return full_attention_backward(dout, cache)
 
 
-def lsh_attention_backward(dout, cache):
+def lsh_attention_backward(dout: Array, cache: AttentionCache) -> tuple[Array, ...]:
     """Gradients of `lsh_attention` from dout (B, H, T, D) and its cache: (dqk, dv), each (B, H, T, D).
 
     The buckets of the forward pass are held fixed: they are whole numbers, which have no gradient.
@@ -209,8 +238,7 @@ def _tables(queries, keys, q, k, v):
     if k is None:
         k_rows = q_rows if queries.by_token == keys.by_token else keys.table(q)
         return q_rows, k_rows, v_rows, inverse_length(k_rows)
-    k_rows = keys.table(k)
-    return q_rows, k_rows, v_rows, backend.get_xp(q).full(len(k_rows), 1 / math.sqrt(q.shape[3]), q.dtype)
+    return q_rows, keys.table(k), v_rows, backend.get_xp(q).full(len(v_rows), 1 / math.sqrt(q.shape[3]), q.dtype)
 
 
 def _padded(x, plan):
@@ -256,18 +284,16 @@ def _chunked(q, k, v, buckets, options, key_mask, dropout, seed, padded_len):
     if padded_len > length:
         given, key_mask = key_mask, xp.zeros((n_batch, padded_len), bool)
         key_mask[:, :length] = True if given is None else given
-    n_rounds = 1
     if buckets is None:
         order = xp.broadcast_to(xp.arange(padded_len), (n_batch * n_heads, 1, padded_len))
     else:
-        n_rounds = buckets.shape[2]
         last = xp.iinfo(buckets.dtype).max  # padding and hidden keys sort after every bucket
-        given, buckets = buckets, xp.full((n_batch, n_heads, n_rounds, padded_len), last, buckets.dtype)
+        given, buckets = buckets, xp.full((*buckets.shape[:3], padded_len), last, buckets.dtype)
         buckets[..., :length] = given
         if key_mask is not None:
             buckets = xp.where(key_mask[:, None, None], buckets, last)
-        buckets = buckets.reshape(-1, n_rounds, padded_len)
+        buckets = buckets.reshape(-1, *buckets.shape[2:])
         order = sort_by_bucket(buckets).astype("int32")
-    seeds = tuple(rng.fold(seed, r) for r in range(n_rounds))
+    seeds = tuple(rng.fold(seed, r) for r in range(order.shape[1]))
     buckets = buckets if options.same_bucket else None
     return attention(q, k, v, Plan(options, k is None, order, key_mask, buckets, dropout, seeds))

@@ -10,20 +10,25 @@ Read next: `threads.py`.
 
 import functools
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from minireformer import cuda
 
-_active = np
+Array = Any  # in signatures: a NumPy or a CuPy array; the text says which shape and dtype
+
+_active: ModuleType = np
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _wanted = os.environ.get("OMP_NUM_THREADS", "")  # BLAS reads it, too
 _n_threads = int(_wanted) if _wanted.isdecimal() and int(_wanted) > 0 else _cores
 _pending = None  # inside `deferred_sync`: the checks that wait for their values, [(array, function)]
 
 
-def use(name):
+def use(name: str) -> ModuleType:
     """Make `name` ("numpy" or "cupy") the module that new arrays come from; return the module.
 
     Arrays that exist already stay where they are: a model made before the switch keeps its backend.
@@ -36,12 +41,12 @@ def use(name):
     return _active
 
 
-def active():
+def active() -> ModuleType:
     """The module that new arrays come from: `numpy` or `cupy`."""
     return _active
 
 
-def get_xp(array):
+def get_xp(array: Array) -> ModuleType:
     """The module that `array` belongs to. Raises TypeError for anything but a NumPy or CuPy array."""
     if isinstance(array, (np.ndarray, np.generic)):
         return np
@@ -50,12 +55,12 @@ def get_xp(array):
     raise TypeError(f"expected a NumPy or CuPy array; got {type(array).__name__}")
 
 
-def asarray(array, dtype=None):
+def asarray(array: Any, dtype: Any = None) -> Array:
     """`array` (a list, a NumPy or a CuPy array) as an array of the module in use."""
     return _active.asarray(to_numpy(array) if _active is np else array, dtype=dtype)
 
 
-def to_numpy(array):
+def to_numpy(array: Any) -> np.ndarray:
     """`array` in host memory, for a plot, a file or a print. NumPy arrays pass through uncopied."""
     return array.get() if _is_cupy(array) else np.asarray(array)
 
@@ -84,7 +89,7 @@ def _import_cupy():
     return cupy
 
 
-def set_threads(n):
+def set_threads(n: int) -> None:
     """Use `n` threads on the CPU. The default is OMP_NUM_THREADS if that is set, else one for each available core."""
     global _n_threads
     if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
@@ -92,13 +97,13 @@ def set_threads(n):
     _n_threads = int(n)
 
 
-def n_threads():
+def n_threads() -> int:
     """How many threads the functions of `threads.py` use."""
     return _n_threads
 
 
 @contextmanager
-def deferred_sync():
+def deferred_sync() -> Iterator[Callable[..., list[Any]]]:
     """Inside this block, the host waits for the GPU only once, and fetches everything it needs at once.
 
     The block gets a function `fetch(*numbers)`, to call at its end: 0-d arrays -> a list of floats. Before it returns,
@@ -126,7 +131,7 @@ def _fetch(*numbers):
     return fetched
 
 
-def check_later(array, check):
+def check_later(array: Array, check: Callable[..., None]) -> None:
     """Call `check` with the values of a small `array` (n,): now, or when the enclosing `deferred_sync` fetches."""
     if _pending is None or get_xp(array) is np:
         check(*array.tolist())
@@ -134,7 +139,7 @@ def check_later(array, check):
         _pending.append((array, check))
 
 
-def gather(table, rows, out):
+def gather(table: Array, rows: Array, out: Array) -> None:
     """`out[...] = table[rows]`, without a temporary: rows of a 2-D `table` (L, d) picked by integers `rows` (...).
 
     `rows` must be in range: NumPy's "clip" mode is used because only that one writes straight into `out`.
@@ -145,25 +150,25 @@ def gather(table, rows, out):
         get_xp(table).take(table, rows, axis=0, out=out)
 
 
-def strided(array, shape, strides):
+def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
     """A view of a contiguous `array` with another `shape` and `strides` (in bytes); its entries may overlap."""
     if isinstance(array, np.ndarray):  # like `numpy.lib.stride_tricks.as_strided`, at a tenth of the cost
         return np.ndarray(shape, array.dtype, array, strides=strides)
     return get_xp(array).lib.stride_tricks.as_strided(array, shape, strides)
 
 
-def nonzero(conditions):
+def nonzero(conditions: Array) -> Array | slice:
     """Index of the entries where `conditions` (n,) is true; on a GPU, of all entries, so the host need not wait."""
     return np.flatnonzero(conditions) if get_xp(conditions) is np else slice(None)
 
 
-def row_max(x):
+def row_max(x: Array) -> Array:
     """The largest entry of each row of x (..., d) -> (rows,). NumPy's argmax is several times faster than its max."""
     rows = x.reshape(-1, x.shape[-1])
     return rows[get_xp(x).arange(len(rows)), rows.argmax(axis=-1)]
 
 
-def row_dot(a, b):
+def row_dot(a: Array, b: Array) -> Array:
     """The dot products of the rows of a and b (..., d) -> (...), without the temporary a * b."""
     xp = get_xp(a)
     return cuda.row_dot(xp, a, b) if cuda.compiles(xp) else xp.einsum("...i,...i->...", a, b)

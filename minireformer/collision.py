@@ -5,11 +5,14 @@ plots the curve through measured points.
 """
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 from minireformer import backend
+from minireformer.backend import Array
 from minireformer.checks import check_count
 from minireformer.hashing import bucket_factors
 
@@ -18,7 +21,9 @@ _LARGEST = 2**63  # no 64-bit integer counts further
 _FAR = 8.3  # standard deviations: a normal number lies farther out with probability 1e-16
 
 
-def collision_probability(angle, n_buckets, n_hashes=1, d_head=64):
+def collision_probability(
+    angle: Array | float, n_buckets: int | Sequence[int], n_hashes: int = 1, d_head: int = 64
+) -> Any:
     """The chance that two vectors at `angle` (radians, a number or an array) share a bucket in at least one round.
 
     It is exact for 2 buckets, `1 - angle / pi`, and for 4, the square of that. For more, quadrature computes

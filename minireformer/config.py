@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 from minireformer.checks import check_count, check_eps, check_rate, check_sizes, expect
 from minireformer.feed_forward import ACTIVATIONS
@@ -64,11 +65,11 @@ class ReformerConfig:
             expect("d_model", self.d_model, self.d_model % 2 == 0, "an even number, for sinusoidal positions")
 
     @property
-    def chunk_lens(self):
+    def chunk_lens(self) -> tuple[int, ...]:
         """The chunk lengths of the model's LSH and local layers: what `attention.padded_length` needs."""
         return tuple(getattr(self, f"{kind}_chunk_len") for kind in ("lsh", "local") if kind in self.attn_layers)
 
-    def setting(self, part, name):
+    def setting(self, part: str, name: str) -> Any:
         """The field `{part}_{name}` if there is one and it isn't None, else `name`: a part's own value comes first."""
         own = getattr(self, f"{part}_{name}", None)
         return getattr(self, name) if own is None else own

@@ -8,10 +8,13 @@ then sorts tokens by bucket and looks only at near neighbours in that order. Rea
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from minireformer import backend, rng, threads
+from minireformer.backend import Array
 from minireformer.checks import check_array, check_count, check_module, check_not_empty, float_dtype
 
 _BLOCK = 512  # tokens hashed at once: only their projections, for all rounds, are in memory
@@ -43,7 +46,15 @@ def bucket_factors(n_buckets):
     return factors
 
 
-def random_rotations(seed, n_heads, d_head, n_hashes, n_buckets, dtype="float32", like=None):
+def random_rotations(
+    seed: int,
+    n_heads: int,
+    d_head: int,
+    n_hashes: int,
+    n_buckets: int | Sequence[int],
+    dtype: Any = "float32",
+    like: Array | None = None,
+) -> Array:
     """Random matrices for `hash_vectors`: (H, D, R, n_buckets / 2), standard normal, shared over the batch.
 
     With `n_buckets=[a, b]` there are (a + b) / 2 columns: the first a/2 choose one of a buckets, the rest one of b.
@@ -76,7 +87,7 @@ def check_rotations(name, rotations, n_heads, d_head, n_hashes, n_buckets, like,
     return factors
 
 
-def hash_vectors(x, rotations, n_buckets=None):
+def hash_vectors(x: Array, rotations: Array, n_buckets: int | Sequence[int] | None = None) -> Array:
     """Buckets of the vectors `x` (B, H, T, D) under `rotations` (H, D, R, columns): (B, H, R, T) ints.
 
     The bucket is `argmax([xΩ; -xΩ])`, found as the column of the largest |xΩ| and the sign there. `n_buckets`
@@ -129,7 +140,7 @@ def largest_directions(projected, factors, xp):
     return bucket
 
 
-def sort_by_bucket(buckets):
+def sort_by_bucket(buckets: Array) -> Array:
     """The order of the tokens after a sort by (round, bucket, position): (..., R, T) -> (..., R, T) ints.
 
     `order[..., r, s]` is the token in slot s of round r. Each round is sorted on its own, and the

@@ -10,38 +10,43 @@ arrays an optimizer changes in place: an optimizer is one loop, a checkpoint is 
 its parameter. A cache leaves out the parameters, which the layer still has. Read next: `linear.py`, the simplest layer.
 """
 
+from typing import Any
+
+from minireformer.backend import Array
 from minireformer.checks import check_like, expect_type
 
 
 class Layer:
     """Base of all layers. A subclass fills `self.params`, adds its parts, and defines `forward` and `backward`."""
 
-    def __init__(self):
-        self.params = {}
+    def __init__(self) -> None:
+        self.params: dict[str, Array] = {}
 
-    def add(self, name, part):
+    def add(self, name: str, part: Any) -> Any:
         """Make layer `part` a part of this one: its parameters appear here with the prefix `name.`; returns `part`."""
         self.params.update(prefixed(name, part.params))
         return part
 
-    def forward(self, x, seed=0, training=True):
+    def forward(self, x: Array, seed: int = 0, training: bool = True) -> tuple[Array, Any]:
         """-> (y, cache). With `training=False` dropout is off; everything else is the same."""
         raise NotImplementedError
 
-    def backward(self, dy, cache):
+    def backward(self, dy: Array, cache: Any) -> tuple[Any, ...]:
         """-> (dx, grads): gradients of the loss with respect to the input and to every parameter."""
         raise NotImplementedError
 
-    def forward_and_backward(self, x, dy, seed=0, training=True, **kwargs):
+    def forward_and_backward(
+        self, x: Array, dy: Array, seed: int = 0, training: bool = True, **kwargs: Any
+    ) -> tuple[Any, ...]:
         """-> (y, dx, grads): both passes in one call, for callers that kept neither y nor a cache."""
         y, cache = self.forward(x, seed, training, **kwargs)
         return y, *self.backward(dy, cache)
 
-    def __call__(self, x, seed=0, **kwargs):
+    def __call__(self, x: Array, seed: int = 0, **kwargs: Any) -> Array:
         """Inference. `seed` matters only to layers that hash."""
         return self.forward(x, seed=seed, training=False, **kwargs)[0]
 
-    def load_params(self, values):
+    def load_params(self, values: dict[str, Array]) -> None:
         """Copy `values`, a dict with exactly the names and shapes of `params`, into the parameters.
 
         Nothing is copied unless everything fits: a ValueError or TypeError names the parameter that doesn't.

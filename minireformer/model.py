@@ -9,11 +9,13 @@ Pre-LayerNorm blocks and the shapes of all parameters follow the original code, 
 Read next: `checkpoint.py`.
 """
 
-from typing import Any, NamedTuple
+import os
+from typing import Any, NamedTuple, Self
 
 from minireformer import backend, checkpoint, rng
 from minireformer.attention import padded_length
 from minireformer.attention_layer import ATTENTION
+from minireformer.backend import Array
 from minireformer.checks import check_array, check_not_empty, expect, expect_type, float_dtype
 from minireformer.config import ReformerConfig
 from minireformer.dropout import Dropout
@@ -53,7 +55,7 @@ class Body(Layer):
     `layer_norm.*`. A subclass may give its blocks more sub-layers: see `make_block`.
     """
 
-    def __init__(self, config, seed=0, dtype="float32"):
+    def __init__(self, config: ReformerConfig, seed: int = 0, dtype: Any = "float32") -> None:
         super().__init__()
         self.config, self.dtype = config, float_dtype(dtype)
         d_model, eps = config.d_model, config.layer_norm_eps
@@ -68,12 +70,20 @@ class Body(Layer):
         self.layer_norm = self.add("layer_norm", LayerNorm(2 * d_model, eps=eps, dtype=dtype))
         self.dropout = Dropout(config.dropout)
 
-    def make_block(self, i, kind, seed):
+    def make_block(self, i: int, kind: str, seed: int) -> tuple[Layer, ...]:
         """The sub-layers of block i, with attention of the given `kind`, before each is wrapped in a `PreNorm`."""
         attention = make_attention(self.config, kind, rng.fold(seed, i, "attention"), self.dtype)
         return attention, make_feed_forward(self.config, rng.fold(seed, i, "feed_forward"), self.dtype)
 
-    def features(self, tokens, seed=0, training=True, key_mask=None, rotations=None, **inputs):
+    def features(
+        self,
+        tokens: Array,
+        seed: int = 0,
+        training: bool = True,
+        key_mask: Array | None = None,
+        rotations: Any = None,
+        **inputs: Any,
+    ) -> tuple[Array, Any]:
         """tokens (B, T) ints -> features (B, T, 2 d_model) floats, which the head reads; cache.
 
         `key_mask` (B, T) booleans: False hides a padding token. `rotations` (H, D, R, columns), with R = n_hashes:
@@ -94,11 +104,11 @@ class Body(Layer):
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
         return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
 
-    def forward(self, tokens, seed=0, training=True, **inputs):
+    def forward(self, tokens: Array, seed: int = 0, training: bool = True, **inputs: Any) -> tuple[Array, Any]:
         """What a body returns as a layer: see `features`."""
         return self.features(tokens, seed=seed, training=training, **inputs)
 
-    def backward(self, dfeatures, cache):
+    def backward(self, dfeatures: Array, cache: Any) -> tuple[Any, ...]:
         """dfeatures (B, T, 2 d_model) -> None (tokens have no gradient), dmemory if there is a memory, grads."""
         check_array("dfeatures", dfeatures, *cache.layer_norm.x.shape, like=cache.layer_norm.x)
         caches = list(cache)  # handed over, as gradients are: see `reversible.py`
@@ -112,7 +122,7 @@ class Body(Layer):
         grads = prefixed("embedding", embedding_grads) | prefixed("positions", position_grads)
         return None, *dmemory, grads | prefixed("layers", layer_grads) | prefixed("layer_norm", norm_grads)
 
-    def check(self, tokens, name="tokens", n_rows=None):
+    def check(self, tokens: Array, name: str = "tokens", n_rows: int | None = None) -> Array:
         """Return `tokens` if they are integers (n_rows or B, T), 1 <= T <= max_len; else raise, calling them `name`."""
         check_array(name, tokens, n_rows, None, kind="i", like=self.params["embedding.weight"])
         length, max_len = tokens.shape[1], self.config.max_len
@@ -145,23 +155,25 @@ class Model(Layer):
 
     head_name, config_class = "head", ReformerConfig  # `head_name.` is the prefix of the head's parameters
 
-    def forward(self, tokens, seed=0, training=True, **inputs):
+    def forward(self, tokens: Any, seed: int = 0, training: bool = True, **inputs: Any) -> tuple[Array, Any]:
         """tokens (B, T) ints -> logits (B, T, V), or those of another head; cache."""
         features, cache = self.features(tokens, seed, training, **inputs)
         logits, head = self.head.forward(features, rng.fold(seed, "head"), training)
         return logits, ModelCache(cache, head, logits.shape)
 
-    def backward(self, dlogits, cache):
+    def backward(self, dlogits: Array, cache: Any) -> tuple[Any, ...]:
         """dlogits, of the shape of the logits -> None (tokens have no gradient), grads."""
         check_array("dlogits", dlogits, *cache.logits_shape, like=next(iter(self.params.values())))
         dfeatures, head_grads = self.head.backward(dlogits, cache.head)
         return None, self.features_backward(dfeatures, cache.features) | prefixed(self.head_name, head_grads)
 
-    def __call__(self, tokens, seed=0, **inputs):
+    def __call__(self, tokens: Any, seed: int = 0, **inputs: Any) -> Array:
         """Logits of tokens (B, T), without dropout. `seed` draws the hash rotations."""
         return self.head(self.features(tokens, seed, training=False, **inputs)[0])
 
-    def loss_and_grads(self, tokens, targets, seed=0, mask=None, **inputs):
+    def loss_and_grads(
+        self, tokens: Any, targets: Array, seed: int = 0, mask: Array | None = None, **inputs: Any
+    ) -> tuple[float, dict[str, Array]]:
         """Mean cross-entropy of `targets` (B, T) ints with the logits of `tokens` (B, T) ints, and its gradients.
 
         -> loss, a float in nats, and grads, a dict with the names and shapes of `params`. `mask` (B, T) booleans: the
@@ -181,12 +193,12 @@ class Model(Layer):
             grads = self.features_backward(dfeatures.pop(), cache.pop()) | prefixed(self.head_name, head_grads)
             return fetch(loss)[0], {name: grads[name] for name in self.params}
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write configuration and parameters to one safetensors file, whole or not at all."""
         checkpoint.save_model(self, path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """The model that `save` wrote. ValueError names the file and what is wrong with it."""
         return checkpoint.load_model(cls, cls.config_class, path)
 
@@ -198,12 +210,12 @@ class Reformer(Model, Body):
     `Model` is the first base class, so `forward` is the one that returns logits.
     """
 
-    def __init__(self, config, seed=0, dtype="float32"):
+    def __init__(self, config: ReformerConfig, seed: int = 0, dtype: Any = "float32") -> None:
         expect_type("config", config, isinstance(config, ReformerConfig), "a ReformerConfig")
         super().__init__(config, seed, dtype)
         self.head = self.add("head", make_head(config, rng.fold(seed, "head"), dtype))
 
-    def features_backward(self, dfeatures, cache):
+    def features_backward(self, dfeatures: Array, cache: Any) -> dict[str, Array]:
         """dfeatures (B, T, 2 d_model) -> gradients of all parameters but the head's."""
         handed = [dfeatures, cache]
         del dfeatures, cache

@@ -79,6 +79,9 @@ def main(paths):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    sys.stdout.reconfigure(
+        encoding="utf-8"
+    )  # into a file, Windows would write another, which lacks the checks' letters
     try:
         sys.exit(main(list(map(Path, sys.argv[1:]))) > 0)
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ lane runs until it has something to exchange with the others, and then the next 
 import ctypes
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 import tempfile
@@ -14,7 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+def find_compiler(system):
+    """A C++ compiler for `os.name`, or None: a system that is not POSIX lacks ucontext.h."""
+    return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None) if system == "posix" else None
+
+
+COMPILER = find_compiler(os.name)
 
 _BEFORE = """
 #define _XOPEN_SOURCE 700  // ucontext.h asks for it on macOS
@@ -103,7 +110,7 @@ class Module:
 def _compiled(code):
     with tempfile.TemporaryDirectory() as folder:
         text, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-        text.write_text(_BEFORE + code + _AFTER)
+        text.write_text(_BEFORE + code + _AFTER, encoding="utf-8")
         subprocess.run([COMPILER, "-O1", "-std=c++11", "-w", "-shared", "-fPIC", text, "-o", library], check=True)
         return ctypes.CDLL(str(library))
 

@@ -1,5 +1,6 @@
 """Backends and random numbers: what is asked for, or an error that says what to install."""
 
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,12 @@ def test_numpy_is_the_default_and_an_unknown_backend_is_refused():
         backend.use("jax")
 
 
+def run_python(code, **environment):
+    """Run `code` in a Python of its own, with these variables alone (Windows needs SYSTEMROOT to start one)."""
+    environment |= {"PATH": ""} | {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
+
+
 @pytest.mark.parametrize("name, error", [("cupy", "ImportError: backend: CuPy"), ("torch", "ValueError: backend")])
 def test_environment_variable_chooses_the_backend(name, error):
     if name == "cupy":
@@ -27,8 +34,7 @@ def test_environment_variable_chooses_the_backend(name, error):
         else:
             pytest.skip("CuPy and a GPU are here: nothing to refuse")
     code = "import minireformer"
-    environment = {"MINIREFORMER_BACKEND": name, "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = run_python(code, MINIREFORMER_BACKEND=name)
     assert done.returncode != 0 and error in done.stderr
 
 
@@ -140,13 +146,21 @@ def test_zero_threads_in_the_environment_are_not_taken_at_their_word():
     code = (
         "import numpy as np; from minireformer.threads import matmul; x = np.eye(3); print((matmul(x, x) == x).all())"
     )
-    environment = {"OMP_NUM_THREADS": "0", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = run_python(code, OMP_NUM_THREADS="0")
     assert done.stdout.strip() == "True", done.stderr
 
 
 def test_the_number_of_threads_follows_the_environment():
     code = "from minireformer import backend; print(backend.n_threads())"
-    environment = {"OMP_NUM_THREADS": "3", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = run_python(code, OMP_NUM_THREADS="3")
     assert done.stdout.strip() == "3", done.stderr
+
+
+def test_where_the_system_does_not_say_which_cores_we_may_use_we_use_all():
+    """As on Windows and macOS."""
+    code = (
+        "import os; vars(os).pop('sched_getaffinity', None); os.cpu_count = lambda: 5; "
+        "from minireformer import backend; print(backend.n_threads())"
+    )
+    done = run_python(code)
+    assert done.stdout.strip() == "5", done.stderr

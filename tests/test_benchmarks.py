@@ -26,7 +26,7 @@ def test_the_benchmark_for_a_gpu_runs_and_writes_down_what_it_ran_on(tmp_path):
     command = [sys.executable, SPEED / "gpu.py", "--quick", "--results", tmp_path]
     environment = os.environ | {"PYTHONPATH": f"{DOUBLE}{os.pathsep}{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command, env=environment, check=True)
-    results = json.loads((tmp_path / "gpu_Stand_in.json").read_text())
+    results = json.loads((tmp_path / "gpu_Stand_in.json").read_text(encoding="utf-8"))
     assert {"card", "card_bytes", "cupy", "cuda_of_driver", "numpy", "date"} <= results["surroundings"].keys()
     for which in ("attention", "training_step"):
         for name, result in results[which]["256"].items():
@@ -45,7 +45,7 @@ def quick_run(script, folder, *options):
     command = [sys.executable, PAPER / f"{script}.py", "--quick", "--build", folder, *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
     subprocess.run(command, env=environment, check=True)
-    return json.loads((folder / f"{script}_quick.json").read_text())
+    return json.loads((folder / f"{script}_quick.json").read_text(encoding="utf-8"))
 
 
 @on_numpy

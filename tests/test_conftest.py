@@ -55,9 +55,9 @@ def test_wrong(backward, assert_gradients):
 def test_wrong_gradients_fail_and_checks_of_every_process_are_counted(tmp_path):
     for name in ("conftest.py", "arrays.py"):  # the first imports the second
         shutil.copy(Path(__file__).with_name(name), tmp_path)
-    (tmp_path / "test_checks.py").write_text(CHECKS)
+    (tmp_path / "test_checks.py").write_text(CHECKS, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:nbval", "-p", "no:cacheprovider"]
-    run = subprocess.run([*command, "--rootdir", tmp_path, tmp_path], capture_output=True, text=True)
+    run = subprocess.run([*command, "--rootdir", tmp_path, tmp_path], capture_output=True, encoding="utf-8")
     out = run.stdout
     assert "2 failed, 6 passed" in out, run.stderr
     assert "3 functions and layers checked" in out and ", 7 checks" in out

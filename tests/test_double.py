@@ -11,7 +11,7 @@ import pytest
 from minireformer import backend
 
 FOLDER = Path(__file__).parent / "double"
-INTERFACE = json.loads((FOLDER / "cupy" / "interface.json").read_text())
+INTERFACE = json.loads((FOLDER / "cupy" / "interface.json").read_text(encoding="utf-8"))
 
 
 def in_place(array, operand):

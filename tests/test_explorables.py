@@ -24,7 +24,7 @@ each_figure = pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_javascript_gives_the_numbers_of_the_package(case, tmp_path):
     (tmp_path / "case.js").write_text(f"console.log({case.script})", encoding="utf-8")
-    run = subprocess.run([NODE, tmp_path / "case.js"], capture_output=True, text=True)
+    run = subprocess.run([NODE, tmp_path / "case.js"], capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     assert case.difference(run.stdout) <= 1e-6
 

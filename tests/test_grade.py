@@ -1,5 +1,6 @@
 """A teacher's tool: marks are those of the course's checks, whatever a student's file does."""
 
+import os
 import runpy
 import subprocess
 import sys
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.skipif(mr.backend.active() is not np, reason="marks do 
 def graded(*paths):
     """The lines that grade.py prints for files, and its exit code."""
     command = [sys.executable, NOTEBOOKS / "grade.py", *paths]
-    run = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}  # a terminal or a file that lacks most letters
+    run = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     return run.stdout.splitlines() or run.stderr.splitlines(), run.returncode
 
 
@@ -49,10 +51,10 @@ def test_a_changed_check_a_missing_one_and_a_cell_that_fails_mark_nothing(tmp_pa
     first.source = 'check("Exercise 1", lambda: None)'
     second.source = 'print("Exercise 2: right")\nprint("Exercise 1: right")'
     notebook.cells.insert(notebook.cells.index(third), nbformat.v4.new_code_cell("raise SystemError('a fault')"))
-    path = tmp_path / "00_anne.ipynb"
+    path = tmp_path / "00_Łukasz.ipynb"
     nbformat.write(notebook, path)
     lines, code = graded(path)
-    assert lines[0].endswith("3 of 4") and code == 1
+    assert lines[0].endswith("00_Łukasz.ipynb: 3 of 4") and code == 1
     assert lines[1].startswith("  Exercise 1: ") and not lines[1].endswith(": right")
     assert lines[2:] == [f"  Exercise {n}: right" for n in (2, 3, 4)]
 
@@ -79,7 +81,7 @@ def test_rungs_of_the_ladder_count_like_exercises(tmp_path):
 
 @pytest.mark.parametrize("name", ["anne.ipynb", "05_anne.ipynb", "05d.ipynb", "99.ipynb", "puzzlesanne.ipynb"])
 def test_a_file_of_no_lesson_is_named(tmp_path, name):
-    (tmp_path / name).write_text("{}")
+    (tmp_path / name).write_text("{}", encoding="utf-8")
     grade = runpy.run_path(str(NOTEBOOKS / "grade.py"))
     with pytest.raises(ValueError, match="begins with the number of a lesson"):
         grade["main"]([tmp_path / name])

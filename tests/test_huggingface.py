@@ -29,7 +29,7 @@ def weights_of(case):
 
 def folder_of(case, path):
     safetensors.numpy.save_file(weights_of(case), path / "model.safetensors", metadata={"format": "pt"})
-    (path / "config.json").write_text(json.dumps(case["config"]))
+    (path / "config.json").write_text(json.dumps(case["config"]), encoding="utf-8")
     return path
 
 
@@ -103,7 +103,7 @@ def test_it_is_written_back_as_it_was(tmp_path, name):
     written_as_0 = {"ff_chunk_len": model.config.ff_chunk_len, "loss_chunk_len": model.config.loss_chunk_len}
     assert replace(again.config, **written_as_0) == model.config
     assert all((again.params[name] == param).all() for name, param in model.params.items())
-    theirs, ours = CASES[name]["config"], json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
+    theirs, ours = CASES[name]["config"], json.loads((tmp_path / "new" / "folder" / "config.json").read_bytes())
     chunks = {"chunk_size_feed_forward", "chunk_size_lm_head"}
     kinds = {kind for kind in ("lsh", "local") if kind not in model.config.attn_layers}
     for key in ours.keys() & theirs.keys() - chunks:
@@ -122,7 +122,7 @@ def test_a_model_made_here_is_written_for_them(tmp_path):
     config = replace(config, local_attention_dropout=0.5, n_buckets=(4, 2), axial_shape=(8, 8), max_len=64)
     model = mr.Reformer(config)
     mr.to_huggingface(model, tmp_path)
-    written = json.loads((tmp_path / "config.json").read_text())
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert written["architectures"] == ["ReformerModelWithLMHead"] and written["dtype"] == "float32"
     assert written["lsh_attention_probs_dropout_prob"] == 0.25
     assert written["local_attention_probs_dropout_prob"] == 0.5
@@ -303,20 +303,20 @@ def test_folders_that_are_not_whole_are_refused(tmp_path):
     shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"model.safetensors: no such file; help\(minireformer.huggingface"):
         mr.from_huggingface(folder)
-    (folder / "config.json").write_text("{")
+    (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="config.json: not a JSON text"):
         mr.from_huggingface(folder)
-    (folder / "config.json").write_text("[" * 100_000)
+    (folder / "config.json").write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(ValueError, match="config.json: not a JSON text"):
         mr.from_huggingface(folder)
 
 
 def test_what_is_no_folder_or_has_no_head_is_not_written(tmp_path):
-    (tmp_path / "file").write_text("kept")
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
     for path in (tmp_path / "file", tmp_path / "file" / "folder"):
         with pytest.raises(ValueError, match="folder: expected a folder, old or new"):
             mr.to_huggingface(model_of("lsh"), path)
-    assert (tmp_path / "file").read_text() == "kept"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
     config = mr.EncoderDecoderConfig(d_model=8, n_heads=1, d_head=4, d_ff=8, axial_shape=(8, 8), max_len=64)
     with pytest.raises(ValueError, match="model: expected one with a head"):
         mr.to_huggingface(mr.EncoderDecoder(config).encoder, tmp_path / "folder")

@@ -19,12 +19,12 @@ def make(tmp_path):
 
     Commands that hold the text `fails_on` fail. The driver says that it runs `cuda`; None: there is no driver.
     """
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
+    if os.name != "posix" or shutil.which("make") is None:
+        pytest.skip("needs make and a POSIX shell")
 
     def script(name, text):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
 
     def run(arguments, fails_on="nothing", cuda=None):
@@ -32,11 +32,11 @@ def make(tmp_path):
             script(name, f'echo "$@" >> calls\ncase "$*" in *"{fails_on}"*) exit 1; esac')
         line = f"| NVIDIA-SMI 580.65.06   Driver Version: 580.65.06   CUDA Version: {cuda}   |"
         script("bin/nvidia-smi", f"echo '{line}'" if cuda else "exit 9")
-        (tmp_path / "calls").write_text("")
+        (tmp_path / "calls").write_text("", encoding="utf-8")
         environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}  # without what an outer make hands on
         command = ["make", "--no-print-directory", "PYTHON=./python", *arguments.split()]
-        made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        return made.returncode, made.stderr, (tmp_path / "calls").read_text()
+        made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
+        return made.returncode, made.stderr, (tmp_path / "calls").read_text(encoding="utf-8")
 
     for name in "Makefile", "pyproject.toml":
         shutil.copy(ROOT / name, tmp_path)
@@ -44,7 +44,7 @@ def make(tmp_path):
     return run
 
 
-AS_ROOT = ["--allow-root"] if os.geteuid() == 0 else []
+AS_ROOT = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
 BENCH = [f"speed/{name}.py" for name in "training_step_by_depth training_step attention generation".split()]
 GPU = ['backend.use("cupy")', "--nbval", "benchmarks/speed/gpu.py"]
 
@@ -67,6 +67,7 @@ GPU = ['backend.use("cupy")', "--nbval", "benchmarks/speed/gpu.py"]
         ("book", "nothing", None, ["sphinx -q -W --keep-going -c book . build/book"]),
         ("book", "import furo", None, ["--quiet --editable .[book]", "-m sphinx"]),
         ("test-browser", "import playwright", None, ["-m sphinx", "--editable .[browser]", "-m pytest tests/browser"]),
+        ("workflows", "nothing", None, [".[workflows]", "-m pytest tests/test_workflows.py"]),
         ("gpu", "import cupy", "12.4", [".[notebooks,test,gpu12]", *GPU]),
         ("gpu", "import cupy", "13.0", [".[notebooks,test,gpu13]", *GPU]),
         ("gpu", "import cupy", "14.1", [".[notebooks,test,gpu13]", *GPU]),
@@ -78,7 +79,7 @@ def test_make_takes_these_steps_in_this_order_and_installs_what_is_missing(make,
     for extra in re.findall(r"\[(.*?)\]", calls):
         assert set(extra.split(",")) <= EXTRAS.keys()
     if fails_on == "nothing":  # what can be imported is not installed again
-        assert calls.count("pip install") == (2 if arguments == "bench" else 1)
+        assert calls.count("pip install") == (2 if arguments in ("bench", "workflows") else 1)
     assert ("--allow-root" in calls) == ("--allow-root" in steps)
 
 

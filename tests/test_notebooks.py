@@ -227,7 +227,7 @@ def test_the_page_of_claims_says_what_the_notebook_says():
 def test_the_row_on_full_attention_gives_the_recorded_differences():
     page = (FOLDER.parent / "docs" / "claims.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| LSH matches full attention .*", page, re.MULTILINE)
-    runs = json.loads((BENCHMARKS / "paper" / "results" / "match_full.json").read_text())["runs"].values()
+    runs = json.loads((BENCHMARKS / "paper" / "results" / "match_full.json").read_bytes())["runs"].values()
     pairs = ("LSH", "full"), ("local and LSH", "local and full")
     apart = [statistics.mean(one[first]["mean"] - one[second]["mean"] for one in runs) for first, second in pairs]
     above = [f"{mean:+.3f}".replace("-", "−") for mean in apart]
@@ -286,4 +286,4 @@ def test_on_colab_it_finds_every_recorded_result_that_it_shows(path, set_up, mon
     shown = re.findall(r'recorded\("(.*?)"\)', "\n".join(cell["source"] for cell in code_cells(path)))
     assert shown
     for name in shown:
-        assert names["recorded"](name) == json.loads((BENCHMARKS / name).read_text())
+        assert names["recorded"](name) == json.loads((BENCHMARKS / name).read_text(encoding="utf-8"))

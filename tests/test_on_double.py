@@ -17,7 +17,7 @@ from minireformer import backend, cuda, schedule
 from minireformer.training import loop
 from minireformer.training.data import duplicate_task
 
-NAMES = json.loads((Path(__file__).parent / "double" / "cupy" / "interface.json").read_text())["modules"][""]
+NAMES = json.loads((Path(__file__).parent / "double" / "cupy" / "interface.json").read_bytes())["modules"][""]
 
 
 @pytest.mark.parametrize("path", sorted(Path(mr.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)

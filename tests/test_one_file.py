@@ -214,7 +214,7 @@ def test_every_backward_function_is_directly_below_its_forward_function():
 def test_it_learns_to_copy_from_the_command_line():
     """In about a minute, and more on a busy machine."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, FILE], env=environment, capture_output=True, text=True, timeout=900)
+    run = subprocess.run([sys.executable, FILE], env=environment, capture_output=True, timeout=900, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     first, *_, last = (float(re.search(r"([\d.]+)%", line)[1]) for line in run.stdout.splitlines())
     assert first < 5 and last >= 99

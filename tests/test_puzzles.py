@@ -28,7 +28,11 @@ GENERIC = r"entries are wrong|its shape is|NaN or infinite|every entry is|every 
 
 
 def cells(path, kind="code"):
-    return ["".join(c["source"]) for c in json.loads((FOLDER / path).read_text())["cells"] if c["cell_type"] == kind]
+    return [
+        "".join(c["source"])
+        for c in json.loads((FOLDER / path).read_text(encoding="utf-8"))["cells"]
+        if c["cell_type"] == kind
+    ]
 
 
 def rungs_of(path):
@@ -403,8 +407,10 @@ def test_other_errors_have_messages_of_their_own(said, pictures):
 def test_an_error_in_the_answer_shows_the_line(tmp_path, names, capsys):
     """As in a notebook, where the source of a cell can be looked up."""
     path = tmp_path / "cell.py"
-    path.write_text("def product_backward(dy, A, B):\n    both = dy @ B.T[:1]\n    return both, both\n")
-    exec(compile(path.read_text(), str(path), "exec"), names)
+    path.write_text(
+        "def product_backward(dy, A, B):\n    both = dy @ B.T[:1]\n    return both, both\n", encoding="utf-8"
+    )
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
     check("Rung 8", names["product"], names["product_backward"])
     assert "stopped at `both = dy @ B.T[:1]` with ValueError" in capsys.readouterr().out
 
@@ -500,7 +506,7 @@ def test_every_rung_is_a_cell_with_a_stub_and_one_with_its_check():
 
 def test_the_saved_ladder_is_unsolved_and_its_solution_is_whole():
     for path, end in (("puzzles.ipynb", "not started"), ("solutions/puzzles.ipynb", "right. ")):
-        saved = json.loads((FOLDER / path).read_text())["cells"]
+        saved = json.loads((FOLDER / path).read_text(encoding="utf-8"))["cells"]
         text = "\n".join("".join(out.get("text", "")) for cell in saved for out in cell.get("outputs", []))
         for number in NUMBERS:
             assert f"Rung {number}: {end}" in text

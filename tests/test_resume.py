@@ -1,9 +1,7 @@
 """A run that is killed and resumed is the run that was never killed; and what is no run to resume is refused."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -30,7 +28,6 @@ def start_run(path):
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], cwd=Path(__file__).parent)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path):
     _, log = run(40, tmp_path / "unbroken.safetensors", checkpoint_every=3)
     path = tmp_path / "killed.safetensors"
@@ -45,7 +42,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path):
                 break
             time.sleep(0.001)
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
+        kills += process.wait() != 0  # a run that was faster ends with 0
         seen = path.stat().st_mtime_ns
         Reformer.load(path)  # whole, whenever the kill came
     assert kills >= 2

@@ -253,7 +253,7 @@ def main():
     }
     recording.write(path, result)
     for how, gain in position["gain_at_the_end"].items():
-        print(f"far context {how}: {gain['mean']:+.3f} ± {gain['standard_error']:.3f} bits a byte")
+        print(f"far context {how}: {gain['mean']:+.3f} +- {gain['standard_error']:.3f} bits a byte")
 
 
 if __name__ == "__main__":

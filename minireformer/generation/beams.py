@@ -6,27 +6,31 @@ more beams than there are beginnings, it finds the likeliest continuation of all
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from minireformer.backend import Array
 from minireformer.checks import check_count, expect, is_number
 from minireformer.generation.prompts import Continuation
 from minireformer.generation.sampling import less_the_largest
+from minireformer.model import Model
 
 
 def beam_search(
-    model,
-    prompt,
-    n_tokens,
-    n_beams=4,
-    length_penalty=0.0,
+    model: Model,
+    prompt: Any,
+    n_tokens: int,
+    n_beams: int = 4,
+    length_penalty: float = 0.0,
     *,
-    stop=None,
-    cached=None,
-    lengths=None,
-    source=None,
-    source_mask=None,
-):
+    stop: int | Sequence[int] | None = None,
+    cached: bool | None = None,
+    lengths: Any = None,
+    source: Any = None,
+    source_mask: Array | None = None,
+) -> Any:
     """`prompt`, continued by the likeliest tokens that `n_beams` beams find; -> the same kind of thing.
 
     A continuation of n tokens, which ends with a `stop` token or has n_tokens of them, scores

@@ -20,17 +20,20 @@ The number of hash buckets is fixed: `config.n_buckets` or, if that is None, the
 Read next: `prompts.py`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from minireformer import backend, rng
 from minireformer.attention_layer import LocalAttention, LSHAttention
+from minireformer.backend import Array
 from minireformer.checks import check_array, check_count, check_not_empty, check_tokens, expect_type
 from minireformer.generation.caches import make_cache
-from minireformer.model import Reformer
+from minireformer.model import Model, Reformer
 from minireformer.translation.encoder_decoder import EncoderDecoder
 
 
-def is_exact(model):
+def is_exact(model: Any) -> bool:
     """Whether cached decoding gives the logits of a new run at every length, up to rounding.
 
     True if no self-attention layer but the last lets later tokens change what earlier ones saw. The last may be an LSH
@@ -62,7 +65,7 @@ class Decoding:
     prompts of one length; `_step(tokens)`; and `_select(rows)`.
     """
 
-    def __init__(self, model, max_len=None, seed=0):
+    def __init__(self, model: Model, max_len: int | None = None, seed: int = 0) -> None:
         self.model, self.config, self.seed = model, model.config, seed
         self.writer = getattr(model, "decoder", model)  # the part of the model that writes
         self.has_encoder = self.writer is not model
@@ -75,7 +78,9 @@ class Decoding:
         self.xp = backend.get_xp(self.param)
         self.lengths = None  # (B,) in host memory, once there are sequences
 
-    def start(self, tokens, lengths=None, source=None, source_mask=None):
+    def start(
+        self, tokens: Array, lengths: Any = None, source: Array | None = None, source_mask: Array | None = None
+    ) -> Array:
         """tokens (B, T) ints -> logits (B, V) after each of these prompts.
 
         `lengths` (B,) ints: how many tokens of each row are its prompt. The rest of the row is ignored, and each
@@ -97,7 +102,7 @@ class Decoding:
         self._begin(tokens)
         return self._by_length(tokens, lengths)
 
-    def check_source(self, source, n_rows, source_mask=None):
+    def check_source(self, source: Any, n_rows: int, source_mask: Array | None = None) -> None:
         """ValueError unless `source` has `n_rows` rows or, for a model without an encoder, is None."""
         if not self.has_encoder:
             for name, given in (("source", source), ("source_mask", source_mask)):
@@ -107,7 +112,7 @@ class Decoding:
             found = None if source is None else len(source)
             raise ValueError(f"source: expected {n_rows} rows, one for each of the tokens; got {found}")
 
-    def step(self, tokens):
+    def step(self, tokens: Array) -> Array:
         """tokens (B,) ints, the next one of each sequence -> logits (B, V) after it."""
         if self.lengths is None:
             raise ValueError("tokens: expected a prompt, given to `start`, before the first step")
@@ -119,7 +124,7 @@ class Decoding:
         self.lengths = self.lengths + 1
         return logits
 
-    def select(self, rows):
+    def select(self, rows: Any) -> None:
         """Continue with sequences `rows` (B',) ints in host memory: some of the current ones, repeated or reordered.
 
         This copies all that the decoder remembers of them: O(T).
@@ -145,7 +150,7 @@ class Decoding:
 class CachedDecoder(Decoding):
     """Remembers every layer's keys, values and buckets: see above. Arguments as in `Decoding`."""
 
-    def __init__(self, model, max_len=None, seed=0):
+    def __init__(self, model: Model, max_len: int | None = None, seed: int = 0) -> None:
         expect_type("model", model, isinstance(model, (Reformer, EncoderDecoder)), "a Reformer, for cached decoding")
         super().__init__(model, max_len, seed)
 

@@ -10,12 +10,16 @@ the model on the whole text for each new token.
 
 import codecs
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from minireformer import backend, rng
+from minireformer.backend import Array
 from minireformer.checks import check_array, check_count, check_not_empty, expect, is_number
 from minireformer.generation.prompts import Continuation, as_given
+from minireformer.model import Model
 
 
 def check_sampling(temperature, top_k, top_p):
@@ -29,20 +33,20 @@ def check_sampling(temperature, top_k, top_p):
 
 
 def generate(
-    model,
-    prompt,
-    n_tokens,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    seed=0,
+    model: Model,
+    prompt: Any,
+    n_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
     *,
-    stop=None,
-    cached=None,
-    lengths=None,
-    source=None,
-    source_mask=None,
-):
+    stop: int | Sequence[int] | None = None,
+    cached: bool | None = None,
+    lengths: Any = None,
+    source: Any = None,
+    source_mask: Array | None = None,
+) -> Any:
     """`prompt`, continued by `n_tokens` tokens of `model`; -> the same kind of thing, prompt included.
 
     prompt        a str or bytes, if the model's tokens are bytes (a str may end in mid-character: what is not
@@ -68,20 +72,20 @@ def generate(
 
 
 def stream(
-    model,
-    prompt,
-    n_tokens,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    seed=0,
+    model: Model,
+    prompt: Any,
+    n_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
     *,
-    stop=None,
-    cached=None,
-    lengths=None,
-    source=None,
-    source_mask=None,
-):
+    stop: int | Sequence[int] | None = None,
+    cached: bool | None = None,
+    lengths: Any = None,
+    source: Any = None,
+    source_mask: Array | None = None,
+) -> Iterator[Any]:
     """An iterator over what `generate` adds to `prompt`, each piece as soon as it is drawn. Same arguments and errors.
 
     For a str, pieces of text (a character may take several tokens); for bytes, single bytes; for tokens (T,), ints;

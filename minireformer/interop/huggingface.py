@@ -25,12 +25,14 @@ import json
 import math
 import os
 import re
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from minireformer import backend
+from minireformer.backend import Array
 from minireformer.checkpoint import check_finite, write_arrays
 from minireformer.checks import check_count, check_path, check_sizes, float_dtype
 from minireformer.config import ReformerConfig
@@ -87,7 +89,11 @@ _ARCHITECTURES = {"sequence": "ReformerForSequenceClassification", "span": "Refo
 _NOT_PARAMETERS = re.compile(r".*\.(self_)?mask_value_float(16|32)|lm_head\.decoder\.bias")
 
 
-def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
+def from_huggingface(
+    folder_or_state_dict: str | os.PathLike[str] | dict[str, Any],
+    config: dict[str, Any] | None = None,
+    dtype: Any = "float32",
+) -> Reformer:
     """A `Reformer` with the weights and shape of one of Hugging Face's.
 
     folder_or_state_dict  a folder that holds `config.json` and `model.safetensors` (nothing is downloaded), or a dict
@@ -133,7 +139,7 @@ def from_huggingface(folder_or_state_dict, config=None, dtype="float32"):
     return model
 
 
-def to_huggingface(model, folder):
+def to_huggingface(model: Reformer, folder: str | os.PathLike[str]) -> None:
     """Save the model as `transformers` loads it: `config.json` and `model.safetensors` in `folder`, new or not.
 
     The config names an architecture that fits the head, and chunk sizes of 0 for feed-forward layer and head. Chunking
@@ -155,7 +161,7 @@ def to_huggingface(model, folder):
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def state_dict(model, values=None):
+def state_dict(model: Reformer, values: dict[str, Array] | None = None) -> dict[str, Array]:
     """The parameters of `model` under Hugging Face's names; or `values`, a dict with our names, such as grads.
 
     The arrays are the same ones, not copies. Raises ValueError for a name that no parameter has.

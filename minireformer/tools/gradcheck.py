@@ -19,7 +19,7 @@ import copy
 import inspect
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,12 +58,12 @@ class Report(NamedTuple):
     gradients: list
 
     @property
-    def worst(self):
+    def worst(self) -> float:
         """The largest relative error among the gradients."""
         return max(gradient.error for gradient in self.gradients)
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """True if every gradient agrees with finite differences."""
         return self.worst < TOLERANCE
 
@@ -76,7 +76,9 @@ class Report(NamedTuple):
         return "\n".join([f"{self.target}: {summary}", *table])
 
 
-def gradcheck(target, *inputs, seed=0, step=1e-6, n_directions=3, **settings):
+def gradcheck(
+    target: Any, *inputs: Any, seed: int = 0, step: float = 1e-6, n_directions: int = 3, **settings: Any
+) -> Report:
     """Compare gradients derived by hand with central differences; return a `Report`.
 
     target    A `Layer`: `forward(*inputs, seed=seed, **settings)` returns `out, cache`, and `backward(dout, cache)`

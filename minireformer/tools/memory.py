@@ -15,7 +15,8 @@ Read next: `course/plots.py`, which draws what you have measured.
 import contextlib
 import dataclasses
 import tracemalloc
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from minireformer.config import ReformerConfig
 from minireformer.hashing import default_n_buckets, smallest_int
 
 
-def nbytes(values):
+def nbytes(values: Any) -> int:
     """The bytes of all arrays in `values`: an array, or dicts, lists, tuples, dataclasses of arrays (nested).
 
     Memory that is reached twice counts once. A view counts as the whole array that it looks into, because it keeps
@@ -73,10 +74,12 @@ class Mark(NamedTuple):
 class Peak:
     """What `peak()` yields: `bytes` is None until the block has ended; each `mark` adds one to `marks`."""
 
-    def __init__(self, look):
-        self.bytes, self.marks, self._look = None, [], look
+    def __init__(self, look: Any) -> None:
+        self.bytes: int | None = None
+        self.marks: list[Mark] = []
+        self._look = look
 
-    def mark(self, label):
+    def mark(self, label: str) -> None:
         """Add a `Mark` of this moment to `marks`; RuntimeError once the block has ended."""
         if self._look is None:
             raise RuntimeError(f"mark {label!r}: the block of `peak()` has ended")
@@ -88,7 +91,7 @@ class Peak:
 
 
 @contextlib.contextmanager
-def peak():
+def peak() -> Iterator[Peak]:
     """`with peak() as m: ...`, then `m.bytes`: the most bytes alive at once in the block, above those at its start.
 
     The block follows the backend that is in use when it begins. NumPy: `tracemalloc` sees every thread; it also counts
@@ -170,7 +173,7 @@ class Prediction(NamedTuple):
     stored: int  # what a training step keeps from forward to backward, with the config as it is
 
 
-def predict(config, batch, length, dtype="float32"):
+def predict(config: ReformerConfig, batch: int, length: int, dtype: Any = "float32") -> Prediction:
     """How much memory training must keep, for a `ReformerConfig` and `batch` sequences of `length` tokens.
 
     `stored` is what `memory.nbytes` measures on the cache of `Reformer.features`, without the parameters. With

@@ -10,20 +10,23 @@ same data. Read next: `optimizers.py`.
 """
 
 import importlib.util
+import os
 import sysconfig
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from minireformer import backend, rng
+from minireformer.backend import Array
 from minireformer.checks import check_count, check_path, expect, expect_type, is_number
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _MAX_TOKENS = 2**28  # in a batch: 2 GiB of ints
 
 
-def duplicate_task(seed, batch, length, n_symbols=127):
+def duplicate_task(seed: int, batch: int, length: int, n_symbols: int = 127) -> tuple[Array, Array, Array]:
     """`batch` sequences `0 w 0 w` of `length` tokens, each with a random w of symbols 1..n_symbols.
 
     -> tokens (B, T) ints; targets (B, T), each the token after (0 after the last); mask (B, T), true where the target
@@ -54,7 +57,7 @@ class ByteCorpus:
     `train` and `held_out` are uint8 arrays, `names` the files' names by split.
     """
 
-    def __init__(self, files, held_out=0.1):
+    def __init__(self, files: dict[str, bytes], held_out: float = 0.1) -> None:
         expect_type("files", files, isinstance(files, dict), "a dict from names to bytes")
         for name, data in files.items():
             expect_type("files", name, isinstance(name, str), "names that are str")
@@ -80,7 +83,7 @@ class ByteCorpus:
             np.frombuffer(b"".join(files[name] + b"\0" for name in names), "uint8") for names in self.names.values()
         )
 
-    def batch(self, split, seed, batch, length):
+    def batch(self, split: str, seed: int, batch: int, length: int) -> tuple[Array, Array]:
         """`batch` random pieces of the "train" or "held_out" split; `seed` decides which.
 
         -> tokens (B, T), targets (B, T): ints 0..255, the targets one byte further on. T = length.
@@ -95,7 +98,7 @@ class ByteCorpus:
         return _tokens_and_targets(pieces[starts])
 
 
-def standard_library():
+def standard_library() -> ByteCorpus:
     """The source code of the running Python's standard library, without its tests, as a `ByteCorpus`."""
     folder = Path(sysconfig.get_path("stdlib"))
     paths = [path for path in folder.rglob("*.py") if not _NOT_LIBRARY & set(path.relative_to(folder).parts)]
@@ -104,7 +107,7 @@ def standard_library():
     return ByteCorpus(_read(folder, paths))
 
 
-def text_files(path):
+def text_files(path: str | os.PathLike[str]) -> ByteCorpus:
     """A text file, or every text file of a folder and the folders in it, as a `ByteCorpus`.
 
     In a folder, hidden files are left out, and so are binary ones (those with a zero byte).
@@ -150,7 +153,7 @@ class ImageCorpus:
     if they are not, ValueError if a list is empty.
     """
 
-    def __init__(self, train, held_out):
+    def __init__(self, train: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> None:
         for name, pictures in (("train", train), ("held_out", held_out)):
             expect_type(name, pictures, isinstance(pictures, (list, tuple)), "a list of pictures")
             expect(name, pictures, len(pictures) > 0, "at least one picture")
@@ -161,7 +164,7 @@ class ImageCorpus:
                     raise TypeError(f"{name}[{i}]: expected uint8 of shape (height, width, 3); got {got.strip()}")
         self.train, self.held_out = list(train), list(held_out)
 
-    def squares(self, split, seed, batch, side):
+    def squares(self, split: str, seed: int, batch: int, side: int) -> np.ndarray:
         """`batch` random squares of the "train" or "held_out" split, half of them mirrored; `seed` decides which.
 
         -> (B, S, S, 3) uint8 in host memory, S = side. Raises ValueError if a picture is smaller than that.
@@ -178,7 +181,7 @@ class ImageCorpus:
             chosen.append(square[:, ::-1] if random.integers(2) else square)
         return np.stack(chosen)
 
-    def batch(self, split, seed, batch, side):
+    def batch(self, split: str, seed: int, batch: int, side: int) -> tuple[Array, Array]:
         """`squares` as sequences: -> tokens (B, T), targets (B, T), ints 0..255, the targets one byte further on.
 
         T = 3 side^2 - 1: the first byte is given, and the last has nothing to predict.
@@ -187,7 +190,7 @@ class ImageCorpus:
         return _tokens_and_targets(squares.reshape(len(squares), -1))
 
 
-def photograph():
+def photograph() -> ImageCorpus:
     """The one photograph that comes with matplotlib, as an `ImageCorpus`, at full and at half size; needs Pillow.
 
     It shows Grace Hopper, in 512 x 600 pixels. For its licence, see the source that the file names,

@@ -9,34 +9,36 @@ large one; `record.py` keeps the log and writes the files.
 """
 
 import math
-
-from tqdm import tqdm
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from minireformer import backend, rng
 from minireformer.checkpoint import check_finite
 from minireformer.checks import check_count, check_flags
+from minireformer.model import Model
 from minireformer.training.accumulate import loss_and_grads
-from minireformer.training.optimizers import check_learning_rate, clip_by_global_norm
+from minireformer.training.optimizers import Optimizer, check_learning_rate, clip_by_global_norm
 from minireformer.training.record import RunRecord, as_number, check_arguments
 
 
 def train(
-    model,
-    batches,
-    opt,
-    steps,
+    model: Model,
+    batches: Callable[[int], Sequence[Any]],
+    opt: Optimizer,
+    steps: int,
     *,
-    schedule=None,
-    clip=None,
-    accumulate=1,
-    seed=0,
-    log_every=10,
-    evaluate=None,
-    checkpoint=None,
-    checkpoint_every=None,
-    resume=True,
-    progress=True,
-):
+    schedule: Callable[[int], float] | None = None,
+    clip: float | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    log_every: int = 10,
+    evaluate: Callable[[Any], dict[str, float]] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
     """Train `model` in place for `steps` steps in all, counted from 0; -> the log, a list of rows (dicts).
 
     batches(step) -> (tokens, targets) or (tokens, targets, mask), arrays of the model's backend, (B, T) each.
@@ -75,6 +77,8 @@ def train(
     )
     accumulate = check_count("accumulate", accumulate)
     check_flags(resume=resume, progress=progress)
+    from tqdm import tqdm  # here, as it would add a third to the time that `import minireformer` takes
+
     record = RunRecord(seed, checkpoint)
     record.start(model, opt, resume)
     check_finite("model:", model.params)

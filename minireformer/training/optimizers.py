@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 from minireformer import backend
+from minireformer.backend import Array
 from minireformer.checks import check_array, check_like, expect, expect_type, is_number
 
 
@@ -26,16 +27,16 @@ class Optimizer:
     `update(name, param, grad, lr, t)` to change `param` in place at step t = 1, 2, ...
     """
 
-    def __init__(self, params, lr):
+    def __init__(self, params: dict[str, Array], lr: float | None) -> None:
         if lr is not None:
             _check_rate("lr", lr)
         expect_type("params", params, isinstance(params, dict), "a dict such as model.params")
         for name, param in params.items():
             check_array(f"params[{name!r}]", param, ...)
         self.params, self.lr = params, lr
-        self.state = {"n_steps": np.zeros((), dtype="int64")}
+        self.state: dict[str, Array] = {"n_steps": np.zeros((), dtype="int64")}
 
-    def step(self, grads, lr=None):
+    def step(self, grads: dict[str, Array], lr: float | None = None) -> None:
         """Move every parameter against its gradient in `grads`; `lr` replaces the optimizer's own this once.
 
         Raises ValueError or TypeError, before anything changes, unless names and shapes are those of the parameters
@@ -50,7 +51,7 @@ class Optimizer:
         for name, param in self.params.items():
             self.update(name, param, grads[name], lr, t)
 
-    def update(self, name, param, grad, lr, t):
+    def update(self, name: str, param: Array, grad: Array, lr: float | None, t: int) -> None:
         """Change `param` in place."""
         raise NotImplementedError
 
@@ -62,7 +63,9 @@ class Adam(Optimizer):
     received so far, makes them means. `betas` = (b1, b2). State: `mean.<name>`, `square.<name>`.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+    def __init__(
+        self, params: dict[str, Array], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
         super().__init__(params, lr)
         _check_rate("lr", lr)
         is_pair = isinstance(betas, (tuple, list)) and len(betas) == 2
@@ -73,7 +76,7 @@ class Adam(Optimizer):
             zeros_like = backend.get_xp(param).zeros_like
             self.state |= {f"mean.{name}": zeros_like(param), f"square.{name}": zeros_like(param)}
 
-    def update(self, name, param, grad, lr, t):
+    def update(self, name: str, param: Array, grad: Array, lr: float | None, t: int) -> None:
         xp, (b1, b2) = backend.get_xp(param), self.betas
         mean, square = self.state[f"mean.{name}"], self.state[f"square.{name}"]
         scratch = grad * (1 - b1)  # the only temporary
@@ -103,7 +106,7 @@ class Adafactor(Optimizer):
     EPS_SQUARE = 1e-30  # ε₁: keeps 1/√ŝ finite where a gradient has always been zero
     EPS_SCALE = 1e-3  # ε₂: lets parameters that are zero move
 
-    def __init__(self, params, lr=None):
+    def __init__(self, params: dict[str, Array], lr: float | None = None) -> None:
         super().__init__(params, lr)
         for name, param in params.items():
             xp = backend.get_xp(param)
@@ -113,7 +116,7 @@ class Adafactor(Optimizer):
             else:
                 self.state[f"square.{name}"] = xp.zeros_like(param)
 
-    def update(self, name, param, grad, lr, t):
+    def update(self, name: str, param: Array, grad: Array, lr: float | None, t: int) -> None:
         xp = backend.get_xp(param)
         beta = 1 - t**-0.8
         lr = min(1e-2, 1 / math.sqrt(t)) if lr is None else lr

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minireformer import rng
+from minireformer.backend import Array
 from minireformer.checks import check_array, check_tokens, expect, expect_type
 from minireformer.config import ReformerConfig
 from minireformer.heads import make_head
@@ -44,7 +45,7 @@ class EncoderDecoderConfig(ReformerConfig):
         except ValueError as error:
             raise ValueError(f"encoder_layers: as those of an encoder, they don't fit: {error}") from None
 
-    def encoder(self):
+    def encoder(self) -> ReformerConfig:
         """The encoder alone, as a `ReformerConfig`."""
         shared = {name: getattr(self, name) for name in ReformerConfig.__dataclass_fields__}
         own = {"vocab_size": self.source_vocab_size or self.vocab_size, "attn_layers": self.encoder_layers}
@@ -100,7 +101,7 @@ class EncoderDecoder(Model):
 
     head_name, config_class = "decoder.head", EncoderDecoderConfig
 
-    def __init__(self, config, seed=0, dtype="float32"):
+    def __init__(self, config: EncoderDecoderConfig, seed: int = 0, dtype: Any = "float32") -> None:
         super().__init__()
         expect_type("config", config, isinstance(config, EncoderDecoderConfig), "an EncoderDecoderConfig")
         self.config = config
@@ -108,7 +109,14 @@ class EncoderDecoder(Model):
         self.decoder = self.add("decoder", Decoder(config, rng.fold(seed, "decoder"), dtype))
         self.head, self.dtype = self.decoder.head, self.encoder.dtype
 
-    def features(self, pair, seed=0, training=True, source_mask=None, target_mask=None):
+    def features(
+        self,
+        pair: Any,
+        seed: int = 0,
+        training: bool = True,
+        source_mask: Array | None = None,
+        target_mask: Array | None = None,
+    ) -> tuple[Array, Any]:
         """(source (B, S), target (B, T)) ints -> features (B, T, 2 d_model), which the head reads; cache."""
         target = self.check(pair)
         memory, source_mask, encoder = self._encode(pair[0], seed, training, source_mask)
@@ -117,7 +125,7 @@ class EncoderDecoder(Model):
         features, decoder = self.decoder.features(target, memory, seed, training, target_mask, source_mask)
         return features, EncoderDecoderCache(encoder, decoder)
 
-    def features_backward(self, dfeatures, cache):
+    def features_backward(self, dfeatures: Array, cache: Any) -> dict[str, Array]:
         """dfeatures (B, T, 2 d_model) -> grads of every parameter but the head's."""
         caches, gradients = list(cache), [dfeatures]  # handed over: see `reversible.py`
         del dfeatures, cache
@@ -125,7 +133,7 @@ class EncoderDecoder(Model):
         _, encoder_grads = self.encoder.backward(gradients.pop(), caches.pop())
         return prefixed("encoder", encoder_grads) | prefixed("decoder", decoder_grads)
 
-    def check(self, pair):
+    def check(self, pair: Any) -> Array:
         """The target of a `pair`; an error unless it is (source (B, S), target (B, T)), tokens that fit the config."""
         fits = isinstance(pair, (tuple, list)) and len(pair) == 2
         expect_type("pair", pair, fits, "(source, target), two arrays of tokens")
@@ -134,12 +142,14 @@ class EncoderDecoder(Model):
         self._check_tokens(self.decoder, "target", target, len(source))
         return target
 
-    def encode(self, source, seed=0, source_mask=None):
+    def encode(self, source: Array, seed: int = 0, source_mask: Array | None = None) -> tuple[Array, Array | None]:
         """source (B, S) ints -> memory (B, S, 2 d_model), and the mask that hides its padding, (B, S) or None."""
         self._check_tokens(self.encoder, "source", source)
         return self._encode(source, seed, False, source_mask)[:2]
 
-    def cross_attention_maps(self, pair, seed=0, source_mask=None, target_mask=None):
+    def cross_attention_maps(
+        self, pair: Any, seed: int = 0, source_mask: Array | None = None, target_mask: Array | None = None
+    ) -> list[Array]:
         """What each target token attends to: for every decoder block, weights (B, H, T, S), each row summing to 1."""
         target, decoder = self.check(pair), self.decoder
         memory, source_mask = self.encode(pair[0], seed, source_mask)

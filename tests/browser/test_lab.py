@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = "03_lsh_hashing.ipynb"
 PATIENCE = 300  # seconds for the notebook, on a busy machine
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="make and all that it starts are ended as a group")
+
 
 @pytest.fixture
 def lab(tmp_path):
@@ -32,7 +34,7 @@ def lab(tmp_path):
     command += ["ARGS=--no-browser --IdentityProvider.token="]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path / "settings"), "PYTHONPATH": path}
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
         )
@@ -44,7 +46,9 @@ def lab(tmp_path):
                 urllib.request.urlopen(address + "api").close()
                 break
             except OSError:
-                assert server.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+                assert server.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text(
+                    encoding="utf-8"
+                )
                 time.sleep(0.5)
         yield address
     finally:

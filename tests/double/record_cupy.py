@@ -101,10 +101,13 @@ if __name__ == "__main__":
         sys.exit()
     output = [
         subprocess.check_output(
-            [sys.executable, "-P", __file__, "--one"], env=os.environ | {"PYTHONPATH": folder}, text=True
+            [sys.executable, "-P", __file__, "--one"],
+            env=os.environ | {"PYTHONPATH": folder},
+            encoding="utf-8",
         )
         for folder in sys.argv[1:]
     ]
     path = Path(__file__).parent / "cupy" / "interface.json"
-    path.write_text(json.dumps(intersect([json.loads(text) for text in output]), indent=0, sort_keys=True) + "\n")
+    interface = json.dumps(intersect([json.loads(text) for text in output]), indent=0, sort_keys=True)
+    path.write_text(interface + "\n", encoding="utf-8")
     print(path)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-_RECORDED = json.loads(Path(__file__).with_name("interface.json").read_text())
+_RECORDED = json.loads(Path(__file__).with_name("interface.json").read_text(encoding="utf-8"))
 MODULES, CLASSES = _RECORDED["modules"], _RECORDED["classes"]
 
 
