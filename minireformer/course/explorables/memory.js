@@ -1,0 +1,144 @@
+// The memory bill of one training step (notebooks 00 and 07): four designs, stacked bars, and the card that they must
+// fit on. The maths is in memory_maths.js.
+
+import { controls, drawing, html, liveText, select, slider, svg } from "./common.js";
+import { DESIGNS, longestText, trainingBytes, trainingParts } from "./memory_maths.js";
+
+const GIB = 2 ** 30;
+const COLOURS = ["#999999", "#F0E442", "#E69F00", "#009E73", "#56B4E9"]; // of the parts, in their order
+const [LEFT, WIDTH, RIGHT, ROW, TOP] = [8, 324, 8, 48, 26];
+
+export function mount(root) {
+  const sizes = { length: 2 ** 16, batch: 1, dModel: 1024, nLayers: 12, nRounds: 4 };
+  let card = 16;
+  const names = Object.keys(DESIGNS);
+  const text = liveText();
+
+  const bars = svg("g");
+  const picture = drawing(LEFT + WIDTH + RIGHT, TOP + names.length * ROW + 4, "Memory of four designs", bars);
+  picture.style.maxWidth = "560px";
+  const table = html("table", { class: "memory-table" });
+
+  const gib = (bytes) => {
+    const value = bytes / GIB;
+    if (value > 0 && value < 0.01) return "< 0.01";
+    const digits = value >= 9.95 || value === 0 ? 0 : value >= 0.995 ? 1 : 2;
+    return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  };
+
+  const tokens = (length) => (length < 1024 ? `${length}` : `${Math.round(length / 1024).toLocaleString("en")}K`);
+
+  // The card is always a third of the way along, so a longer bar than three cards is cut, and says so.
+  function drawBars() {
+    const scale = WIDTH / (3 * card * GIB);
+    bars.replaceChildren(...names.map((name, row) => bar(name, row, scale)), cardLine());
+  }
+
+  function bar(name, row, scale) {
+    const y = TOP + row * ROW;
+    const parts = trainingParts(sizes, DESIGNS[name]);
+    const total = trainingBytes(sizes, DESIGNS[name]);
+    const fits = total <= card * GIB;
+    const verdict = `${gib(total)} GiB ${fits ? "✓ fits" : "✗ does not fit"}`;
+    const cut = total * scale > WIDTH;
+    let x = LEFT;
+    const pieces = parts.map(([, bytes], i) => {
+      const width = Math.min(bytes * scale, LEFT + WIDTH - x);
+      const piece = svg("rect", { x, y: y + 18, width, height: 20, fill: COLOURS[i], class: "memory-part" });
+      x += width;
+      return piece;
+    });
+    const end = LEFT + WIDTH;
+    const torn = `M ${end - 22} ${y + 40} l 7 -24 l 7 0 l -7 24 Z`;
+    return svg(
+      "g",
+      { role: "img", "aria-label": `${name}: ${gib(total)} GiB, which ${fits ? "fits" : "does not fit"}` },
+      svg("text", { x: LEFT, y: y + 11, class: "memory-name" }, name),
+      svg("text", { x: end, y: y + 11, "text-anchor": "end", class: fits ? "" : "ex-warn" }, verdict),
+      pieces,
+      cut && svg("path", { d: torn, class: "memory-torn" }),
+    );
+  }
+
+  function cardLine() {
+    const x = LEFT + WIDTH / 3;
+    const line = svg("line", { x1: x, x2: x, y1: 14, y2: TOP + names.length * ROW, class: "memory-card" });
+    return svg("g", {}, line, svg("text", { x, y: 10, "text-anchor": "middle" }, `the card: ${card} GiB`));
+  }
+
+  function drawTable() {
+    const columns = names.map((name) => trainingParts(sizes, DESIGNS[name]));
+    const cells = (values) => values.map((value) => html("td", {}, value));
+    const row = (label, values) => html("tr", {}, html("th", { scope: "row" }, label), cells(values));
+    const head = html("tr", {}, ["GiB", ...names].map((name) => html("th", { scope: "col" }, name)));
+    const swatch = (i) => html("span", { class: "memory-swatch", style: `background: ${COLOURS[i]}` });
+    const parts = columns[0].map(([label], i) => row([swatch(i), label], columns.map((column) => gib(column[i][1]))));
+    const totals = row("altogether", names.map((name) => gib(trainingBytes(sizes, DESIGNS[name]))));
+    const longest = names.map((name) => tokens(longestText(sizes, DESIGNS[name], card * GIB)));
+    const last = row("tokens that fit", longest);
+    table.replaceChildren(html("thead", {}, head), html("tbody", {}, parts, totals, last));
+  }
+
+  function say() {
+    const total = (name) => trainingBytes(sizes, DESIGNS[name]);
+    const fitting = names.filter((name) => total(name) <= card * GIB);
+    const [largest] = trainingParts(sizes, DESIGNS.Transformer).sort(([, a], [, b]) => b - a);
+    let verdict = `On the card of ${card} GiB, the first of the four that fits is “${fitting[0]}”.`;
+    if (!fitting.length) verdict = `Not even the Reformer fits on the card of ${card} GiB.`;
+    if (fitting[0] === "Transformer") verdict = `Even the plain Transformer fits on the card of ${card} GiB.`;
+    text.say(
+      `A plain Transformer needs ${gib(total("Transformer"))} GiB, most of it for ${largest[0]}. ` +
+        `The Reformer, with all three changes, needs ${gib(total("+ chunks"))} GiB. ${verdict}`,
+    );
+  }
+
+  function draw() {
+    drawBars();
+    drawTable();
+    say();
+  }
+
+  // A slider over powers of two.
+  function powers(label, name, first, last, format = (n) => n.toLocaleString("en")) {
+    const value = Math.log2(sizes[name]);
+    const onInput = (power) => {
+      sizes[name] = 2 ** power;
+      draw();
+    };
+    return slider({ label, min: first, max: last, value, onInput, format: (power) => format(2 ** power) });
+  }
+
+  function counts(label, name, max) {
+    const onInput = (value) => {
+      sizes[name] = value;
+      draw();
+    };
+    return slider({ label, min: 1, max, value: sizes[name], onInput });
+  }
+
+  const cards = select({
+    label: "card",
+    options: [8, 16, 24, 40, 80, 141].map((size) => [size, `${size} GiB`]),
+    value: card,
+    onInput: (value) => {
+      card = value;
+      draw();
+    },
+  });
+
+  root.append(
+    html("p", { class: "ex-title" }, "What does one training step need, and does it fit?"),
+    controls(
+      powers("tokens", "length", 8, 20, tokens),
+      counts("layers", "nLayers", 48),
+      powers("width d_model", "dModel", 7, 12),
+      powers("batch", "batch", 0, 6),
+      counts("hash rounds", "nRounds", 8),
+      cards,
+    ),
+    picture,
+    html("div", { class: "memory-scroll", tabindex: 0, role: "region", "aria-label": "The bill in numbers" }, table),
+    text.element,
+  );
+  draw();
+}

@@ -1,0 +1,123 @@
+"""Figures that you can take hold of, in the page itself: `explore("hash")` in a notebook shows one.
+
+Each is a small JavaScript module in `explorables/`: `hash.js` draws and listens, `hash_maths.js` computes. They need
+no kernel, so they also live in a saved notebook and in the book. We pack one into a single piece of HTML: a container
+with a still picture, the style, the data, and one script.
+
+Why HTML and not a widget: a widget (anywidget too) needs a manager, which the book and Colab would fetch from another
+server, and a saved widget state, which our notebooks do without. Why a classic script and not a module: JupyterLab,
+Notebook 7, VS Code, Colab and a browser that opens the book all run it, even where a security policy blocks imports.
+It has no ids and looks for its container by name, so any number of figures share a page, and the same call always
+gives the same HTML. Where scripts don't run (GitHub, a notebook that isn't trusted), the still picture remains.
+"""
+
+import base64
+import html
+import json
+import re
+from pathlib import Path
+
+IMPORT = r'^import (\{[^}]*\}) from "\./(\w+\.js)";$'
+FOLDER = Path(__file__).parent / "explorables"
+LIVE = "https://github.com/minireformer/minireformer#the-notebooks"  # how to see it live
+STILLS = {  # what the still picture shows, for readers who cannot see it
+    "hash": "A circle cut into coloured sectors, one for each hash bucket, with two vectors that share a bucket; "
+    "beside it, the chance to share a bucket, a curve that falls as the angle between the two vectors grows.",
+    "memory": "Four bars for the memory of one training step: an ordinary Transformer, with LSH attention, with "
+    "reversible layers, and with chunks. Each is shorter than the one before; a line marks the card's memory.",
+    "reversible": "A stack of reversible blocks. Forward fills in the activations, they are dropped, and backward "
+    "rebuilds them from the last pair, one block after the other, beside the gradient.",
+    "tokens": "Sixteen coloured tokens go through LSH attention in steps: they are hashed, sorted by bucket, cut into "
+    "chunks and attend to their chunk and the one before. Then the gradient takes the same steps back.",
+    "attention": "A line of text with one byte marked. Lines lead from it to the bytes that a trained model's LSH "
+    "attention reads, and to those that exact attention would have read and that it missed.",
+}
+
+
+class Explorable:
+    """A figure as HTML, which a notebook shows."""
+
+    def __init__(self, name, page):
+        self.name, self.html = name, page
+
+    def __repr__(self):
+        return f"explore({self.name!r}): a figure to play with, in a notebook or in the book"
+
+    def _repr_html_(self):
+        return self.html
+
+
+def explore(name, **data):
+    """The interactive figure `name`; `data` is what it shows, such as `n_buckets=8` (JSON values).
+
+    ValueError for a name that is not in `STILLS`, TypeError for data that is not JSON.
+    """
+    if name not in STILLS:
+        raise ValueError(f"name: expected one of {', '.join(STILLS)}; got {name!r}")
+    values = json.dumps(data, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
+    style = (FOLDER / "explorables.css").read_text(encoding="utf-8")
+    return Explorable(
+        name,
+        f'<div class="explorable" data-explorable="{name}">\n<div class="ex-still">{_still(name)}</div>\n'
+        f'<script type="application/json">{values}</script>\n</div>\n'
+        f"<style>\n{style}</style>\n<script>\n{pack(name)}</script>\n",
+    )
+
+
+def pack(name):
+    """The module `name`.js and all that it imports, as one script that mounts it in every container of that name.
+
+    A container that is far down the page waits until it is nearly in sight, and the first frame is painted before.
+    """
+    return f"""(() => {{
+{definitions(name)}const start = (place) => {{
+  const root = document.createElement("div");
+  modules["{name}.js"].mount(root, JSON.parse(place.querySelector("script").textContent));
+  place.replaceChildren(root);
+}};
+const soon = new IntersectionObserver(
+  (entries) => {{
+    for (const {{ isIntersecting, target }} of entries) {{
+      if (!isIntersecting) continue;
+      soon.unobserve(target);
+      requestAnimationFrame(() => setTimeout(() => start(target)));
+    }}
+  }},
+  {{ rootMargin: "600px" }},
+);
+for (const place of document.querySelectorAll('[data-explorable="{name}"]:not([data-started])')) {{
+  place.dataset.started = "";
+  soon.observe(place);
+}}
+}})();
+"""
+
+
+def definitions(name):
+    """JavaScript that defines `modules`: what `name`.js and each module that it imports export, by the file's name."""
+    modules = {}
+    _collect(f"{name}.js", modules)
+    return "const modules = {};\n" + "".join(modules.values())
+
+
+def _collect(file, modules):
+    """Add a module to `modules`, after those that it imports: a statement without import and export."""
+    source = (FOLDER / file).read_text(encoding="utf-8")
+    for _, imported in re.findall(IMPORT, source, flags=re.MULTILINE):
+        if imported not in modules:
+            _collect(imported, modules)
+    source = re.sub(r"^\s*//.*\n", "", source, flags=re.MULTILINE)
+    source = re.sub(IMPORT, r'const \1 = modules["\2"];', source, flags=re.MULTILINE)
+    exported = re.findall(r"^export (?:function\*?|const) (\w+)", source, flags=re.MULTILINE)
+    source = re.sub(r"^export ", "", source, flags=re.MULTILINE)
+    modules[file] = f'modules["{file}"] = (() => {{\n{source}return {{ {", ".join(exported)} }};\n}})();\n'
+
+
+def _still(name):
+    """A picture in the page itself, so that nothing is fetched; the words alone, if there is no picture."""
+    words, picture = html.escape(STILLS[name]), FOLDER / f"{name}.webp"
+    link = f'<a href="{LIVE}">Open this figure in a notebook or in the book to play with it.</a>'
+    if not picture.exists():
+        return f"<p>{words}</p><p>{link}</p>"
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return f'<img src="data:image/webp;base64,{data}" alt="{words}" width="640"><p>{link}</p>'
