@@ -1,10 +1,7 @@
 """The course as a site, as `make book` left it in build/book: every page, in a browser that can reach nothing else."""
 
-import functools
-import http.server
 import json
 import re
-import threading
 from pathlib import Path
 
 import pytest
@@ -29,41 +26,6 @@ def name(source):
 
 def cells(source):
     return json.loads(source.read_text(encoding="utf-8"))["cells"] if source.suffix == ".ipynb" else []
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The address of the site, which ends in a slash."""
-    if not (SITE / "index.html").exists():
-        pytest.skip("no site in build/book: run `make book` first")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=SITE)) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture
-def complaints(page, site):
-    """What goes wrong on the page, as a list that grows: errors, failed requests, and any request to elsewhere."""
-    found = []
-
-    def only_from_here(route):
-        if route.request.url.startswith(site):
-            route.continue_()
-        else:
-            found.append(f"asks for {route.request.url}")
-            route.abort()
-
-    page.route("**/*", only_from_here)
-    page.on("console", lambda message: found.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("response", lambda answer: found.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
-    return found
 
 
 @pytest.mark.parametrize("place", range(len(IN_ORDER)), ids=lambda place: name(IN_ORDER[place]))

@@ -54,7 +54,7 @@ export function drawing(width, height, label, ...children) {
 // Controls. Each is { element, value }: put the element on the page, read or set the value.
 
 export function slider({ label, min, max, step = 1, value, onInput, format = String }) {
-  const input = html("input", { type: "range", min, max, step });
+  const input = html("input", { type: "range", min, max, step, "aria-label": label });
   const shown = html("output", { "aria-hidden": "true" });
   const show = () => {
     shown.textContent = format(Number(input.value));
@@ -100,7 +100,7 @@ export function toggle({ label, value = false, onInput }) {
 // `options`: an array of [value, label] pairs. Values come back as they are, numbers as numbers.
 export function select({ label, options, value, onInput }) {
   const chosen = () => options[input.selectedIndex][0];
-  const input = html("select", {}, options.map(([, text]) => html("option", {}, text)));
+  const input = html("select", { "aria-label": label }, options.map(([, text]) => html("option", {}, text)));
   input.selectedIndex = options.findIndex(([each]) => each === value);
   input.addEventListener("input", () => onInput(chosen()));
   return {
