@@ -19,9 +19,9 @@ from pathlib import Path
 
 IMPORT = r'^import (\{[^}]*\}) from "\./(\w+\.js)";$'
 FOLDER = Path(__file__).parent / "explorables"
-LIVE = "https://github.com/minireformer/minireformer#the-notebooks"  # how to see it live
+LIVE = "https://github.com/minireformer/minireformer#the-course"  # how to see it live
 STILLS = {  # what the still picture shows, for readers who cannot see it
-    "hash": "A circle cut into coloured sectors, one for each hash bucket, with two vectors that share a bucket; "
+    "hash": "A circle cut into coloured sectors, one for each hash bucket, with two vectors in neighbouring ones; "
     "beside it, the chance to share a bucket, a curve that falls as the angle between the two vectors grows.",
     "memory": "Four bars for the memory of one training step: an ordinary Transformer, with LSH attention, with "
     "reversible layers, and with chunks. Each is shorter than the one before; a line marks the card's memory.",
@@ -114,10 +114,7 @@ def _collect(file, modules):
 
 
 def _still(name):
-    """A picture in the page itself, so that nothing is fetched; the words alone, if there is no picture."""
-    words, picture = html.escape(STILLS[name]), FOLDER / f"{name}.webp"
+    """A picture in the page itself, so that nothing is fetched."""
+    data = base64.b64encode((FOLDER / f"{name}.webp").read_bytes()).decode()
     link = f'<a href="{LIVE}">Open this figure in a notebook or in the book to play with it.</a>'
-    if not picture.exists():
-        return f"<p>{words}</p><p>{link}</p>"
-    data = base64.b64encode(picture.read_bytes()).decode()
-    return f'<img src="data:image/webp;base64,{data}" alt="{words}" width="640"><p>{link}</p>'
+    return f'<img decoding="async" src="data:image/webp;base64,{data}" alt="{html.escape(STILLS[name])}"><p>{link}</p>'

@@ -16,7 +16,7 @@ export function mount(root) {
 
   const bars = svg("g");
   const picture = drawing(LEFT + WIDTH + RIGHT, TOP + names.length * ROW + 4, "Memory of four designs", bars);
-  picture.style.maxWidth = "560px";
+  picture.style.maxWidth = "460px";
   const table = html("table", { class: "memory-table" });
 
   const gib = (bytes) => {

@@ -220,7 +220,7 @@ export function mount(root) {
   const norm = toggle({ label: "LayerNorm", value: true, onInput: (on) => change({ norm: on }) });
   const dropout = select({
     label: "dropout",
-    options: [["none", "none"], ["same", "recomputed with the same seed"], ["another", "recomputed with another seed"]],
+    options: [["none", "none"], ["same", "same seed again"], ["another", "another seed"]],
     value: "none",
     onInput: (choice) => change({ dropout: choice !== "none", anotherSeed: choice === "another" }),
   });
