@@ -11,6 +11,7 @@ import { BACKWARD, LAST, MISTAKES, STEPS, look, marks, placing } from "./tokens_
 
 const [PLANE, RADIUS, UNIT] = [300, 131, 78]; // the plane, its disk, and a vector of length 1
 const START = { step: 0, follow: "P", nRounds: 2, chunkLen: 4, causal: true, all: false, mistake: "none" };
+const FIRST = { nRounds: 1, chunkLen: 3, causal: 5, all: BACKWARD }; // the steps that show these choices
 
 export function mount(root, data) {
   const fresh = () => VECTORS.map((vector) => [...vector]);
@@ -167,12 +168,14 @@ export function mount(root, data) {
   const format = (step) => `${step + 1} of ${LAST + 1}`;
   const steps = slider({ label: "step", min: 0, max: LAST, value: state.step, onInput: go, format });
 
+  // A choice takes the reader to the first step that shows it.
   const choose = (name) => ({
     value: state[name],
     onInput(value) {
       state[name] = value;
       state.round = Math.min(state.round, state.nRounds - 1);
-      draw();
+      const first = { ...FIRST, mistake: STEPS.findIndex(({ mistakes }) => mistakes?.includes(state.mistake)) };
+      go(name === "mistake" && first.mistake >= 0 ? first.mistake : Math.max(state.step, first[name] ?? 0));
     },
   });
   const lengths = [2, 4, 8].map((n) => [n, String(n)]);

@@ -72,7 +72,7 @@ export function splits(s) {
   const delta = number(s.right.delta[0][s.follow]);
   if (made(s, "delta"))
     return `Mistake: each round takes a Δ of its own, ${listed(deltas)}. All should share ${delta}.`;
-  if (s.nRounds === 1) return `dO goes to the slots. Besides, we need Δ = dO · out for each query: ${delta} for ${s.me}.`;
+  if (s.nRounds === 1) return `dO goes to the slots. We also need Δ = dO · out for each query: ${delta} for ${s.me}.`;
   return (
     `All rounds are one softmax, so each gets the same dO and the same Δ = dO · out = ${delta}. ` +
     `The weights P are now those of all rounds together.`
