@@ -6,7 +6,7 @@ import {
   PALETTE, bucketColour, button, controls, drawing, html, liveText, movable, select, set, slider, svg, toggle,
 } from "./common.js";
 import { ANGLES, LETTERS, VECTORS } from "./tokens_maths.js";
-import { MIDDLE, arrow, box, differs, extent, longest, makeRow } from "./tokens_row.js";
+import { MIDDLE, arrow, box, differs, longest, makeRow } from "./tokens_row.js";
 import { BACKWARD, LAST, MISTAKES, STEPS, look, marks, placing } from "./tokens_steps.js";
 
 const [PLANE, RADIUS, UNIT] = [300, 131, 78]; // the plane, its disk, and a vector of length 1
@@ -19,6 +19,7 @@ export function mount(root, data) {
   state.follow = LETTERS.indexOf(state.follow);
   let [hovered, narrow, dragging] = [null, false, false];
   const text = liveText();
+  text.element.classList.add("tokens-says");
   const row = makeRow({ onFollow: follow, onHover: hover });
 
   function follow(i, round = state.round) {
@@ -119,13 +120,15 @@ export function mount(root, data) {
     const largest = longest(all);
     return all.flatMap((list, slot) => {
       const [x, y] = toPlane(s.vectors[once ? slot : s.g.orders[s.round][slot]]);
-      const shown = list.filter((mark) => mark.vector && extent(mark) > 0.01 * largest);
-      return shown.map((mark) => {
-        const [dx, dy] = mark.vector.map((each) => (46 * each) / largest);
-        return svg("path", {
-          d: arrow(x, y, x + dx, y - dy, 6),
-          class: `tokens-arrow ${differs(mark) ? "tokens-spoilt" : "tokens-back"}`,
-        });
+      const line = (vector, kind) => {
+        const [dx, dy] = vector.map((each) => (46 * each) / largest);
+        const start = Math.hypot(dx, dy) > 16 ? 9 / Math.hypot(dx, dy) : 0; // beside the letter
+        return svg("path", { d: arrow(x + start * dx, y - start * dy, x + dx, y - dy, 6), class: `tokens-arrow ${kind}` });
+      };
+      const shown = list.filter((mark) => mark.vector && longest([mark]) > 0.01 * largest);
+      return shown.flatMap((mark) => {
+        if (!differs(mark)) return [line(mark.vector, "tokens-back")];
+        return [line(mark.right, "tokens-right"), line(mark.vector, "tokens-spoilt")];
       });
     });
   }

@@ -28,7 +28,7 @@ export const box = (x0, x1, y, height, look) =>
   svg("rect", { x: x0, y: y - height / 2, width: x1 - x0, height, rx: 7, ...look });
 
 // How long the arrow or bar of a mark is, in units of its numbers. Each line of arrows (`cell`) has a scale of its own.
-export function extent(mark, cell = 0) {
+function extent(mark, cell = 0) {
   if (mark.vector) return mark.cell === cell ? Math.hypot(...mark.vector) : 0;
   return mark.bar > -1000 ? Math.abs(mark.bar) : 0;
 }

@@ -222,7 +222,7 @@ export const STEPS = [
       if (made(s, "rehash")) return "buckets = hash_again(q)  # not those that forward kept";
       return "delta = (dO * out).sum(axis=-1); P = np.exp(S - L)  # L of all rounds";
     },
-    shape: (s) => (made(s, "delta") ? `(R, T) = (${s.nRounds}, 16)` : "(T) = (16)"),
+    shape: (s) => (made(s, "delta") || made(s, "rehash") ? `(R, T) = (${s.nRounds}, 16)` : "(T) = (16)"),
     words: splits,
     table: (s) => ({
       title: `${s.me} in each round`,
