@@ -35,7 +35,7 @@ def test_javascript_gives_the_numbers_of_the_package(place, answers):
 
 
 EVERY_STEP = """
-const { STEPS, LAST, BACKWARD, MISTAKES, look, marks, placing } = modules["tokens_steps.js"];
+const { STEPS, LAST, BACKWARD, MISTAKES, look, marks, placing, say, shape } = modules["tokens_steps.js"];
 const { VECTORS } = modules["tokens_maths.js"];
 for (let step = 0; step <= LAST; step++)
   for (const nRounds of [1, 3])
@@ -46,9 +46,9 @@ for (let step = 0; step <= LAST; step++)
             const all = nRounds === 3 && causal;
             const choices = { step, nRounds, chunkLen, causal, mistake, follow, all, round: nRounds - 1 };
             const s = look({ ...choices, vectors: VECTORS });
-            const { name, code, shape, words, table } = STEPS[step];
+            const { name, code, words, table } = STEPS[step];
             const { title, columns, rows } = table(s);
-            const texts = [name, code(s), shape(s), words(s), title];
+            const texts = [name, say(code, s), shape(s), say(words, s), title];
             const ragged = rows.some(([, cells]) => columns.length && cells.length !== columns.length);
             console.log(JSON.stringify({ choices, texts, ragged, rows, marks: marks(s), once: placing(step) }));
           }

@@ -7,7 +7,7 @@ import {
 } from "./common.js";
 import { ANGLES, LETTERS, VECTORS } from "./tokens_maths.js";
 import { MIDDLE, arrow, box, differs, longest, makeRow } from "./tokens_row.js";
-import { BACKWARD, LAST, MISTAKES, STEPS, look, marks, placing } from "./tokens_steps.js";
+import { BACKWARD, LAST, MISTAKES, STEPS, look, marks, placing, say, shape } from "./tokens_steps.js";
 
 const [PLANE, RADIUS, UNIT] = [300, 131, 78]; // the plane, its disk, and a vector of length 1
 const START = { step: 0, follow: "P", nRounds: 2, chunkLen: 4, causal: true, all: false, mistake: "none" };
@@ -160,7 +160,7 @@ export function mount(root, data) {
   // Steps and choices
 
   const title = html("p", { class: "ex-title" });
-  const [code, shape] = [html("code"), html("span", { class: "ex-caption" })];
+  const [code, size] = [html("code"), html("span", { class: "ex-caption" })];
   const go = (step) => {
     state.step = Math.max(0, Math.min(LAST, step));
     steps.value = state.step;
@@ -197,11 +197,11 @@ export function mount(root, data) {
     const step = STEPS[s.step];
     const broken = Boolean(s.mistake !== "none" && step.mistakes?.includes(s.mistake));
     title.textContent = `${s.step < BACKWARD ? "Forward" : "Backward"}: ${step.name}`;
-    code.textContent = step.code(s);
-    shape.textContent = `shape ${step.shape(s)}`;
+    code.textContent = say(step.code, s);
+    size.textContent = shape(s);
     code.classList.toggle("tokens-wrong", broken && s.step < LAST);
     text.element.classList.toggle("tokens-mistaken", broken);
-    text.say(step.words(s));
+    text.say(say(step.words, s));
     previous.disabled = s.step === 0;
     next.disabled = s.step === LAST;
     row.draw(s, narrow);
@@ -235,7 +235,7 @@ export function mount(root, data) {
     title,
     controls(previous, next, steps),
     text.element,
-    html("div", { class: "tokens-line" }, html("pre", {}, code), shape),
+    html("div", { class: "tokens-line" }, html("pre", {}, code), size),
     row.element,
     html("div", { class: "ex-panels tokens-panels" }, plane, table),
     choices,

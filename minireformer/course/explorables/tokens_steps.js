@@ -48,10 +48,6 @@ const ofAxes = (name, get) => ["→", "↑"].map((axis, d) => [`${name} ${axis}`
 const ofRounds = (s, cells) => s.f.w.map((_, r) => [`round ${r}`, cells(r)]);
 const ofQueries = (s, cells) => chunk(s).map((i, c) => [token(i), cells(c)]);
 const atKeys = (s, x) => s.windows[s.round].map((slot) => x.flat()[slot]);
-const shapeOf = (s, ...rest) => `(${[s.g.chunks.length, ...rest].join(", ")})`;
-const ofPairs = (s) => `(N, C, 2C) = ${shapeOf(s, s.chunkLen, 2 * s.chunkLen)}`;
-const ofSlots = (s) => `(N, C, 2) = ${shapeOf(s, s.chunkLen, 2)}`;
-const ofKeys = (s) => `(N, 2C, 2) = ${shapeOf(s, 2 * s.chunkLen, 2)}`;
 
 // A number of backward, in red if the mistake has changed it. After another hash, slots hold other tokens.
 function check(s, x, right, always = s.again === s.f) {
@@ -80,15 +76,16 @@ function tokenNumbers(s, title, x) {
   return { title: `${title}${inRound(s)}, as letters and numbers`, columns: [], rows, mine: chunkOfRound(s) };
 }
 
-// The steps. `names` are those of the marks below the tokens; `mistakes` are those that happen at this step.
+// The steps: name, names of the marks below the tokens, mistakes that are made here, a line of NumPy, the shape of what it
+// makes, a sentence, and a table.
 
 export const STEPS = [
   {
     name: "vectors",
     names: ["v"],
-    code: () => "q, v = 3 * x, x",
-    shape: () => "(T, 2) = (16, 2)",
-    words: () =>
+    code: "q, v = 3 * x, x",
+    shape: "T, 2",
+    words:
       "Sixteen tokens, A to P. Each has a vector x in the plane; similar vectors have similar colours. " +
       "The value v is the vector itself, and the query q is three times as long.",
     table: (s) => ({
@@ -100,15 +97,15 @@ export const STEPS = [
   {
     name: "hash",
     names: ["bucket"],
-    code: () => "buckets = np.concatenate([x @ Ω, -x @ Ω], axis=-1).argmax(axis=-1)",
-    shape: (s) => `(R, T) = (${s.nRounds}, 16)`,
+    code: "buckets = np.concatenate([x @ Ω, -x @ Ω], axis=-1).argmax(axis=-1)",
+    shape: "R, T",
     words: hashes,
     table: (s) => ({ title: "Buckets", columns: everyone, rows: ofRounds(s, (r) => s.f.buckets[r]) }),
   },
   {
     name: "sort",
-    code: () => 'order = buckets.argsort(axis=1, kind="stable")',
-    shape: (s) => `(R, T) = (${s.nRounds}, 16)`,
+    code: 'order = buckets.argsort(axis=1, kind="stable")',
+    shape: "R, T",
     words: (s) =>
       "Tokens are sorted by bucket; within a bucket they stay in the order of the text. " +
       `${s.me} goes to slot ${s.f.places[s.round][s.follow]}${inRound(s)}.`,
@@ -120,8 +117,8 @@ export const STEPS = [
   },
   {
     name: "cut into chunks",
-    code: () => "chunks = order.reshape(-1, C)",
-    shape: (s) => `(N, C) = ${shapeOf(s, s.chunkLen)}`,
+    code: "chunks = order.reshape(-1, C)",
+    shape: "N, C",
     words: (s) =>
       `The sorted row is cut every ${s.chunkLen} slots, wherever a bucket ends. ` +
       `${s.me} is in the chunk ${letters(chunk(s))}${inRound(s)}.`,
@@ -129,32 +126,32 @@ export const STEPS = [
   },
   {
     name: "look back",
-    code: () => "windows = np.concatenate([np.roll(chunks, 1, axis=0), chunks], axis=1)",
-    shape: (s) => `(N, 2C) = ${shapeOf(s, 2 * s.chunkLen)}`,
+    code: "windows = np.concatenate([np.roll(chunks, 1, axis=0), chunks], axis=1)",
+    shape: "N, 2C",
     words: looksBack,
     table: (s) => tokenNumbers(s, "Windows", s.f.windows),
   },
   {
     name: "logits, with masks",
     names: ["logit S"],
-    code: () => "S = masked(q[chunks] @ k[windows].mT)  # masks compare positions in the text",
-    shape: ofPairs,
+    code: "S = masked(q[chunks] @ k[windows].mT)  # masks compare positions in the text",
+    shape: "N, C, 2C",
     words: compares,
     table: (s) => matrix(s, "Logits S", (c, j) => logit(s.f.S[s.n][c][j])),
   },
   {
     name: "weights",
     names: ["weight P"],
-    code: () => "L = log_sum_exp(S); P = np.exp(S - L)",
-    shape: ofPairs,
+    code: "L = log_sum_exp(S); P = np.exp(S - L)",
+    shape: "N, C, 2C",
     words: weighs,
     table: (s) => matrix(s, "Weights P", (c, j) => number(s.f.P[s.n][c][j])),
   },
   {
     name: "outputs",
     names: ["output o"],
-    code: () => "o = P @ v[windows]",
-    shape: ofSlots,
+    code: "o = P @ v[windows]",
+    shape: "N, C, 2",
     words: (s) =>
       "An output is the weighted mean of the values that a query reads. " +
       `${s.me}'s is ${pair(s.f.o[s.n][s.c])}${inRound(s)}, the diamond in the plane.`,
@@ -168,8 +165,8 @@ export const STEPS = [
   {
     name: "back in order",
     names: ["output o"],
-    code: () => "o, L = o.reshape(-1, 2)[place], L.reshape(-1)[place]  # place: the slot of each token",
-    shape: (s) => `(R, T, 2) = (${s.nRounds}, 16, 2)`,
+    code: "o, L = o.reshape(-1, 2)[place], L.reshape(-1)[place]  # place: the slot of each token",
+    shape: "R, T, 2",
     words: (s) =>
       `Every output goes home to its token: the sort, undone. ${s.me}'s was in slot ` +
       `${s.f.places[s.round][s.follow]}${inRound(s)}. Hollow diamonds are ${s.me}'s outputs, one a round.`,
@@ -186,8 +183,8 @@ export const STEPS = [
   {
     name: "merge the rounds",
     names: ["out"],
-    code: () => "w = np.exp(L - log_sum_exp(L, axis=0)); out = (w[..., None] * o).sum(axis=0)",
-    shape: () => "(T, 2) = (16, 2)",
+    code: "w = np.exp(L - log_sum_exp(L, axis=0)); out = (w[..., None] * o).sum(axis=0)",
+    shape: "T, 2",
     words: merges,
     table: (s) => ({
       title: `The merge of ${s.me}'s outputs`,
@@ -203,7 +200,7 @@ export const STEPS = [
     name: "the gradient of an output",
     names: ["dO"],
     code: (s) => (s.all ? "dO = np.ones((T, 2))" : `dO = np.zeros((T, 2)); dO[${s.follow}] = 1`),
-    shape: () => "(T, 2) = (16, 2)",
+    shape: "T, 2",
     words: (s) =>
       `Now backward. Let the loss be the sum of the numbers in ${outputs(s)}. ` +
       `Then dO is (1, 1) at ${s.all ? "every token" : `${s.me} and (0, 0) everywhere else`}.`,
@@ -222,7 +219,7 @@ export const STEPS = [
       if (made(s, "rehash")) return "buckets = hash_again(q)  # not those that forward kept";
       return "delta = (dO * out).sum(axis=-1); P = np.exp(S - L)  # L of all rounds";
     },
-    shape: (s) => (made(s, "delta") || made(s, "rehash") ? `(R, T) = (${s.nRounds}, 16)` : "(T) = (16)"),
+    shape: (s) => (made(s, "delta") || made(s, "rehash") ? "R, T" : "T"),
     words: splits,
     table: (s) => ({
       title: `${s.me} in each round`,
@@ -236,9 +233,9 @@ export const STEPS = [
   {
     name: "through the softmax",
     names: ["dS"],
-    code: () => "dS = P * (dO[chunks] @ v[windows].mT - delta)",
-    shape: ofPairs,
-    words: () =>
+    code: "dS = P * (dO[chunks] @ v[windows].mT - delta)",
+    shape: "N, C, 2C",
+    words:
       "A logit's gradient is its weight times dP − Δ, where dP = dO · v. Filled bars: a larger logit would raise the " +
       "loss. Hollow bars: it would lower it. Masked logits get 0.",
     table: (s) => matrix(s, "dS", (c, j) => check(s, s.b.dS[s.n][c][j], s.right.dS[s.n][c][j])),
@@ -246,8 +243,8 @@ export const STEPS = [
   {
     name: "to the values",
     names: ["dV"],
-    code: () => "dVw = P.mT @ dO[chunks]",
-    shape: ofKeys,
+    code: "dVw = P.mT @ dO[chunks]",
+    shape: "N, 2C, 2",
     words: (s) =>
       s.all
         ? `Each value that ${s.me}'s chunk read gets the dO of its readers, each times the weight that it was given.`
@@ -257,8 +254,8 @@ export const STEPS = [
   {
     name: "to the queries",
     names: ["dQ"],
-    code: () => "dQ = dS @ k[windows]",
-    shape: ofSlots,
+    code: "dQ = dS @ k[windows]",
+    shape: "N, C, 2",
     words: (s) =>
       `A query adds up the keys that it saw, each times its dS. ${s.me} gets ${pair(s.b.dQ[s.n][s.c])}${inRound(s)}.`,
     table: (s) => ({
@@ -271,8 +268,8 @@ export const STEPS = [
   {
     name: "to the keys",
     names: ["dK"],
-    code: () => "dKw = dS.mT @ q[chunks]",
-    shape: ofKeys,
+    code: "dKw = dS.mT @ q[chunks]",
+    shape: "N, 2C, 2",
     words: (s) =>
       s.all
         ? `Each key that ${s.me}'s chunk saw gets the queries that saw it, each times its dS.`
@@ -287,7 +284,7 @@ export const STEPS = [
       const next = made(s, "lookback") ? "" : " + np.roll(dKw[:, :C], -1, axis=0)";
       return `dK = dKw[:, C:]${next}  # and the same for dV`;
     },
-    shape: ofSlots,
+    shape: "N, C, 2",
     words: (s) =>
       made(s, "lookback")
         ? "Mistake: two chunks have read each key, but only its own sends a gradient. The next one's is forgotten."
@@ -298,9 +295,9 @@ export const STEPS = [
   {
     name: "keys at unit length",
     names: ["rest of dK"],
-    code: () => "dQ += (dK - (dK * K).sum(axis=-1, keepdims=True) * K) / length  # K = k[chunks]",
-    shape: ofSlots,
-    words: () =>
+    code: "dQ += (dK - (dK * K).sum(axis=-1, keepdims=True) * K) / length  # K = k[chunks]",
+    shape: "N, C, 2",
+    words:
       "A longer vector has the same key, of length 1. So we take out the part of dK along the key, and divide the " +
       "rest by |q|. What remains is at a right angle to the vector.",
     table: (s) => {
@@ -313,8 +310,8 @@ export const STEPS = [
     name: "home, and added up",
     names: ["dqk", "dv"],
     mistakes: ["lookback", "delta", "rehash"],
-    code: () => "np.add.at(dqk, chunks, dQ); np.add.at(dv, chunks, dV)",
-    shape: () => "(T, 2) = (16, 2) each",
+    code: "np.add.at(dqk, chunks, dQ); np.add.at(dv, chunks, dV)",
+    shape: "T, 2",
     words: comesHome,
     table: (s) => {
       const rows = ["dqk", "dv"].flatMap((name) =>
@@ -326,6 +323,15 @@ export const STEPS = [
     },
   },
 ];
+
+// A code, shape or sentence, which may depend on the view.
+export const say = (what, s) => (typeof what === "function" ? what(s) : what);
+
+export function shape(s) {
+  const names = say(STEPS[s.step].shape, s);
+  const sizes = { T: 16, R: s.nRounds, N: s.g.chunks.length, C: s.chunkLen, "2C": 2 * s.chunkLen };
+  return `shape (${names}) = (${names.split(", ").map((name) => sizes[name] ?? name).join(", ")})`;
+}
 
 // Marks below the tokens, a list for each slot (for each token where there is one row): { tag }, { bar, text } or
 // { vector, right, cell }, where `right` is what the vector would be without the mistake, and `cell` its line.
