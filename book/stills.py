@@ -15,6 +15,7 @@ from minireformer.course import explore
 PRESS = {  # the buttons that lead to a moment worth a picture; it leaves them out, as they would do nothing there
     "hash": ["Draw 1,000 times"],
     "memory": [],
+    "attention": [],
     "reversible": ["Forward", "Drop activations", *["One block back"] * 5],
 }
 WIDTH = 820  # pixels of the page
@@ -30,9 +31,9 @@ def still(page, name):
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
     page.wait_for_timeout(500)
-    shown = figure.locator(".ex-panels, .ex-drawing").first
+    shown = figure.locator(".ex-drawing" if name == "attention" else ".ex-panels, .ex-drawing").first
     picture, packed = Image.open(io.BytesIO(shown.screenshot())), io.BytesIO()
-    picture.convert("RGB").save(packed, "webp", quality=50, method=6)
+    picture.convert("RGB").save(packed, "webp", quality=40, method=6)
     return packed.getvalue()
 
 

@@ -3,6 +3,7 @@
 `tests/test_explorables.py` asks Node, and `tests/browser/test_explorables.py` asks the browser that shows them.
 """
 
+import base64
 import dataclasses
 import json
 import math
@@ -275,4 +276,32 @@ def colour_cases():
     )
 
 
-CASES = [*colour_cases(), *hash_cases(), *memory_cases(), *reversible_cases()]
+def attention_cases():
+    recorded = json.loads((explore.FOLDER / "attention.json").read_text(encoding="utf-8"))
+    length, chunk_len, heads = len(recorded["text"]), recorded["chunk_len"], recorded["heads"]
+
+    def weights(head, how):
+        r = head["scale"] * np.frombuffer(base64.b64decode(head["vectors"]), "int8").reshape(1, 1, length, -1)
+        buckets = np.array([ord(letter) - ord("0") for letter in head["buckets"]], "int16").reshape(1, 1, -1, length)
+        if how == "exactWeights":
+            buckets = buckets[:, :, :1]  # in a single chunk, every query meets every key before it
+        width = length if how == "exactWeights" else chunk_len
+        ones = np.eye(length).reshape(length, -1, r.shape[-1])  # T, groups of D keys, D
+        outs = [mr.lsh_attention(r, ones[None, None, :, i], buckets, chunk_len=width)[0] for i in range(ones.shape[1])]
+        return np.concatenate(outs, axis=-1)[0, 0]  # with values of 0 and 1, the output is the weights
+
+    for head in heads:
+        for how, arguments in (("lshWeights", [chunk_len]), ("exactWeights", [])):
+            yield Case(
+                f"{how}, layer {head['layer']}, head {head['head']}",
+                "attention_maths",
+                f"""(m, [head, length, more]) => {{
+                    const unpacked = m.unpackHead(head, length);
+                    return Array.from({{ length }}, (_, t) => m.{how}(unpacked, ...more, t));
+                }}""",
+                [head, length, arguments],
+                lambda head=head, how=how: weights(head, how),
+            )
+
+
+CASES = [*colour_cases(), *hash_cases(), *memory_cases(), *reversible_cases(), *attention_cases()]

@@ -1,5 +1,6 @@
 """Benchmarks run, small: what they measure is written down elsewhere."""
 
+import base64
 import importlib
 import json
 import os
@@ -283,3 +284,14 @@ def test_the_benchmark_of_copying_trains_every_kind_with_every_seed(tmp_path):
     for runs in result["runs"].values():
         assert [run["seed"] for run in runs] == result["size"]["seeds"]
         assert all(0 <= run["accuracy"] <= 1 and [row["step"] for row in run["log"]] == [2, 4] for run in runs)
+
+
+def test_what_heads_see_is_recorded_for_every_byte_of_a_passage(tmp_path):
+    result = quick_run("what_heads_see", tmp_path)
+    assert len(result["text"]) == 256 and result["text"].isascii() and result["bits"] < 8
+    assert [(head["layer"], head["head"]) for head in result["heads"]] == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    for head in result["heads"]:
+        vectors = np.frombuffer(base64.b64decode(head["vectors"]), "int8")
+        assert vectors.size == 256 * 16 and abs(vectors).max() == 127
+        buckets = [ord(letter) - ord("0") for letter in head["buckets"]]
+        assert len(buckets) == 4 * 256 and 0 <= min(buckets) and 8 < max(buckets) < 32

@@ -29,8 +29,8 @@ STILLS = {  # what the still picture shows, for readers who cannot see it
     "rebuilds them from the last pair, one block after the other, beside the gradient.",
     "tokens": "Sixteen coloured tokens go through LSH attention in steps: they are hashed, sorted by bucket, cut into "
     "chunks and attend to their chunk and the one before. Then the gradient takes the same steps back.",
-    "attention": "A line of text with one byte marked. Lines lead from it to the bytes that a trained model's LSH "
-    "attention reads, and to those that exact attention would have read and that it missed.",
+    "attention": "A passage of code with one byte marked. The earlier bytes that a head of a trained model reads from "
+    "there with LSH attention are coloured, more strongly where they get more weight.",
 }
 
 
@@ -48,19 +48,21 @@ class Explorable:
 
 
 def explore(name, **data):
-    """The interactive figure `name`; `data` is what it shows, such as `n_buckets=8` (JSON values).
+    """The interactive figure `name`; `data` is what it shows (JSON values), besides what was recorded in `name`.json.
 
     ValueError for a name that is not in `STILLS`, TypeError for data that is not JSON.
     """
     if name not in STILLS:
         raise ValueError(f"name: expected one of {', '.join(STILLS)}; got {name!r}")
+    recorded = FOLDER / f"{name}.json"
+    if recorded.exists():
+        data = json.loads(recorded.read_text(encoding="utf-8")) | data
     values = json.dumps(data, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
-    style = (FOLDER / "explorables.css").read_text(encoding="utf-8")
     return Explorable(
         name,
         f'<div class="explorable" data-explorable="{name}">\n<div class="ex-still">{_still(name)}</div>\n'
         f'<script type="application/json">{values}</script>\n</div>\n'
-        f"<style>\n{style}</style>\n<script>\n{pack(name)}</script>\n",
+        f"<style>\n{_style(name)}</style>\n<script>\n{pack(name)}</script>\n",
     )
 
 
@@ -106,11 +108,23 @@ def _collect(file, modules):
     for _, imported in re.findall(IMPORT, source, flags=re.MULTILINE):
         if imported not in modules:
             _collect(imported, modules)
-    source = re.sub(r"^\s*//.*\n", "", source, flags=re.MULTILINE)
+    source = re.sub(r"^\s*//.*\n", "", _small(source), flags=re.MULTILINE)
     source = re.sub(IMPORT, r'const \1 = modules["\2"];', source, flags=re.MULTILINE)
     exported = re.findall(r"^export (?:function\*?|const) (\w+)", source, flags=re.MULTILINE)
     source = re.sub(r"^export ", "", source, flags=re.MULTILINE)
     modules[file] = f'modules["{file}"] = (() => {{\n{source}return {{ {", ".join(exported)} }};\n}})();\n'
+
+
+def _style(name):
+    """The shared part of the style, and the figure's own, which follows the comment `/* name */`."""
+    style = (FOLDER / "explorables.css").read_text(encoding="utf-8")
+    shared, *parts = re.split(r"^/\* (\w+) \*/$", style, flags=re.MULTILINE)
+    return _small(shared + dict(zip(parts[::2], parts[1::2])).get(name, ""))
+
+
+def _small(source):
+    """Without indents and empty lines: a sixth of the bytes."""
+    return re.sub(r"^\s+", "", source, flags=re.MULTILINE)
 
 
 def _still(name):
