@@ -1,4 +1,4 @@
-"""What the explorable "tokens" must compute: the same numbers from the package, and from dense matrices for its mistakes.
+"""What the explorable "tokens" must compute: its numbers from the package, and its mistakes from dense matrices.
 
 `tests/test_explorables_tokens.py` asks Node, and `tests/browser/test_explorable_tokens.py` asks the browser.
 """

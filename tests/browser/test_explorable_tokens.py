@@ -153,10 +153,10 @@ def test_a_phone_shows_every_step_in_lines_of_eight(page, show):
     page.set_viewport_size({"width": 390, "height": 800})
     page.emulate_media(reduced_motion="reduce")
     show(nRounds=2, chunkLen=8, mistake="lookback", all=True)
-    places = """() => [...document.querySelectorAll(".tokens-token:not(.tokens-hidden) .tokens-square")].map((square) => {
-        const { x, y, width } = square.getBoundingClientRect();
-        return [x, y, width];
-    })"""
+    places = """() => {
+        const squares = document.querySelectorAll(".tokens-token:not(.tokens-hidden) .tokens-square");
+        return [...squares].map((one) => one.getBoundingClientRect()).map(({ x, y, width }) => [x, y, width]);
+    }"""
     for step in range(STEPS):
         page.get_by_role("slider", name="step").fill(str(step))
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

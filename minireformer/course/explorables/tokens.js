@@ -123,7 +123,8 @@ export function mount(root, data) {
       const line = (vector, kind) => {
         const [dx, dy] = vector.map((each) => (46 * each) / largest);
         const start = Math.hypot(dx, dy) > 16 ? 9 / Math.hypot(dx, dy) : 0; // beside the letter
-        return svg("path", { d: arrow(x + start * dx, y - start * dy, x + dx, y - dy, 6), class: `tokens-arrow ${kind}` });
+        const d = arrow(x + start * dx, y - start * dy, x + dx, y - dy, 6);
+        return svg("path", { d, class: `tokens-arrow ${kind}` });
       };
       const shown = list.filter((mark) => mark.vector && longest([mark]) > 0.01 * largest);
       return shown.flatMap((mark) => {

@@ -80,9 +80,9 @@ export function lookBack(chunks) {
 
 // dw (N, 2C, D) -> (N, C, D): the second half of a chunk's own window, and the first half of the next one's.
 export function lookBackBackward(dw, chunkLen) {
-  return dw.map((window, n) => {
+  return dw.map((own, n) => {
     const next = dw[(n + 1) % dw.length];
-    return window.slice(chunkLen).map((row, c) => plus(row, next[c]));
+    return own.slice(chunkLen).map((row, c) => plus(row, next[c]));
   });
 }
 

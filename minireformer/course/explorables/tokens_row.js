@@ -212,7 +212,7 @@ export function makeRow({ onFollow, onHover }) {
     const own = [arc(here.middle - 12, here.middle + 12, 20), false];
     if (before.y === here.y) {
       const aside = s.chunkLen === 2 ? 17 : 34;
-      return [own, [arc(before.middle + aside, here.middle - aside, n ? 30 : 44), n === 0]];
+      return [own, [arc(before.middle + aside, here.middle - aside, n ? 28 : 36), n === 0]];
     }
     const stub = (x0, x1, y) => [reversed ? arrow(x1, y, x0, y, 6) : arrow(x0, y, x1, y, 6), false];
     return [own, stub(here.x0 - 15, here.x0 - 2, here.y), stub(before.x1 + 2, before.x1 + 15, before.y)];

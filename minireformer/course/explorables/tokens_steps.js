@@ -56,7 +56,7 @@ function check(s, x, right, always = s.again === s.f) {
 
 function matrix(s, name, show) {
   const rows = ofQueries(s, (c) => keys(s).map((_, j) => show(c, j)));
-  const title = `${name} of ${s.me}'s chunk${inRound(s)}: a row for each query, a column for each key`;
+  const title = `${name} of ${s.me}'s chunk${inRound(s)}: rows are queries, columns keys`;
   return { title, columns: keys(s).map(token), rows, mine: s.c };
 }
 
@@ -76,8 +76,8 @@ function tokenNumbers(s, title, x) {
   return { title: `${title}${inRound(s)}, as letters and numbers`, columns: [], rows, mine: chunkOfRound(s) };
 }
 
-// The steps: name, names of the marks below the tokens, mistakes that are made here, a line of NumPy, the shape of what it
-// makes, a sentence, and a table.
+// The steps: a name, those of the marks below the tokens, the mistakes that are made here, a line of NumPy, the shape of
+// what it makes, a sentence, and a table.
 
 export const STEPS = [
   {
