@@ -78,7 +78,7 @@ export function lookBack(chunks) {
   return chunks.map((chunk, n) => [...chunks.at(n - 1), ...chunk]);
 }
 
-// dw (N, 2C, D) -> (N, C, D): the second half of a chunk's own window, and the first half of the next one's.
+// dw (N, 2C, D) -> (N, C, D): the second half of its own 2C rows, and the first half of the next chunk's.
 export function lookBackBackward(dw, chunkLen) {
   return dw.map((own, n) => {
     const next = dw[(n + 1) % dw.length];
