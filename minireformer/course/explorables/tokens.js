@@ -39,6 +39,7 @@ export function mount(root, data) {
   const [sectors, under, over] = [svg("g"), svg("g"), svg("g", { class: "tokens-over" })];
   const points = [...LETTERS].map(makePoint);
   const plane = drawing(PLANE, PLANE, "The vectors in the plane", sectors, under, points, over);
+  set(plane, { style: `max-width: ${PLANE}px` });
 
   function makePoint(letter, i) {
     const square = box(-10, 10, 0, 20, { fill: PALETTE.tokens[i], class: "tokens-square" });

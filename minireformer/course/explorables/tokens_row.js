@@ -42,8 +42,8 @@ export function longest(all, cell = 0) {
 function layout(kind, narrow, { nRounds, chunkLen }) {
   const [columns, left, spare] = narrow ? [8, 16, 24] : [16, 62, 56];
   const [lines, tall, pitch] = [16 / columns, SIZE + 2 * BELOW, ABOVE + SIZE + BELOW];
-  const height = Math.max(nRounds * lines * pitch, lines * tall);
-  const middle = (height - lines * tall) / 2;
+  const height = narrow && kind === "once" ? lines * tall : Math.max(nRounds * lines * pitch, lines * tall);
+  const middle = Math.min(50, (height - lines * tall) / 2); // the top of a single row
   return {
     columns,
     height,
@@ -156,8 +156,8 @@ export function makeRow({ onFollow, onHover }) {
       const above = y - SIZE / 2 - (kind === "once" ? 13 : 28);
       if (narrow) write([round, names.join(", then ")].filter(Boolean).join(": "), x - SIZE / 2 - 5, above, "start");
       else {
-        if (round) write(round, x - SIZE / 2 - 18, y);
-        names.forEach((name, cell) => write(name, x - SIZE / 2 - 18, y + SIZE / 2 + 26 + 44 * cell));
+        if (round) write(round, x - SIZE / 2 - 21, y);
+        names.forEach((name, cell) => write(name, x - SIZE / 2 - 21, y + SIZE / 2 + 26 + 44 * cell));
       }
     }
   }
