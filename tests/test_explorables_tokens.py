@@ -85,3 +85,15 @@ def test_the_modules_are_short():
     for path in explore.FOLDER.glob("tokens*.js"):
         lines = path.read_text(encoding="utf-8").splitlines()
         assert len(lines) <= 400 and max(map(len, lines)) <= 120, path.name
+
+
+@pytest.mark.parametrize(
+    "line, packed",
+    [
+        ("const f = (a, b) => { return a - -b; }; // why\n", "const f=(a,b)=>{return a - -b;};\n"),
+        ("""say("a = b", 'c (d)', `e ? f`);\n""", """say("a = b",'c (d)',`e ? f`);\n"""),
+        ("x = /a , b/.test(`${c ? `d = e` : f}`);\n",) * 2,
+    ],
+)
+def test_packing_leaves_strings_templates_and_regular_expressions_as_they_are(line, packed):
+    assert explore._tight(line) == packed
