@@ -76,8 +76,8 @@ function tokenNumbers(s, title, x) {
   return { title: `${title}${inRound(s)}, as letters and numbers`, columns: [], rows, mine: chunkOfRound(s) };
 }
 
-// The steps: a name, those of the marks below the tokens, the mistakes that are made here, a line of NumPy, the shape of
-// what it makes, a sentence, and a table.
+// The steps: a name, those of the marks below the tokens, the mistakes that are made here, a line of NumPy, the shape
+// of what it makes, a sentence, and a table.
 
 export const STEPS = [
   {
