@@ -17,13 +17,16 @@ PRESS = {  # the buttons that lead to a moment worth a picture; it leaves them o
     "memory": [],
     "attention": [],
     "reversible": ["Forward", "Drop activations", *["One block back"] * 5],
+    "tokens": ["Next"] * 4,
 }
+SIMPLER = {"tokens": {"nRounds": 1}}  # what a figure shows where its own start is too much for a small picture
+SMALLER = {"tokens": 520}  # pixels of such a picture, which must leave room for the figure itself
 WIDTH = 820  # pixels of the page
 
 
 def still(page, name):
     """The figure in its moment, as WebP."""
-    page.set_content(f"<body style='margin: 0'>{explore.explore(name).html}</body>")
+    page.set_content(f"<body style='margin: 0'>{explore.explore(name, **SIMPLER.get(name, {})).html}</body>")
     figure = page.locator(".explorable")
     figure.locator(".ex-says").wait_for()
     for label in PRESS[name]:
@@ -33,6 +36,7 @@ def still(page, name):
     page.wait_for_timeout(500)
     shown = figure.locator(".ex-drawing" if name == "attention" else ".ex-panels, .ex-drawing").first
     picture, packed = Image.open(io.BytesIO(shown.screenshot())), io.BytesIO()
+    picture.thumbnail([SMALLER.get(name, picture.width)] * 2, Image.Resampling.LANCZOS)
     picture.convert("RGB").save(packed, "webp", quality=40, method=6)
     return packed.getvalue()
 

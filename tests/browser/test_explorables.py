@@ -61,7 +61,7 @@ def try_every_control(page, figure):
     tried = []
     for button in figure.get_by_role("button").all()[:-1]:
         if button.is_visible() and button.is_enabled():
-            changes(button.inner_text(), lambda button=button: button.press("Enter"))
+            changes(button.text_content(), lambda button=button: button.press("Enter"))
     for chosen in figure.get_by_role("combobox").all():
         for label in chosen.locator("option:not(:checked)").all_inner_texts():
             changes(label, lambda chosen=chosen, label=label: chosen.select_option(label=label))
@@ -72,7 +72,7 @@ def try_every_control(page, figure):
     for button in figure.get_by_role("button").all():
         if button.is_visible() and button.is_enabled():
             button.press("Enter")
-            tried.append(button.inner_text())
+            tried.append(button.text_content())
     return tried
 
 

@@ -135,7 +135,7 @@ export function liveText() {
 }
 
 // Let an SVG element be moved by pointer and keyboard. `onMove(x, y)` gets the pointer in units of the drawing,
-// `onKey(steps)` 1 or -1 for an arrow key (10 or -10 with Shift).
+// `onKey(steps, key)` 1 or -1 for an arrow key (10 or -10 with Shift) and its name.
 export function movable(element, { label, onMove, onKey }) {
   set(element, { tabindex: 0, role: "slider", "aria-label": label, class: "ex-movable" });
   const at = (event) => {
@@ -156,7 +156,7 @@ export function movable(element, { label, onMove, onKey }) {
     if (!direction) return;
     event.preventDefault();
     event.stopPropagation(); // a notebook would move to its next cell
-    onKey(direction * (event.shiftKey ? 10 : 1));
+    onKey(direction * (event.shiftKey ? 10 : 1), event.key);
   });
   return element;
 }
