@@ -6,7 +6,7 @@
 #                    make gpu PY=python3 uses a Python as it is, with everything installed: no .venv, no network
 # make notebooks     run all notebooks and save their outputs, after you have changed code
 # make book          make a website of the course in build/book, which needs no network (installs Sphinx)
-# make test-browser  check that website, and a slider in JupyterLab, in a headless Chromium (which you install)
+# make test-browser  check that website, and a notebook in JupyterLab, in a headless Chromium (which you install)
 # make bench         measure time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity        compare logits and gradients with the PyTorch Reformers (installs them)     make parity N=50
 # make poster        draw the poster in docs again, after you have changed its equations or pictures

@@ -83,7 +83,7 @@ def test_without_user_numbers_nobody_is_root(monkeypatch):
     assert runpy.run_path(str(ROOT / "tests" / "test_makefile.py"))["AS_ROOT"] == []
 
 
-def test_without_process_groups_the_slider_is_not_tried_in_jupyterlab(monkeypatch):
+def test_without_process_groups_the_figure_is_not_tried_in_jupyterlab(monkeypatch):
     monkeypatch.delattr(os, "killpg", raising=False)
     assert runpy.run_path(str(ROOT / "tests" / "browser" / "test_lab.py"))["pytestmark"].args == (True,)
 
