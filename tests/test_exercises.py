@@ -64,8 +64,16 @@ def run(capsys):
             "your code stopped at line 4, `return z + y, None`, with NameError: name 'y' is not defined",
         ),
         ("x / 2", "np.ones(2) @ np.ones(3)", "your code stopped at line 6, `return np.ones(2) @ np.ones(3)`, with Val"),
-        ("return x", "assert x == 3\n    return x", "your code stopped at line 6, `assert x == 3`, with AssertionError"),
-        ("return 2 * x, None", "2 * x", NO_RETURN + " The check stopped on what your code returned, with TypeError: can"),
+        (
+            "return x",
+            "assert x == 3\n    return x",
+            "your code stopped at line 6, `assert x == 3`, with AssertionError",
+        ),
+        (
+            "return 2 * x, None",
+            "2 * x",
+            NO_RETURN + " The check stopped on what your code returned, with TypeError: can",
+        ),
         ("return 2 * x, None", "if x:\n        return\n    x", NO_RETURN),
         ("return x / 2", "def inner():\n        return x", "not right yet. half of it `halve` never returns a value."),
         (
