@@ -92,6 +92,11 @@ def test_a_helper_that_is_given_is_not_your_code(run):
     assert run(SOLVED, test=TEST.replace("np.asarray(y)", "[y]")).startswith("not right yet. Does each function")
 
 
+def test_a_function_that_is_not_there_is_named(run):
+    assert run().startswith("not right yet. `double` is not defined. Did you run the cell")
+    assert run(SOLVED.replace("halve", "half")).startswith("not right yet. `halve` is not defined.")
+
+
 def test_your_code_may_be_run_again_and_its_helpers_too(run):
     """A name that is defined again keeps its place, so the solution stays the last that the test uses."""
     for _ in range(2):

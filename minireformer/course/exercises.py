@@ -55,6 +55,8 @@ def _what_went_wrong(error, test):
     if own:
         line = f"line {own[-1].lineno}" + (f", `{own[-1].line}`" if own[-1].line else "")
         return f"your code stopped at {line}, with {stopped}"
+    if isinstance(error, NameError):
+        return f"not right yet. `{error.name}` is not defined. Did you run the cell that defines it?"
     hint = hint or "Does each function return what its docstring says?"
     return f"not right yet. {hint} The check stopped on what your code returned, with {stopped}"
 
