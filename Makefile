@@ -10,7 +10,10 @@
 # make bench         measure time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity        compare logits and gradients with the PyTorch Reformers (installs them)     make parity N=50
 # make poster        draw the poster in docs again, after you have changed its equations or pictures
-# make grade         mark a student's file with the course's checks      make grade NOTEBOOK=handed_in/03_anne.ipynb
+# make handout       copy what students need, without solutions          make handout TO=handout
+# make grade         mark files or folders with the course's checks      make grade NOTEBOOK=handed_in TABLE=marks.csv
+#                    a cell may take five minutes; to give it less: TIMEOUT=60
+# make nbgrader      make the same course for nbgrader                   make nbgrader TO=course
 # make lint          check and format the code and the notebooks
 # make workflows     check .github/workflows (installs actionlint)
 # make clean         go back to a fresh clone
@@ -26,7 +29,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster grade lint workflows clean
+.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster handout grade nbgrader lint workflows clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -99,8 +102,14 @@ parity: $(INSTALLED)
 poster: $(INSTALLED)
 	$(PY) -m minireformer.course.poster docs
 
+handout: $(INSTALLED)
+	@$(PY) notebooks/handout.py "$(TO)"
+
 grade: $(INSTALLED)
-	@$(PY) notebooks/grade.py $(NOTEBOOK)
+	@$(PY) notebooks/grade.py "$(NOTEBOOK)" $(if $(TABLE),--table "$(TABLE)") $(if $(TIMEOUT),--timeout $(TIMEOUT))
+
+nbgrader: $(INSTALLED)
+	@$(PY) notebooks/nbgrader_course.py "$(TO)"
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .

@@ -1,36 +1,81 @@
-"""Mark a student's notebook: `make grade NOTEBOOK=handed_in/03_lsh_hashing.ipynb`.
+"""Mark what students handed in, and write a table: `make grade NOTEBOOK=handed_in TABLE=marks.csv`.
 
-    python notebooks/grade.py handed_in/*.ipynb
+    python notebooks/grade.py handed_in "Copy of 03_anne.ipynb" --table marks.csv --timeout 60
 
-A file is run from top to bottom, with the checks of the course in place of its own, so that changing a check gains
-nothing. Its name has to begin with the number of the lesson ("03", "03_anne" or "05a_anne" will do), or with "puzzles",
-whose rungs count like exercises. A cell that fails or takes longer than five minutes costs only its own exercise. No
-file is written. Exit code: 0 where every check says "right".
+Name files or folders. A file's name has to hold the number of its lesson ("03_anne", "anne_12345_03_lsh", "Copy of
+05a_anne"), or "puzzles", whose rungs count like exercises. A file is run from top to bottom, with the checks of the
+course in place of its own. A cell that fails or takes too long costs only its own exercise, and a file that can't be
+marked is a row in the table. No file is changed. Exit code: 0 where every check says "right".
 
-A student's code runs with your permissions: to mark files from people you don't know, use a container.
+This is against mistakes, not against cheating: a student's code can print what it likes. And it runs with your
+permissions, so use a container for files from people you don't know (see teaching.md).
 """
 
+import argparse
+import collections
+import csv
+import glob
 import re
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 
 LESSONS = Path(__file__).parent
 CHECK = re.compile(r'^check\("((?:Exercise|Rung) \d+)"', flags=re.MULTILINE)
 RESULT = re.compile(r"^((?:Exercise|Rung) \d+): (.*)$", flags=re.MULTILINE)
 PATIENCE = 300  # seconds per cell
+COLUMNS = ("student", "exercise", "result", "message", "file")
 
 
 def lesson_of(path):
-    """The course's notebook whose name begins in the same way; ValueError if there is none."""
-    start = re.match(r"(?:\d\d[a-c]?|puzzles)(?![a-z0-9])", path.name)
-    lessons = [lesson for lesson in LESSONS.glob("*.ipynb") if start and lesson.stem.split("_")[0] == start.group()]
-    if not lessons:
-        example = "such as 03_anne.ipynb or 05a_anne.ipynb, or with puzzles"
-        raise ValueError(f"{path}: expected a name that begins with the number of a lesson, {example}")
-    return lessons[0]
+    """The course's notebook that a name such as "Copy of 03_anne.ipynb" stands for; ValueError if that isn't clear.
+
+    Of several numbers, that of "03_lsh" counts, with the title's first word; then one at the start of the name.
+    """
+    name, found = path.stem.lower(), []
+    for lesson in LESSONS.glob("*.ipynb"):
+        number, *words = lesson.stem.split("_")
+        alone = rf"(?<![a-z0-9]){number}(?![a-z0-9])"
+        ranks = rf"{alone}_{words[0]}" if words else alone, rf"^{alone}", alone
+        found += [(rank, lesson) for rank, pattern in enumerate(ranks) if re.search(pattern, name)]
+    best = {lesson for rank, lesson in found if rank == min(found)[0]}
+    if len(best) != 1:
+        example = "such as 03_anne.ipynb or anne_05a.ipynb, or puzzles"
+        raise ValueError(f"{path.name}: expected a name with the number of one lesson, {example}")
+    return best.pop()
+
+
+def student_of(path, lesson):
+    """What a file's name says beside its lesson ("anne_12345"); if it says nothing, the name of its folder."""
+    number, *words = lesson.stem.split("_")
+    name = re.sub(r"^copy of |[-_ ]*(copy ?\d*|\(\d+\)|-\d+)$", "", path.stem, flags=re.IGNORECASE)
+    before, after = re.split(rf"(?<![a-z0-9]){number}(?![a-z0-9])", name, maxsplit=1, flags=re.IGNORECASE)
+    after = " ".join(word for word in re.split(r"[_\s]+", after) if word.lower() not in words)
+    parts = (re.sub(r"^[\W_]+|[\W_]+$", "", part) for part in (before, after))
+    folders = (folder.name for folder in path.resolve().parents if folder.name != lesson.stem)
+    return next(filter(None, parts), "") or next(folders)
+
+
+def files(names):
+    """The notebooks that `names` stand for: files, folders, patterns, or several of these in one text, as from make."""
+    found = []
+    for name in names:
+        several = re.findall(r"'[^']+'|\"[^\"]+\"|\S+", name)
+        if Path(name).is_dir():
+            inside = sorted(Path(name).rglob("*.ipynb"))
+            found += [path for path in inside if ".ipynb_checkpoints" not in path.parts]
+        elif Path(name).exists():
+            found.append(Path(name))
+        elif glob.glob(name):
+            found += files(sorted(glob.glob(name)))
+        elif several != [name]:
+            found += files([part.strip("'\"") for part in several])
+        else:
+            found.append(Path(name))  # which will be a row that says so
+    return list(dict.fromkeys(found))
 
 
 def checks(notebook):
@@ -39,50 +84,101 @@ def checks(notebook):
     return {CHECK.search(source).group(1): source for source in cells if CHECK.search(source)}
 
 
-def grade(path):
+def grade(path, timeout=PATIENCE):
     """{"Exercise 1": "right", or what else the check says, ...} for a student's file; a right rung adds a sentence."""
     lesson = checks(nbformat.read(lesson_of(path), as_version=4))
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("tags", None)  # a tag could hide an error
-        found = CHECK.search(cell.source) if cell.cell_type == "code" else None
-        if found:
-            cell.source = lesson.get(found.group(1), "")
+        if cell.cell_type == "code":
+            cell.outputs = []  # a cell that never runs must not keep what it says
+            found = CHECK.search(cell.source)
+            cell.source = lesson.get(found.group(1), "") if found else cell.source
     handed_in = checks(notebook)
     notebook.cells += [nbformat.v4.new_code_cell(lesson[name]) for name in lesson if name not in handed_in]
-    settings = {"timeout": PATIENCE, "interrupt_on_timeout": True, "allow_errors": True, "kernel_name": "python3"}
+    settings = {"timeout": timeout, "interrupt_on_timeout": True, "allow_errors": True, "kernel_name": "python3"}
     own = path.resolve().parent  # a solution finds records from its own folder; what is handed in, from its lesson's
     folder = own if LESSONS.resolve() in own.parents else LESSONS
-    client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings)
-    client.execute()
     results = dict.fromkeys(lesson, "its check did not run")
+    try:
+        NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings).execute()
+    except DeadKernelError:
+        results = dict.fromkeys(lesson, "its check did not run: a cell before it ended the kernel")
     for cell in notebook.cells:
         if cell.cell_type == "code" and CHECK.search(cell.source):
+            name = CHECK.search(cell.source).group(1)
             text = "".join(output.get("text", "") for output in cell.outputs)
-            results |= {name: said for name, said in RESULT.findall(text) if cell.source == lesson[name]}
+            stopped = [f"it stopped with {o.ename}: {o.evalue}" for o in cell.outputs if o.output_type == "error"]
+            if any("KeyboardInterrupt" in why for why in stopped):
+                stopped = [f"it took more than {timeout} s"]
+            if stopped:
+                results[name] = f"its check did not end: {stopped[0]}"
+            results |= {known: said for known, said in RESULT.findall(text) if known == name}
     return results
 
 
-def main(paths):
-    """Print the result of every check of every file; -> how many are not right."""
-    n_wrong = 0
+def result(said):
+    """One word or two for what a check says."""
+    words = {"right": "right", "not solved yet": "not solved", "not started": "not solved", "its check": "not run"}
+    return next((word for start, word in words.items() if re.match(rf"{start}\b", said)), "wrong")
+
+
+def rows_of(path, timeout=PATIENCE):
+    """The rows of the table for a file: one for each check, or a single one that says why it can't be marked."""
+    student = path.stem
+    try:
+        lesson = lesson_of(path)
+        student, number = student_of(path, lesson), lesson.stem.split("_")[0]
+        said = grade(path, timeout)
+        return [(student, f"{number}: {name}", result(text), text, str(path)) for name, text in said.items()]
+    except Exception as error:  # a file may hold anything, and the others still have to be marked
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return [(student, "", "not marked", why, str(path))]
+
+
+def summary(rows):
+    """Lines that count the results of each exercise, and name the files that were not marked."""
+    counts = collections.defaultdict(collections.Counter)
+    for _, exercise, word, _, _ in rows:
+        lesson, _, number = exercise.rpartition(" ")
+        if exercise:
+            counts[lesson, int(number)][word] += 1
+    for (lesson, number), words in sorted(counts.items()):
+        exercise = f"{lesson} {number}"
+        yield f"  {exercise:17} " + ", ".join(f"{n} {word}" for word, n in words.most_common())
+    lost = [row for row in rows if row[2] == "not marked"]
+    if lost:
+        yield f"  not marked: {len(lost)}, " + ", ".join(row[4] for row in lost)
+
+
+def main(names, table=None, timeout=PATIENCE):
+    """Print the result of every check of every file, and write the table; -> how many rows are not right."""
+    rows, paths = [], files(names)
+    if not paths:
+        sys.exit("There is no notebook.")
     for path in paths:
-        results = grade(path)
-        n_right = sum(said == "right" or said.startswith("right. ") for said in results.values())
-        print(f"{path}: {n_right} of {len(results)}")
-        for name, said in results.items():
-            print(f"  {name}: {said}")
-        n_wrong += len(results) - n_right
-    return n_wrong
+        own = rows_of(path, timeout)
+        rows += own
+        n_right = sum(word == "right" for _, _, word, _, _ in own)
+        print(f"{path}: " + (f"{n_right} of {len(own)}" if own[0][1] else f"not marked. {own[0][3]}"))
+        for _, exercise, _, said, _ in own:
+            if exercise:
+                print(f"  {exercise.partition(': ')[2]}: {said}", flush=True)
+        if table:  # after every file: nothing is lost where a run is stopped
+            with open(table, "w", newline="", encoding="utf-8-sig") as file:  # the mark tells Excel that it is UTF-8
+                csv.writer(file).writerows([COLUMNS, *rows])
+    if len(paths) > 1:
+        print(f"\n{len(paths)} files:", *summary(rows), sep="\n")
+    return sum(word != "right" for _, _, word, _, _ in rows)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.stdout.reconfigure(
-        encoding="utf-8"
-    )  # into a file, Windows would write another, which lacks the checks' letters
-    try:
-        sys.exit(main(list(map(Path, sys.argv[1:]))) > 0)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NOTEBOOK", help="files or folders")
+    parser.add_argument("--table", help="a CSV file to write: " + ", ".join(COLUMNS))
+    parser.add_argument("--timeout", type=int, default=PATIENCE, help="seconds for a cell (%(default)s)")
+    given = parser.parse_args()
+    if not all(given.names):
+        parser.error("which files? make grade NOTEBOOK=handed_in")
+    sys.stdout.reconfigure(errors="replace")  # redirected on Windows, it can't write every letter
+    sys.exit(main(given.names, given.table, given.timeout) > 0)
