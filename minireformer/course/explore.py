@@ -24,7 +24,7 @@ STILLS = {  # what the still picture shows, for readers who cannot see it
     "hash": "A circle cut into coloured sectors, one for each hash bucket, with two vectors in neighbouring ones; "
     "beside it, the chance to share a bucket, a curve that falls as the angle between the two vectors grows.",
     "memory": "Four bars for the memory of one training step: an ordinary Transformer, with LSH attention, with "
-    "reversible layers, and with chunks. Each is shorter than the one before; a line marks the card's memory.",
+    "reversible layers, and with chunks. Each is shorter than the one before; a line marks the GPU's memory.",
     "reversible": "A stack of reversible blocks. Forward fills in the activations, they are dropped, and backward "
     "rebuilds them from the last pair, one block after the other, beside the gradient.",
     "tokens": "Sixteen coloured tokens go through LSH attention in steps: they are hashed, sorted by bucket, cut into "

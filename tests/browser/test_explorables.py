@@ -219,5 +219,5 @@ def test_reversible_takes_one_step_where_less_motion_is_asked_for(page, show):
     page.keyboard.press("Enter")  # the focus has moved on to the next step
     page.get_by_role("button", name="All the way back").press("Enter")
     assert "input of block 0 in float32" in says.inner_text() and "good enough" in says.inner_text()
-    page.get_by_role("combobox", name="dropout").select_option("another seed")
+    page.get_by_role("combobox", name="dropout").select_option("another seed in backward")
     assert "That gradient is wrong" in says.inner_text()

@@ -6,13 +6,15 @@ import { bucketColour, controls, drawing, html, liveText, select, set, slider, s
 import { exactWeights, lshWeights, met, unpackHead } from "./attention_maths.js";
 
 const [COLUMNS, CELL, ROW, TOP] = [32, 10.6, 20, 26];
-const PLAIN = { 10: "⏎", 32: "·" }; // how a line's end and a space look
+const PLAIN = { 10: "⏎", 32: "·" }; // how a line break and a space look
+const OF_WEIGHTS = "Stronger colour: more weight. LSH attention counts a byte once for each round that meets it.";
+const OF_BUCKETS = "Coloured on the left: its whole bucket, later bytes too.";
 
 export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
   const length = text.length;
   const unpacked = heads.map((head) => unpackHead(head, length));
   const nBuckets = (2 * length) / chunkLen;
-  const state = { head: heads.length - 1, at: Math.round(0.8 * length), round: -1 };
+  const state = { head: heads.length - 1, at: Math.round(0.8 * length), round: -1, kept: false };
   const says = liveText();
 
   // Two grids of the same bytes
@@ -25,7 +27,7 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
       const look = { x: x + CELL / 2, y: y + 13, "text-anchor": "middle", class: PLAIN[code] ? "ex-quiet" : "" };
       const paper = svg("rect", { x, y, width: CELL, height: ROW - 3, class: "attention-cell" });
       const cell = svg("g", {}, paper, svg("text", look, PLAIN[code] ?? text[t]));
-      for (const event of ["pointerenter", "pointerdown"]) cell.addEventListener(event, () => pick(t));
+      set(cell, { onpointerenter: () => state.kept || pick(t), onpointerdown: () => keep(t) });
       return cell;
     });
     const height = TOP + Math.ceil(length / COLUMNS) * ROW;
@@ -63,10 +65,14 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
       paint(exact, t, "var(--attention-exact)", share(truth[t]), here || (missed && "attention-missed"));
     }
     lsh.title.textContent = round < 0 ? "LSH attention reads" : `round ${round}: its bucket (outlined: what it reads)`;
+    about.textContent =
+      `${length} bytes of ${file}, which the model never saw in training (its loss there: ${bits} bits a byte). ` +
+      `It shows a space as · and a line break as ⏎. ${round < 0 ? OF_WEIGHTS : OF_BUCKETS} ` +
+      "Dashed: missed in all rounds, though its exact weight is at least 1 %.";
     say(head, seen, found, truth, any);
   }
 
-  const letter = (t) => ({ 10: "a line's end", 32: "a space" })[text.charCodeAt(t)] ?? `“${text[t]}”`;
+  const letter = (t) => ({ 10: "a line break", 32: "a space" })[text.charCodeAt(t)] ?? `“${text[t]}”`;
   const percent = (share) => `${Math.round(100 * share)} %`;
 
   function say(head, seen, found, truth, any) {
@@ -75,7 +81,7 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
     const best = (weights) => weights.indexOf(Math.max(...weights));
     const top = (weights) => {
       const key = best(weights);
-      return `${letter(key)}, ${at - key} back (${percent(weights[key])})`;
+      return `${letter(key)}, ${at - key} bytes before (${percent(weights[key])})`;
     };
     const inBucket = (r) => head.buckets[r].filter((bucket, t) => t < at && bucket === head.buckets[r][at]).length;
     const bytes = (n) => `${n} earlier ${n === 1 ? "byte" : "bytes"}`;
@@ -83,14 +89,20 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
       const reads = seen[round].length;
       return says.say(
         `Byte ${at} is ${letter(at)}. In round ${round} it is in bucket ${head.buckets[round][at]}, with ` +
-          `${bytes(inBucket(round))}. Its chunk and the one before it hold ${bytes(reads)}.`,
+          `${bytes(inBucket(round))}. Its chunk and the one before it hold ${bytes(reads)}, which it reads.`,
       );
     }
     return says.say(
       `Byte ${at} is ${letter(at)}. In ${seen.length} rounds, LSH attention reads ${any.size} of the ${bytes(at)}, ` +
         `most of all ${top(found)}. Exact attention would read most of all ${top(truth)}. LSH misses ` +
-        `${percent(missed)} of its weight.`,
+        `bytes with ${percent(missed)} of the exact weight.`,
     );
+  }
+
+  // A click keeps a byte while the pointer moves on; another click on it lets go.
+  function keep(t) {
+    state.kept = t !== state.at || !state.kept;
+    moveTo(t);
   }
 
   function moveTo(t) {
@@ -121,15 +133,12 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
     },
   });
 
-  const about =
-    `${length} bytes of ${file}, which the model never saw in training (${bits} bits a byte on such files). ` +
-    "Stronger colour means more weight. LSH attention counts a byte once for each round that meets it; " +
-    "dashed outlines mark what it misses.";
+  const about = html("p", { class: "ex-caption" });
   root.append(
-    html("p", { class: "ex-title" }, "Point at a byte. What does a trained model read from there?"),
+    html("p", { class: "ex-title" }, "What does a trained model read? Point at a byte, or click to keep it."),
     controls(which, what, place),
     html("div", { class: "ex-panels" }, lsh.picture, exact.picture),
-    html("p", { class: "ex-caption" }, about),
+    about,
     says.element,
   );
   draw();

@@ -135,7 +135,7 @@ export function mount(root) {
   function drawRounds() {
     roundButtons.replaceChildren(...(state.nRounds > 1 ? badges.slice(0, state.nRounds) : []));
     badges.forEach((badge, round) => {
-      badge.textContent = `${round}: ${share(round) ? "✓ together" : "✗ apart"}`;
+      badge.textContent = `round ${round}: ${share(round) ? "✓ together" : "✗ apart"}`;
       set(badge, { "aria-pressed": String(round === state.shown) });
     });
   }
@@ -172,7 +172,9 @@ export function mount(root) {
       const points = curves.get(nBuckets).map((p, i) => `${across(grid[i])},${up(1 - (1 - p) ** power)}`);
       return svg("polyline", { points: points.join(" "), class: `hash-curve ${look}` });
     };
-    const now = across(angleBetween(...state.angles));
+    const angle = angleBetween(...state.angles);
+    const now = across(angle);
+    const p = collisionProbability(angle, nBuckets, nRounds);
     const several = `The chance to meet in ${nRounds} rounds (dashed: in one)`;
     const shares = tally ? [...dots, [tally.angle, tally.met / tally.drawn]] : dots;
     plot.replaceChildren(
@@ -180,8 +182,18 @@ export function mount(root) {
       nRounds > 1 ? curve(1, "hash-thin") : "",
       curve(nRounds, ""),
       svg("line", { x1: now, x2: now, y1: TOP, y2: TOP + HEIGHT, class: "hash-now" }),
+      svg("circle", { cx: now, cy: up(p), r: 8, class: "hash-curve" }),
       ...shares.map(([angle, p]) => svg("circle", { cx: across(angle), cy: up(p), r: 5, class: "hash-dot" })),
+      tally ? counted(tally) : "",
     );
+  }
+
+  // The name of the newest dot, to its right, or to its left where the plot ends.
+  function counted({ angle, met, drawn }) {
+    const left = angle > Math.PI / 2;
+    const place = { x: across(angle) + (left ? -11 : 11), y: up(met / drawn) - 7 };
+    const look = { "text-anchor": left ? "end" : "start", class: "ex-small" };
+    return svg("text", { ...place, ...look }, `${drawn.toLocaleString("en")} draws`);
   }
 
   // A thousand draws, a few in every frame
@@ -209,7 +221,7 @@ export function mount(root) {
     const [a, b] = bucketsIn(state.shown);
     const angle = angleBetween(...state.angles);
     const p = collisionProbability(angle, state.nBuckets, state.nRounds);
-    const where = state.nRounds > 1 ? ` in round ${state.shown}` : "";
+    const where = state.nRounds > 1 ? ` in round ${state.shown}, which the circle shows` : "";
     const both = a === b ? `Both are in bucket ${a}` : `H is in bucket ${a} and O in bucket ${b}`;
     const met = Array.from({ length: state.nRounds }, (_, round) => share(round)).filter(Boolean).length;
     const inAll = state.nRounds > 1 ? ` They share a bucket in ${met} of the ${state.nRounds} rounds.` : "";
@@ -252,7 +264,10 @@ export function mount(root) {
     draw();
   });
 
-  const words = "Solid lines are random directions, dashed ones their opposites. ↻ turns them; arrow keys work, too.";
+  const words =
+    "Each line is a bucket: solid lines are random directions, dashed ones their opposites. A vector goes to the " +
+    "line with which it has the largest dot product, so a short line may get no sector. Drag ↻ to turn the lines. " +
+    "Arrow keys work, too, ten degrees at a time with Shift.";
   const caption = html("p", { class: "ex-caption" }, words);
   root.append(
     html("p", { class: "ex-title" }, "Drag H and O. When do they share a bucket?"),

@@ -1,12 +1,16 @@
-// The memory bill of one training step (notebooks 00 and 07): four designs, stacked bars, and the card that they must
+// The memory bill of one training step (notebooks 00 and 07): four designs, stacked bars, and the GPU that they must
 // fit on. The maths is in memory_maths.js.
 
 import { controls, drawing, html, liveText, select, slider, svg } from "./common.js";
-import { DESIGNS, longestText, trainingBytes, trainingParts } from "./memory_maths.js";
+import { DESIGNS, MAX_LEN, longestText, trainingBytes, trainingParts } from "./memory_maths.js";
 
 const GIB = 2 ** 30;
 const COLOURS = ["#999999", "#F0E442", "#E69F00", "#009E73", "#56B4E9"]; // of the parts, in their order
 const [LEFT, WIDTH, RIGHT, ROW, TOP] = [8, 324, 8, 48, 26];
+const CAPTION =
+  "Each design adds one change to the one above it: LSH attention, reversible layers, and feed-forward layers in " +
+  "chunks. The numbers are for float32, eight heads and d_ff = 4 d_model, without embeddings. A bar with a gap is " +
+  "too long to draw; the piece after the gap shows its largest part.";
 
 export function mount(root) {
   const sizes = { length: 2 ** 16, batch: 1, dModel: 1024, nLayers: 12, nRounds: 4 };
@@ -26,9 +30,13 @@ export function mount(root) {
     return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   };
 
-  const tokens = (length) => (length < 1024 ? `${length}` : `${Math.round(length / 1024).toLocaleString("en")}K`);
+  function tokens(length) {
+    if (length < 1024) return `${length}`;
+    return length < 2 ** 20 ? `${Math.round(length / 1024)}K` : `${Number((length / 2 ** 20).toPrecision(2))}M`;
+  }
 
-  // The card is always a third of the way along, so a longer bar than three cards is cut, and says so.
+  // The card is always a third of the way along, so a longer bar than three cards is cut. Its largest part may begin
+  // behind the cut, so that is what the end shows.
   function drawBars() {
     const scale = WIDTH / (3 * card * GIB);
     bars.replaceChildren(...names.map((name, row) => bar(name, row, scale)), cardLine());
@@ -49,21 +57,25 @@ export function mount(root) {
       return piece;
     });
     const end = LEFT + WIDTH;
-    const torn = `M ${end - 22} ${y + 40} l 7 -24 l 7 0 l -7 24 Z`;
+    const largest = parts.indexOf(largestOf(parts));
+    const last = { x: end - 48, y: y + 18, width: 48, height: 20, fill: COLOURS[largest], class: "memory-part" };
+    const torn = `M ${end - 55} ${y + 40} l 7 -24 l 7 0 l -7 24 Z`;
     return svg(
       "g",
       { role: "img", "aria-label": `${name}: ${gib(total)} GiB, which ${fits ? "fits" : "does not fit"}` },
       svg("text", { x: LEFT, y: y + 11, class: "memory-name" }, name),
       svg("text", { x: end, y: y + 11, "text-anchor": "end", class: fits ? "" : "ex-warn" }, verdict),
       pieces,
-      cut && svg("path", { d: torn, class: "memory-torn" }),
+      cut && [svg("rect", last), svg("path", { d: torn, class: "memory-torn" })],
     );
   }
+
+  const largestOf = (parts) => parts.reduce((most, part) => (part[1] > most[1] ? part : most));
 
   function cardLine() {
     const x = LEFT + WIDTH / 3;
     const line = svg("line", { x1: x, x2: x, y1: 14, y2: TOP + names.length * ROW, class: "memory-card" });
-    return svg("g", {}, line, svg("text", { x, y: 10, "text-anchor": "middle" }, `the card: ${card} GiB`));
+    return svg("g", {}, line, svg("text", { x, y: 10, "text-anchor": "middle" }, `GPU memory: ${card} GiB`));
   }
 
   function drawTable() {
@@ -74,20 +86,24 @@ export function mount(root) {
     const swatch = (i) => html("span", { class: "memory-swatch", style: `background: ${COLOURS[i]}` });
     const parts = columns[0].map(([label], i) => row([swatch(i), label], columns.map((column) => gib(column[i][1]))));
     const totals = row("altogether", names.map((name) => gib(trainingBytes(sizes, DESIGNS[name]))));
-    const longest = names.map((name) => tokens(longestText(sizes, DESIGNS[name], card * GIB)));
-    const last = row("tokens that fit", longest);
+    const longest = names.map((name) => {
+      const length = longestText(sizes, DESIGNS[name], card * GIB);
+      return length < MAX_LEN ? tokens(length) : `over ${tokens(MAX_LEN)}`; // the search ends there
+    });
+    const last = row("tokens that would fit", longest);
     table.replaceChildren(html("thead", {}, head), html("tbody", {}, parts, totals, last));
   }
 
   function say() {
     const total = (name) => trainingBytes(sizes, DESIGNS[name]);
     const fitting = names.filter((name) => total(name) <= card * GIB);
-    const [largest] = trainingParts(sizes, DESIGNS.Transformer).sort(([, a], [, b]) => b - a);
-    let verdict = `On the card of ${card} GiB, the first of the four that fits is “${fitting[0]}”.`;
-    if (!fitting.length) verdict = `Not even the Reformer fits on the card of ${card} GiB.`;
-    if (fitting[0] === "Transformer") verdict = `Even the plain Transformer fits on the card of ${card} GiB.`;
+    const [largest, bytes] = largestOf(trainingParts(sizes, DESIGNS.Transformer));
+    const share = bytes > total("Transformer") / 2 ? "most of it" : "above all";
+    let verdict = `On a GPU of ${card} GiB, the first of the four that fits is “${fitting[0]}”.`;
+    if (!fitting.length) verdict = `Not even the Reformer fits on a GPU of ${card} GiB.`;
+    if (fitting[0] === "Transformer") verdict = `Even the plain Transformer fits on a GPU of ${card} GiB.`;
     text.say(
-      `A plain Transformer needs ${gib(total("Transformer"))} GiB, most of it for ${largest[0]}. ` +
+      `A plain Transformer needs ${gib(total("Transformer"))} GiB, ${share} for ${largest}. ` +
         `The Reformer, with all three changes, needs ${gib(total("+ chunks"))} GiB. ${verdict}`,
     );
   }
@@ -117,7 +133,7 @@ export function mount(root) {
   }
 
   const cards = select({
-    label: "card",
+    label: "GPU memory",
     options: [8, 16, 24, 40, 80, 141].map((size) => [size, `${size} GiB`]),
     value: card,
     onInput: (value) => {
@@ -125,6 +141,9 @@ export function mount(root) {
       draw();
     },
   });
+
+  const named = { role: "region", "aria-label": "The bill in numbers" };
+  const bill = html("div", { class: "memory-scroll", tabindex: 0, ...named }, table);
 
   root.append(
     html("p", { class: "ex-title" }, "What does one training step need, and does it fit?"),
@@ -136,8 +155,8 @@ export function mount(root) {
       counts("hash rounds", "nRounds", 8),
       cards,
     ),
-    picture,
-    html("div", { class: "memory-scroll", tabindex: 0, role: "region", "aria-label": "The bill in numbers" }, table),
+    html("div", { class: "ex-panels" }, html("div", {}, picture), bill),
+    html("p", { class: "ex-caption" }, CAPTION),
     text.element,
   );
   draw();

@@ -6,7 +6,7 @@ const SIZE = 4; // bytes of a float32
 const HEADS = 8;
 const LSH_CHUNK = 64;
 const FF_CHUNK = 1024;
-const MAX_LEN = 2 ** 22;
+export const MAX_LEN = 2 ** 22;
 
 export const DESIGNS = {
   Transformer: {},
@@ -47,11 +47,11 @@ export function trainingParts(sizes, { lsh = false, reversible = false, chunks =
   const parameters = nLayers * dModel * ((lsh ? 3 : 4) * dModel + 8 * dModel);
   const hidden = (reversible ? 2 : nLayers) * size.hidden;
   return [
-    ["parameters, gradients, Adam", 4 * SIZE * parameters],
+    ["parameters, gradients and Adam", 4 * SIZE * parameters],
     ["working memory of one layer", 15 * size.activation],
     ["attention matrices", lsh ? 0 : nLayers * batch * HEADS * size.attention_matrix],
     ["stored activations", size.stored],
-    ["hidden arrays", chunks ? (hidden * FF_CHUNK) / Math.max(FF_CHUNK, batch * length) : hidden],
+    ["feed-forward hidden arrays", chunks ? (hidden * FF_CHUNK) / Math.max(FF_CHUNK, batch * length) : hidden],
   ];
 }
 

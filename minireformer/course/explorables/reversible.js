@@ -6,14 +6,15 @@ import { ROUND, TOKENS, WIDTH, makeBlocks, steps, thereAndBack } from "./reversi
 
 const START = steps(1, TOKENS * WIDTH); // the tokens' vectors, the same in every type
 const GRADIENT = [2, 3].map((seed) => steps(seed, TOKENS * WIDTH)); // of the last pair of streams
-const COLUMNS = { kept: 42, rebuilt: 144, gradient: 246 }; // where they start
+const COLUMNS = { kept: 46, rebuilt: 147, gradient: 248 }; // where they start
 const [CELL, TOP, HEIGHT] = [6, 44, 300];
 const [LEAST, MOST] = [-18.5, 1]; // powers of ten on the axis of errors
 const [PLOT_LEFT, PLOT_WIDTH] = [24, 284];
 const AXIS = [[0, "0"], [1e-16, "10⁻¹⁶"], [1e-12, "10⁻¹²"], [1e-8, "10⁻⁸"], [1e-4, "10⁻⁴"], [1, "1"], [NaN, "∞"]];
 const CAPTION =
-  "A strip is a pair of streams, one cell for each of sixteen tokens. Pale ones have been dropped again, " +
-  "as backward needs only one pair at a time.";
+  "Each strip is the pair of streams (x₁, x₂) between two blocks, drawn as one number for each of sixteen tokens: " +
+  "blue is positive, orange negative; in gradients, pink and green. Black means overflow. Faded strips have been " +
+  "dropped again, as backward needs only one pair at a time.";
 
 export function mount(root) {
   const settings = { type: "float32", depth: 8, norm: true, dropout: false, anotherSeed: false };
@@ -63,7 +64,7 @@ export function mount(root) {
     return svg(
       "g",
       {},
-      numbered && svg("text", { x: 32, ...middle, "text-anchor": "end", class: "ex-small" }, n),
+      numbered && svg("text", { x: 32, ...middle, "text-anchor": "end", class: "ex-small" }, n === depth ? "end" : n),
       strip(COLUMNS.kept, n, isKept && found.kept[n], BLUES, ""),
       strip(COLUMNS.rebuilt, n, isRebuilt && found.rebuilt[n], BLUES, look),
       strip(COLUMNS.gradient, n, hasGradient && found.gradients[n], PINKS, look),
@@ -73,7 +74,8 @@ export function mount(root) {
   const stack = svg("g");
   const heading = (x, words, y) => svg("text", { x, y, class: "ex-small" }, words);
   const headings = [
-    heading(4, "block", 34),
+    heading(0, "before", 18),
+    heading(0, "block", 34),
     heading(COLUMNS.kept, "kept by", 18),
     heading(COLUMNS.kept, "forward", 34),
     heading(COLUMNS.rebuilt, "rebuilt by", 18),
@@ -119,15 +121,17 @@ export function mount(root) {
     const pairs = (n) => `${n} ${n === 1 ? "pair" : "pairs"} of streams`;
     if (phase === "start") return text.say("Nothing is in memory but the input. Press Forward.");
     if (phase === "kept") {
-      const more = filled < depth ? "" : " An ordinary stack would keep them all for backward. Drop them.";
+      const more = filled < depth ? "" : " An ordinary stack would keep them all for backward. Press Drop activations.";
       return text.say(`Forward has passed ${filled} of ${depth} blocks: ${pairs(filled + 1)} in memory.${more}`);
     }
-    if (filled === 0) return text.say("Only the last pair of streams is left. Backward starts from it.");
+    if (filled === 0) {
+      return text.say("Only the last pair of streams is left. Backward starts from it. Press One block back.");
+    }
     const n = current();
     const [ofStreams, ofGradient] = [found.streamErrors[n], found.gradientErrors[n]].map(inWords);
     return text.say(
-      `Backward has rebuilt the input of block ${n} in ${type}: its error is ${ofStreams}, that of the gradient ` +
-        `${ofGradient}. ${verdict(found.gradientErrors[n])} In memory: ${pairs(1)} and its gradient.`,
+      `Backward has rebuilt the input of block ${n} in ${type}: its relative error is ${ofStreams}, that of the ` +
+        `gradient ${ofGradient}. ${verdict(found.gradientErrors[n])} In memory: ${pairs(1)} and its gradient.`,
     );
   }
 
@@ -135,8 +139,8 @@ export function mount(root) {
     if (Number.isNaN(error)) return "beyond all bounds, because numbers overflowed";
     if (error === 0) return "exactly 0";
     if (error >= 0.01) return error < 10 ? `${Math.round(100 * error)} %` : "over 1,000 %";
-    const power = Math.floor(Math.log10(error));
-    return `${(error / 10 ** power).toFixed(0)} in ${(10 ** -power).toLocaleString("en")}`;
+    const [digit, power] = error.toExponential(0).split("e-");
+    return `${digit}\u00a0×\u00a010⁻${[...power].map((each) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[each]).join("")}`; // as on the axis
   }
 
   function verdict(error) {
@@ -212,7 +216,7 @@ export function mount(root) {
     onInput: (n) => change({ depth: n }),
   });
   const type = select({
-    label: "type",
+    label: "data type",
     options: Object.keys(ROUND).map((name) => [name, name]),
     value: settings.type,
     onInput: (name) => change({ type: name }),
@@ -220,13 +224,13 @@ export function mount(root) {
   const norm = toggle({ label: "LayerNorm", value: true, onInput: (on) => change({ norm: on }) });
   const dropout = select({
     label: "dropout",
-    options: [["none", "none"], ["same", "same seed again"], ["another", "another seed"]],
+    options: [["none", "none"], ["same", "same seed in backward"], ["another", "another seed in backward"]],
     value: "none",
     onInput: (choice) => change({ dropout: choice !== "none", anotherSeed: choice === "another" }),
   });
 
   root.append(
-    html("p", { class: "ex-title" }, "Forward, forget, and back: how much of the activations returns?"),
+    html("p", { class: "ex-title" }, "Forward, drop, rebuild: how exactly do the activations come back?"),
     controls(depth, type, norm, dropout),
     controls(ahead, drop, one, all, again),
     html("div", { class: "ex-panels" }, picture, chart),
