@@ -21,12 +21,13 @@ PYTHON  ?= python3
 PORT    ?= 8888
 WORKERS ?= 2
 N       ?= 20
+REF     ?= main
 
 VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster grade lint workflows clean
+.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster grade repository lint workflows clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -101,6 +102,10 @@ poster: $(INSTALLED)
 
 grade: $(INSTALLED)
 	@$(PY) notebooks/grade.py $(NOTEBOOK)
+
+# A fork can do this first, with any Python 3 and nothing installed.
+repository:
+	@$(PYTHON) .github/repository.py "$(REPO)" "$(REF)"
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .
