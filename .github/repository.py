@@ -43,7 +43,7 @@ def parse(repo, ref):
     """The same dict for "owner/name" and a ref. ValueError if GitHub could not have them."""
     found = re.fullmatch(f"{OWNER}/{NAME}", repo)
     if not found or repo.endswith(".git"):
-        raise ValueError(f"REPO: expected owner/name, as in github.com/owner/name, got {repo!r}")
+        raise ValueError(f"REPO: expected owner/name, such as ada/reformer-course, got {repo!r}")
     if not re.fullmatch(REF, ref) or ".." in ref or ref.endswith((".", "/", ".lock")):
         raise ValueError(f"REF: expected a branch, a tag or a commit, such as main or v1.0, got {ref!r}")
     return {**found.groupdict(), "ref": ref}
