@@ -24,12 +24,13 @@ PYTHON  ?= python3
 PORT    ?= 8888
 WORKERS ?= 2
 N       ?= 20
+REF     ?= main
 
 VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster handout grade nbgrader lint workflows clean
+.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster handout grade nbgrader repository lint workflows clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -110,6 +111,10 @@ grade: $(INSTALLED)
 
 nbgrader: $(INSTALLED)
 	@$(PY) notebooks/nbgrader_course.py "$(TO)"
+
+# A fork can do this first, with any Python 3 and nothing installed.
+repository:
+	@$(PYTHON) .github/repository.py "$(REPO)" "$(REF)"
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check --fix .

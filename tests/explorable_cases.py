@@ -4,6 +4,7 @@
 """
 
 import base64
+import ast
 import dataclasses
 import json
 import math
@@ -144,11 +145,12 @@ def memory_cases():
 
 
 def from_notebook(name, text, **names):
-    """The names that the one cell of a notebook with this text defines."""
+    """The functions of the one cell of a notebook that has this text."""
     cells = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells
     (source,) = [cell.source for cell in cells if cell.cell_type == "code" and text in cell.source]
     names |= {"mr": mr, "np": np, "dataclasses": dataclasses}
-    exec(source, names)
+    functions = [statement for statement in ast.parse(source).body if isinstance(statement, ast.FunctionDef)]
+    exec(compile(ast.Module(functions, []), name, "exec"), names)
     return names
 
 

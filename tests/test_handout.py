@@ -192,7 +192,7 @@ def test_nbgrader_makes_marks_and_explains_a_solved_a_half_solved_and_a_broken_s
     for command in ("generate_feedback", LESSON), ("export", "--to=marks.csv"):
         status, said = nbgrader(tmp_path, *command)
         assert status == 0, said
-    with open(tmp_path / "marks.csv", newline="") as file:
+    with open(tmp_path / "marks.csv", encoding="utf-8-sig", newline="") as file:
         marks = {row["student_id"]: (float(row["score"]), float(row["max_score"])) for row in csv.DictReader(file)}
     assert marks["solved"] == (10, 10) and marks["half"] == (1 + 6, 10)
     assert marks.get("broken", (0, 10)) == (0, 10)

@@ -122,6 +122,12 @@ def test_make_installs_once_and_again_when_pyproject_changes(make, tmp_path):
     assert "pip install" in make("test")[2]
 
 
+@pytest.mark.parametrize("arguments, given", [("REPO=you/course", "you/course main"), ("REPO=a/b REF=v1", "a/b v1")])
+def test_make_repository_needs_nothing_installed(make, arguments, given):
+    code, _, calls = make(f"repository {arguments}")
+    assert (code, calls) == (0, f".github/repository.py {given}\n")
+
+
 def test_make_gpu_can_use_a_python_as_it_is(make, tmp_path):
     code, _, calls = make("gpu PY=./python")
     assert code == 0 and "pip" not in calls and "venv" not in calls and calls.count("pytest") == 1

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import re
+import runpy
 import shlex
 import statistics
 import sys
@@ -22,6 +23,7 @@ from PIL import Image
 import minireformer as mr
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+HERE = runpy.run_path(str(FOLDER.parent / ".github" / "repository.py"))["current"]()
 BENCHMARKS = FOLDER.parent / "benchmarks"
 COURSE = sorted(FOLDER.glob("*.ipynb"))
 PUZZLES = FOLDER / "puzzles.ipynb"  # a ladder of its own, with a cell and a check for each of its rungs
@@ -167,8 +169,8 @@ def test_its_first_cell_has_title_badge_goals_needs_and_minutes(path):
     assert re.fullmatch(r"(\d\d[a-c]?_[a-z0-9_]+|puzzles)\.ipynb", path.name)
     first = load(path)[0][0]
     assert first["cell_type"] == "markdown" and first["source"].startswith("# ")
-    badge = re.search(r"https://colab\.research\.google\.com/github/[^)\s]*/notebooks/([^)\s]*)", first["source"])
-    assert badge and badge.group(1) == path.name
+    badge = "https://colab.research.google.com/github/{owner}/{name}/blob/{ref}/notebooks/".format(**HERE)
+    assert f"({badge}{path.name})" in first["source"]
     for words in "you will be able to", "need to know", "minutes":
         assert words in first["source"].lower(), f"the first cell doesn't say: {words}"
 
@@ -265,10 +267,11 @@ def set_up(monkeypatch, tmp_path):
 
 
 @every_set_up
-def test_on_colab_it_installs_its_release_alone_and_leaves_numpy_and_cupy_as_they_are(path, set_up):
+def test_on_colab_it_installs_the_package_alone_says_so_and_leaves_numpy_and_cupy_as_they_are(path, set_up, capsys):
     names, lines = set_up(path, on_colab=True, installed=False)
-    release = f"git+https://github.com/minireformer/minireformer@v{mr.__version__}"
-    assert lines == [["pip", "install", "--quiet", "--no-deps", release]]
+    source = "github.com/{owner}/{name}@{ref}".format(**HERE)
+    assert lines == [["pip", "install", "--quiet", "--no-deps", f"git+https://{source}"]]
+    assert capsys.readouterr().out.startswith(f"Installing {source}; NumPy and CuPy stay as they are.\n")
     assert names.get("mr", mr) is mr and names["np"]  # the imports below have run
 
 
@@ -280,8 +283,8 @@ def test_where_the_package_is_there_and_outside_colab_it_installs_nothing(path, 
 
 @each([path for path in FOR_COLAB if "urlopen" in path.read_text(encoding="utf-8")])
 def test_on_colab_it_finds_every_recorded_result_that_it_shows(path, set_up, monkeypatch):
-    release = f"https://raw.githubusercontent.com/minireformer/minireformer/v{mr.__version__}/benchmarks/"
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url: (BENCHMARKS / url.removeprefix(release)).open("rb"))
+    folder = "https://raw.githubusercontent.com/{owner}/{name}/{ref}/benchmarks/".format(**HERE)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url: (BENCHMARKS / url.removeprefix(folder)).open("rb"))
     names, _ = set_up(path, on_colab=True, installed=True)
     shown = re.findall(r'recorded\("(.*?)"\)', "\n".join(cell["source"] for cell in code_cells(path)))
     assert shown

@@ -98,7 +98,7 @@ def test_the_course_lists_a_notebook_with_its_minutes(path):
     number = path.name.partition("_")[0]
     (row,) = re.findall(rf"^\| \[{number} [^\]]*\]\(notebooks/{path.name}\) \|.*$", README, flags=re.MULTILINE)
     assert row.split(" | ")[2:] == [minutes(path), f"[![Colab][badge]][{number}] |"]
-    assert re.search(rf"^\[{number}\]: https://colab\.\S+/main/notebooks/{path.name}$", README, flags=re.MULTILINE)
+    assert re.search(rf"^\[{number}\]: https://colab\.\S+/notebooks/{path.name}$", README, flags=re.MULTILINE)
 
 
 # What it points to
