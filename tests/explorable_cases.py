@@ -3,8 +3,8 @@
 `tests/test_explorables.py` asks Node, and `tests/browser/test_explorables.py` asks the browser that shows them.
 """
 
-import base64
 import ast
+import base64
 import dataclasses
 import json
 import math
