@@ -100,7 +100,7 @@ def test_one_command_names_the_fork_everywhere_and_the_way_back_gives_the_same_b
         "CITATION.cff": ["repository-code: https://github.com/{owner}/{name}\n"],
         "pyproject.toml": ["https://{owner}.github.io/{name}/"],
         "notebooks/08_train_a_reformer.ipynb": [
-            "Installing github.com/{owner}/{name}@{ref}; ",
+            'the package alone: https://github.com/{owner}/{name}@{ref}\\")',
             "raw.githubusercontent.com/{owner}/{name}/{ref}/benchmarks/",
             "google.com/github/{owner}/{name}/blob/{ref}/notebooks/08_train_a_reformer.ipynb",
         ],
