@@ -84,6 +84,20 @@ def checks(notebook):
     return {CHECK.search(source).group(1): source for source in cells if CHECK.search(source)}
 
 
+def run(notebook, folder, timeout):
+    """Run a notebook from top to bottom; -> the cells that took too long. DeadKernelError if one ends the kernel."""
+    late, too_late = [], {"ename": "TookTooLong", "evalue": "", "traceback": []}
+
+    def executed(cell, cell_index, execute_reply):
+        if (execute_reply or {}).get("content", {}).get("ename") == too_late["ename"]:
+            late.append(cell)
+
+    settings = {"timeout": timeout, "interrupt_on_timeout": True, "allow_errors": True, "kernel_name": "python3"}
+    settings |= {"error_on_timeout": too_late, "on_cell_executed": executed}
+    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings).execute()
+    return late
+
+
 def grade(path, timeout=PATIENCE):
     """{"Exercise 1": "right", or what else the check says, ...} for a student's file; a right rung adds a sentence."""
     lesson = checks(nbformat.read(lesson_of(path), as_version=4))
@@ -96,12 +110,13 @@ def grade(path, timeout=PATIENCE):
             cell.source = lesson.get(found.group(1), "") if found else cell.source
     handed_in = checks(notebook)
     notebook.cells += [nbformat.v4.new_code_cell(lesson[name]) for name in lesson if name not in handed_in]
-    settings = {"timeout": timeout, "interrupt_on_timeout": True, "allow_errors": True, "kernel_name": "python3"}
     own = path.resolve().parent  # a solution finds records from its own folder; what is handed in, from its lesson's
     folder = own if LESSONS.resolve() in own.parents else LESSONS
-    results = dict.fromkeys(lesson, "its check did not run")
+    results, late = dict.fromkeys(lesson, "its check did not run"), []
     try:
-        NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings).execute()
+        late = run(notebook, folder, timeout)
+        if late:  # once in a while a kernel hangs through no fault of the student's
+            late = run(notebook, folder, timeout)
     except DeadKernelError:
         results = dict.fromkeys(lesson, "its check did not run: a cell before it ended the kernel")
     for cell in notebook.cells:
@@ -109,7 +124,7 @@ def grade(path, timeout=PATIENCE):
             name = CHECK.search(cell.source).group(1)
             text = "".join(output.get("text", "") for output in cell.outputs)
             stopped = [f"it stopped with {o.ename}: {o.evalue}" for o in cell.outputs if o.output_type == "error"]
-            if any("KeyboardInterrupt" in why for why in stopped):
+            if cell in late:
                 stopped = [f"it took more than {timeout} s"]
             if stopped:
                 results[name] = f"its check did not end: {stopped[0]}"

@@ -2,6 +2,7 @@
 
 import base64
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -295,3 +296,41 @@ def test_what_heads_see_is_recorded_for_every_byte_of_a_passage(tmp_path):
         assert vectors.size == 256 * 16 and abs(vectors).max() == 127
         buckets = [ord(letter) - ord("0") for letter in head["buckets"]]
         assert len(buckets) == 4 * 256 and 0 <= min(buckets) and 8 < max(buckets) < 32
+
+
+@on_numpy
+@pytest.mark.parametrize("name", ["shared_full", "full"])
+def test_the_switches_of_attention_span_what_the_package_has(name, monkeypatch):
+    """All three on: shared queries and keys as in the package; all off: its full attention. Gradients for all eight."""
+    monkeypatch.syspath_prepend(PAPER)
+    script = importlib.import_module("sharing")
+    switches = dict.fromkeys(script.SWITCHES, name == "shared_full")
+    layer = script.SwitchedAttention(16, 2, 8, **switches, dtype="float64")
+    other = mr.Reformer(mr.ReformerConfig(d_model=16, n_heads=2, d_head=8, attn_layers=(name,)), dtype="float64")
+    reference = other.layers.blocks[0][0].part
+    for key in layer.params:
+        reference.params[key][...] = layer.params[key]
+    x = np.random.default_rng(0).standard_normal((2, 12, 16))
+    np.testing.assert_allclose(layer(x), reference(x), rtol=0, atol=1e-13)
+
+
+@on_numpy
+@pytest.mark.parametrize("switches", list(itertools.product((False, True), repeat=3)))
+def test_the_switches_of_attention_have_the_right_gradients(switches, monkeypatch, assert_gradients):
+    monkeypatch.syspath_prepend(PAPER)
+    script = importlib.import_module("sharing")
+    settings = dict(zip(script.SWITCHES, switches))
+    layer = script.SwitchedAttention(16, 2, 8, **settings, sharpness=1.5, dtype="float64")
+    assert_gradients(layer, np.random.default_rng(0).standard_normal((2, 9, 16)))
+
+
+def test_the_benchmark_of_sharing_trains_every_combination(tmp_path):
+    result = quick_run("sharing", tmp_path)
+    assert len(result["combinations"]) == 8 and result["combinations"].keys() >= {"none", "shared + unit + no_self"}
+    rates, seeds = result["size"]["learning_rates"], result["size"]["seeds"]
+    for runs in result["combinations"].values():
+        assert [run["seed"] for run in runs] == [seeds[0]] * len(rates) + seeds[1:]
+        assert len({run["parameters"] for run in runs}) == 1 and all(0 <= run["accuracy"] <= 1 for run in runs)
+    parameters = [runs[0]["parameters"] for runs in result["combinations"].values()]
+    assert max(parameters) < 1.01 * min(parameters)
+    assert [run["seed"] for run in result["more"]["2 layers"]] == seeds[:2]
