@@ -41,7 +41,7 @@ REFERENCE = re.compile(r"(guess|figure|formula|code|printed|explore): (.*)")
 
 
 class Notebook:
-    """What a deck may refer to. Each method takes the words of a reference; LookupError if they fit no or two things."""
+    """What a deck may refer to. Methods take the words of a reference; LookupError if they fit no or two things."""
 
     def __init__(self, number):
         (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
@@ -49,21 +49,22 @@ class Notebook:
         self.sources = ["".join(cell["source"]) for cell in self.cells]
 
     def figure(self, words):
-        """-> PNG file, caption."""
-        found = {}
+        """-> PNG file, caption. A cell's title means its last figure, as the first may be a map of the model."""
+        found = []
         for i, cell in enumerate(self.cells):
-            pictures = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-            title, caption = self.sources[i].split("\n")[0].removeprefix("# @title "), self._caption(i)
-            if pictures and (title.startswith(words) or caption.startswith(words)):
-                data = base64.b64decode("".join(pictures[-1]["data"]["image/png"]))
-                found[i] = data, caption.replace("$", "")
-        return self._only(found.values(), "figure", words)
+            outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
+            pictures = [data["image/png"] for data in outputs if "image/png" in data]
+            title, captions = self.sources[i].split("\n")[0].removeprefix("# @title "), self._captions(i)
+            for picture, caption in zip(pictures[::-1], captions[::-1]):
+                if caption.startswith(words) or (title.startswith(words) and picture is pictures[-1]):
+                    found.append((base64.b64decode("".join(picture)), caption.replace("$", "")))
+        return self._only(found, "figure", words)
 
-    def _caption(self, i):
-        """The last paragraph in italics that begins the cell below: cell i may have drawn a map as well."""
+    def _captions(self, i):
+        """The paragraphs in italics at the start of the cell below; one that is empty if there are none."""
         below = self.sources[i + 1] if i + 1 < len(self.cells) else ""
-        captions = re.match(r"(\*[^*].*\*\n*)*", below).group().strip().split("\n")
-        return re.sub(r"^Figure \d+\. ", "", captions[-1].strip("*").replace("*", ""))
+        captions = re.match(r"(\*[^*].*\*\n*)*", below).group().strip().split("\n\n")
+        return [re.sub(r"^Figure \d+\. ", "", caption.replace("*", "")) for caption in captions]
 
     def formula(self, words):
         """-> TeX."""
@@ -124,26 +125,31 @@ def read(number, workshop=False):
     return [slide for slide in slides if not (workshop and slide.course_only)]
 
 
+def fitted(text, made):
+    """`made`, in type small enough for the longest line of `text`."""
+    return f'<div style="--columns: {max(map(len, text.split(chr(10))))}">{made}</div>'
+
+
 def slide_html(slide, notebook, name):
     """A slide as HTML; its figure, named `name`, is written into the folder beside the decks."""
     made = {"words": "", "figure": ""}  # what stands in the column of words, and beside or below it
-    notes, hidden, aside = slide.notes, "", ""
+    notes, hidden, layout = slide.notes, "", "plain"
     for kind, text in slide.parts:
         if kind == "figure":
             data, caption = notebook.figure(text)
             (OUT / "figures" / f"{name}.png").write_bytes(data)
             width, height = Image.open(io.BytesIO(data)).size
-            aside = " aside" if width < ASIDE * height and len(slide.parts) > 1 else ""
+            layout = "aside" if width < ASIDE * height and len(slide.parts) > 1 else "tall"
             notes += f"\n\n*The figure:* {caption}"
             part = f'<img src="figures/{name}.png" width="{width}" height="{height}" alt="{html.escape(caption)}">'
         elif kind == "formula":
             part = f"\\[{html.escape(notebook.formula(text))}\\]"
         elif kind == "code":
-            part = markdown2html(f"```python\n{notebook.code(text)}\n```")
+            part = fitted(notebook.code(text), markdown2html(f"```python\n{notebook.code(text)}\n```"))
         elif kind == "printed":
-            part = f"<pre>{html.escape(notebook.printed(text))}</pre>"
+            part = fitted(notebook.printed(text), f"<pre>{html.escape(notebook.printed(text))}</pre>")
         elif kind == "explore":
-            part = explore.explore(text).html
+            part, layout = explore.explore(text).html, "live"
         else:
             part = markdown2html(text)
         column = "figure" if kind == "figure" else "words"
@@ -152,7 +158,7 @@ def slide_html(slide, notebook, name):
             hidden = ' fragment custom" data-fragment-index="0'
     title = re.sub(r"^<p>|</p>$", "", markdown2html(slide.title).strip())
     words = f'<div class="column">{made["words"]}</div>' if made["words"] else ""
-    page = f'<div class="page{aside}"><h2>{title}</h2>\n{words}\n{made["figure"]}</div>'
+    page = f'<div class="page {layout}"><h2>{title}</h2>\n{words}\n{made["figure"]}</div>'
     return f'<section>{page}\n<aside class="notes">{markdown2html(notes)}</aside></section>\n'
 
 
