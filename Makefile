@@ -6,7 +6,9 @@
 #                    make gpu PY=python3 uses a Python as it is, with everything installed: no .venv, no network
 # make notebooks     run all notebooks and save their outputs, after you have changed code
 # make book          make a website of the course in build/book, which needs no network (installs Sphinx)
-# make test-browser  check that website, and a notebook in JupyterLab, in a headless Chromium (which you install)
+# make slides        make slides for each meeting of the workshop and the course in build/slides, for use without network
+# make pdf           print the whole course into build/minireformer.pdf, with a headless Chromium (which you install)
+# make test-browser  check website, slides, and a notebook in JupyterLab, in a headless Chromium (which you install)
 # make bench         measure time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make parity        compare logits and gradients with the PyTorch Reformers (installs them)     make parity N=50
 # make poster        draw the poster in docs again, after you have changed its equations or pictures
@@ -30,7 +32,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book test-browser bench parity poster handout grade nbgrader repository lint workflows clean
+.PHONY: lab test test-all test-double gpu notebooks book slides pdf test-browser browser bench parity poster handout grade nbgrader repository lint workflows clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -81,11 +83,21 @@ book: $(INSTALLED)
 	$(PY) -m sphinx -q -W --keep-going -c book . build/book
 	@echo "Open build/book/index.html."
 
-test-browser: book
+slides: $(INSTALLED)
+	$(PY) -c 'import sphinx_revealjs' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[slides]'
+	$(PY) slides/build.py
+	@echo "Open build/slides/index.html."
+
+pdf: book browser
+	$(PY) book/pdf.py
+
+test-browser: book slides browser
+	$(PY) -m pytest tests/browser
+
+browser: $(INSTALLED)
 	@test -n "$$(command -v chromium || command -v chromium-browser || command -v google-chrome)" || { \
 		echo "No Chromium was found. On Debian and Ubuntu this helps: sudo apt install chromium" >&2; exit 1; }
-	$(PY) -c 'import playwright' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[browser]'
-	$(PY) -m pytest tests/browser
+	$(PY) -c 'import playwright, pypdf' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[browser]'
 
 bench: $(INSTALLED)
 	$(PY) -m pip install --quiet --editable '.[notebooks,parity]'
