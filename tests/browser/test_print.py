@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 from test_book import IN_ORDER, ROOT, SITE, name
 
+pytest.importorskip("playwright", reason="no playwright: `make test-browser` installs it")
 pypdf = pytest.importorskip("pypdf", reason="no pypdf: `make test-browser` installs it")
 annotations = pytest.importorskip("pypdf.annotations")
 found = importlib.util.spec_from_file_location("book_pdf", ROOT / "book" / "pdf.py")
@@ -13,8 +14,8 @@ found.loader.exec_module(pdf)
 
 CUT_OFF = """(width) => [...document.querySelectorAll("article *:not(mjx-assistive-mml, mjx-assistive-mml *)")]
   .filter((part) => {
-    const at = part.getBoundingClientRect(), style = getComputedStyle(part);
-    const hides = !part.tagName.startsWith("MJX") && style.overflowX !== "visible" && part.scrollWidth > part.clientWidth + 1;
+    const at = part.getBoundingClientRect(), scrolls = getComputedStyle(part).overflowX !== "visible";
+    const hides = scrolls && part.scrollWidth > part.clientWidth + 1 && !part.tagName.startsWith("MJX");
     return at.width > 1 && (at.right > width + 1 || hides);
   })
   .map((part) => `${part.tagName} ${part.className}: ${part.textContent.trim().slice(0, 60)}`)"""
