@@ -195,5 +195,5 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if not all(given.names):
         parser.error("which files? make grade NOTEBOOK=handed_in")
-    sys.stdout.reconfigure(errors="replace")  # redirected on Windows, it can't write every letter
+    sys.stdout.reconfigure(encoding="utf-8")  # redirected on Windows, it can't write every letter otherwise
     sys.exit(main(given.names, given.table, given.timeout) > 0)

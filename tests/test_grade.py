@@ -163,7 +163,7 @@ def test_a_letter_that_a_redirected_screen_lacks_ends_nothing(tmp_path):
     command = [sys.executable, NOTEBOOKS / "grade.py", tmp_path, "--table", tmp_path / "marks.csv"]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
     run = subprocess.run(command, capture_output=True, env=environment)
-    assert b"?.ipynb: not marked" in run.stdout and run.returncode == 1
+    assert "■.ipynb: not marked" in run.stdout.decode("utf-8") and run.returncode == 1
     assert "■" in (tmp_path / "marks.csv").read_text(encoding="utf-8-sig")
 
 
