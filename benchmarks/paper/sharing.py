@@ -1,6 +1,6 @@
 """Which part of the Reformer's attention makes copying hard: sharing, keys of unit length, or not seeing oneself?
 
-    python benchmarks/paper/sharing.py            # three hours of one core; writes results/sharing.json
+    python benchmarks/paper/sharing.py            # two hours of one core; writes results/sharing.json
     python benchmarks/paper/sharing.py --quick    # seconds; writes build/sharing_quick.json
 
 The task is that of copying.py: in random symbols, a word returns after an unknown distance, and the model is scored on
@@ -44,7 +44,6 @@ MORE = {  # for the Reformer's combination: what is changed
     "4 heads": {"n_heads": 4},
     "logits 4 times as large": {"sharpness": 4.0},
     "2 layers": {"depth": 2},
-    "3 layers": {"depth": 3},
 }
 
 
