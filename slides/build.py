@@ -7,7 +7,7 @@ refers to the notebook for figures, formulas and code, so that a deck always sho
     --- course                 begins one that the workshop leaves out
     ## Title                   then Markdown, with formulas between dollars
     guess: Where? How many?    a question; what follows it appears with the next key
-    figure: two rounds of      the figure whose caption begins so, or its cell's title (# @title Draw: two rounds of ...)
+    figure: two rounds of      the figure whose caption begins so, or whose cell has the title "Draw: two rounds of ..."
     formula: p_R(\\theta)       the displayed formula of the notebook that contains this
     code: def look_back        the lines of a cell from the one that begins so
     printed: def look_back     what that cell printed
