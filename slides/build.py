@@ -7,7 +7,7 @@ refers to the notebook for figures, formulas and code, so that a deck always sho
     --- course                 begins one that the workshop leaves out
     ## Title                   then Markdown, with formulas between dollars
     guess: Where? How many?    a question; what follows it appears with the next key
-    figure: Draw: two rounds   the figure of the cell whose title, or whose caption, begins so
+    figure: two rounds of      the figure whose caption begins so, or whose cell has the title "Draw: two rounds of ..."
     formula: p_R(\\theta)       the displayed formula of the notebook that contains this
     code: def look_back        the lines of a cell from the one that begins so
     printed: def look_back     what that cell printed
@@ -54,7 +54,8 @@ class Notebook:
         for i, cell in enumerate(self.cells):
             outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
             pictures = [data["image/png"] for data in outputs if "image/png" in data]
-            title, captions = self.sources[i].split("\n")[0].removeprefix("# @title "), self._captions(i)
+            title = re.sub(r"^# @title .*?draw: ", "", self.sources[i].split("\n")[0], flags=re.IGNORECASE)
+            captions = self._captions(i)
             for picture, caption in zip(pictures[::-1], captions[::-1]):
                 if caption.startswith(words) or (title.startswith(words) and picture is pictures[-1]):
                     found.append((base64.b64decode("".join(picture)), caption.replace("$", "")))
