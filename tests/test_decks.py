@@ -78,11 +78,12 @@ def test_a_reference_that_fits_nothing_or_several_things_is_an_error(kind, words
 
 def test_the_workshop_leaves_out_the_slides_marked_course(tmp_path, monkeypatch):
     (tmp_path / "03.md").write_text(
-        "---\n## One\nNote:\nHere.\n--- course\n## Two\nguess: Why?\nfigure: It\nNote:\nNow.\n"
+        "---\n## One\nNote:\nHere.\n--- course\n## Two\nguess: Why?\nfigure: It\nNote:\nNow.\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(build, "SLIDES", tmp_path)
     assert [slide.title for slide in build.read("03", workshop=True)] == ["One"]
     assert build.read("03")[1].parts == [("guess", "Why?"), ("figure", "It")]
-    (tmp_path / "03.md").write_text("--- curse\n## One\n")
+    (tmp_path / "03.md").write_text("--- curse\n## One\n", encoding="utf-8")
     with pytest.raises(ValueError, match="curse"):
         build.read("03")
