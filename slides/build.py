@@ -36,7 +36,7 @@ SLIDES = Path(__file__).parent
 NOTEBOOKS = SLIDES.parent / "notebooks"
 OUT = SLIDES.parent / "build" / "slides"
 WORKSHOP = ("00", "03", "04", "05b", "06", "08")  # the meetings of the workshop in notebooks/teaching.md
-ASIDE = 1.5  # a figure that is less wide than this, relative to its height, stands beside the words
+ASIDE = 1.5  # a figure goes beside the words if its width is less than this many times its height
 REFERENCE = re.compile(r"(guess|figure|formula|code|printed|explore): (.*)")
 
 
@@ -133,8 +133,8 @@ def fitted(text, made):
 
 def slide_html(slide, notebook, name):
     """A slide as HTML; its figure, named `name`, is written into the folder beside the decks."""
-    made = {"words": "", "figure": ""}  # what stands in the column of words, and beside or below it
-    notes, hidden, layout = slide.notes, "", "plain"
+    made = {"words": "", "figure": ""}  # HTML of the column of words, and of the figure beside or below it
+    notes, guessed, layout = slide.notes, False, "plain"
     for kind, text in slide.parts:
         if kind == "figure":
             data, caption = notebook.figure(text)
@@ -146,17 +146,19 @@ def slide_html(slide, notebook, name):
         elif kind == "formula":
             part = f"\\[{html.escape(notebook.formula(text))}\\]"
         elif kind == "code":
-            part = fitted(notebook.code(text), markdown2html(f"```python\n{notebook.code(text)}\n```"))
+            code = notebook.code(text)
+            part = fitted(code, markdown2html(f"```python\n{code}\n```"))
         elif kind == "printed":
-            part = fitted(notebook.printed(text), f"<pre>{html.escape(notebook.printed(text))}</pre>")
+            printed = notebook.printed(text)
+            part = fitted(printed, f"<pre>{html.escape(printed)}</pre>")
         elif kind == "explore":
             part, layout = explore.explore(text).html, "live"
         else:
             part = markdown2html(text)
         column = "figure" if kind == "figure" else "words"
-        made[column] += f'<div class="{kind}{hidden}">{part}</div>\n'
-        if kind == "guess":
-            hidden = ' fragment custom" data-fragment-index="0'
+        later = ' data-fragment-index="0"' if guessed else ""  # after a question, all appears with the next key
+        made[column] += f'<div class="{kind}{" fragment custom" * guessed}"{later}>{part}</div>\n'
+        guessed = guessed or kind == "guess"
     title = re.sub(r"^<p>|</p>$", "", markdown2html(slide.title).strip())
     words = f'<div class="column">{made["words"]}</div>' if made["words"] else ""
     page = f'<div class="page {layout}"><h2>{title}</h2>\n{words}\n{made["figure"]}</div>'

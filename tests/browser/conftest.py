@@ -32,6 +32,16 @@ def page(chromium):
     context.close()
 
 
+@pytest.fixture
+def noticed(page):
+    """What goes wrong on a page that is set from a text: errors, warnings and requests, as a list that grows."""
+    found = []
+    page.on("console", lambda message: found.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("request", lambda request: found.append(f"asks for {request.url}") if ":" in request.url[5:] else None)
+    return found
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass

@@ -13,18 +13,14 @@ STEPS = 19
 
 
 @pytest.fixture
-def show(page):
+def show(page, noticed):
     """`show(**data)` opens a page with the figure -> the list of what goes wrong there."""
-    found = []
-    page.on("console", lambda message: found.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("request", lambda request: found.append(f"asks for {request.url}") if ":" in request.url[5:] else None)
 
     def open_page(**data):
         page.set_content(f"<!doctype html><link rel=icon href=data:,>{explore.explore('tokens', **data).html}")
         page.locator(".ex-says").wait_for()
-        found[:] = [line for line in found if not line.startswith("asks for data:")]
-        return found
+        noticed[:] = [line for line in noticed if not line.startswith("asks for data:")]
+        return noticed
 
     return open_page
 

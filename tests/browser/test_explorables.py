@@ -17,19 +17,15 @@ each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
 @pytest.fixture
-def show(page):
+def show(page, noticed):
     """`show(names, body)` opens a page with these figures -> the list of what goes wrong there."""
-    found = []
-    page.on("console", lambda message: found.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("request", lambda request: found.append(f"asks for {request.url}") if ":" in request.url[5:] else None)
 
     def open_page(*names, body="", root=""):
         figures = "".join(explore.explore(name).html for name in names)
         head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><link rel=icon href=data:,>"
         page.set_content(f"<!doctype html><html {root}><head>{head}</head><body {body}>{figures}</body></html>")
-        found[:] = [line for line in found if not line.startswith("asks for data:")]
-        return found
+        noticed[:] = [line for line in noticed if not line.startswith("asks for data:")]
+        return noticed
 
     return open_page
 
