@@ -35,17 +35,24 @@ N_SYMBOLS = 20
 LEARNING_RATE = 3e-3
 
 
+def draw(seed, size):
+    """-> random symbols (B, T + 1), and for each row where its word begins: [(first, second), ...]."""
+    random, word, places = rng.generator(seed, "repeated word"), size["word"], []
+    text = random.integers(0, N_SYMBOLS, (size["batch"], size["length"] + 1))
+    for row in text:
+        second = random.integers(word, len(row) - word + 1)
+        places.append((random.integers(0, second - word + 1), second))
+    return text, places
+
+
 def repeated_word(seed, size):
     """tokens, targets, mask (B, T): random symbols with one word twice.
 
     The mask leaves out all but the word's second visit, from where four of its symbols are known.
     """
-    random, word = rng.generator(seed, "repeated word"), size["word"]
-    text = random.integers(0, N_SYMBOLS, (size["batch"], size["length"] + 1))
+    (text, places), word = draw(seed, size), size["word"]
     mask = np.zeros((size["batch"], size["length"]), bool)
-    for row, scored in zip(text, mask):
-        second = random.integers(word, len(row) - word + 1)
-        first = random.integers(0, second - word + 1)
+    for row, scored, (first, second) in zip(text, mask, places):
         row[second : second + word] = row[first : first + word]
         scored[second + 3 : second + word - 1] = True
     return tuple(backend.asarray(array) for array in (text[:, :-1], text[:, 1:], mask))

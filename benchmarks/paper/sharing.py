@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import recording
-from copying import N_SYMBOLS, repeated_word
+from copying import N_SYMBOLS, draw, repeated_word
 
 import minireformer as mr
 from minireformer import backend, rng, training
@@ -127,17 +127,6 @@ def config_of(switches, size, depth=1, n_heads=2):
     )
 
 
-def word_places(seed, size):
-    """Where each row's word occurs first and second: (B,) twice, by the same draws as in `repeated_word`."""
-    random, word = rng.generator(seed, "repeated word"), size["word"]
-    random.integers(0, N_SYMBOLS, (size["batch"], size["length"] + 1))
-    places = []
-    for _ in range(size["batch"]):
-        second = random.integers(word, size["length"] + 1 - word + 1)
-        places.append((random.integers(0, second - word + 1), second))
-    return np.array(places).T
-
-
 def examine(model, size):
     """What the trained model does at every scored position of the test sequences: a dict of lists.
 
@@ -159,7 +148,7 @@ def examine(model, size):
         cos, length = q @ k.swapaxes(2, 3), np.sqrt((backend.to_numpy(attention.q) ** 2).sum(-1))
         found["length"].append(length.mean(axis=0).tolist())  # of the queries, by position
         guesses, targets = backend.to_numpy(model(tokens)).argmax(axis=-1), backend.to_numpy(targets)
-        for row, (first, second) in enumerate(zip(*word_places(seed, size))):
+        for row, (first, second) in enumerate(draw(seed, size)[1]):
             for t in np.flatnonzero(backend.to_numpy(mask)[row]):
                 twin = t - (second - first)
                 found["right"].append(bool(guesses[row, t] == targets[row, t]))
