@@ -37,6 +37,9 @@ function fill(element, attributes, children) {
 
 // Change attributes: null or false removes one, a function listens to an event.
 export function set(element, attributes) {
+  if ("tabindex" in attributes || element.matches("button, input, select")) {
+    element.setAttribute("data-lm-suppress-shortcuts", ""); // or JupyterLab would take the arrow keys to another cell
+  }
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
     else if (value == null || value === false) element.removeAttribute(name);
