@@ -88,12 +88,13 @@ def main(folder):
     copy(NEEDED, folder)
     (folder / "README.md").write_text(README, encoding="utf-8")
     (folder / "notebooks").mkdir()
-    for path, notebook in lessons():
+    found = lessons()
+    for path, notebook in found:
         cells = notebook.cells
         first = next(n for n, cell in enumerate(cells) if cell.cell_type == "markdown" and EXERCISE.search(cell.source))
         clear(cells[first:])
         nbformat.write(notebook, folder / "notebooks" / path.name)
-    return len(lessons())
+    return len(found)
 
 
 if __name__ == "__main__":
