@@ -13,7 +13,10 @@ import nbformat
 
 LESSONS = Path(__file__).parent
 ROOT = LESSONS.parent
-NEEDED = ("LICENSE", "pyproject.toml", "minireformer/**/*", "benchmarks/*/results/*.json", "docs/claims.md")
+NEEDED = (
+    *("LICENSE", "pyproject.toml", "reformer_in_one_file.py", "docs/claims.md"),
+    *("minireformer/**/*", "benchmarks/*/results/*.json"),
+)
 EXERCISE = re.compile(r"^#+ (?:Exercise|Rung) (\d+)\b.*$", flags=re.MULTILINE)
 SENTENCE = re.compile(r"^- Stuck\? [^.]*`solutions/[^`]*`\.\n| [^.]*`solutions/`\.", flags=re.MULTILINE)
 README = """# The Reformer, in notebooks
