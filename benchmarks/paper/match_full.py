@@ -207,7 +207,7 @@ def add_times(options, size):
     result["times"] = seconds_per_step(size, 3 if options.quick else 15)
     medians = result["times"]["seconds_per_step"]
     add_at_equal_seconds(result, size)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.write_text(recording.as_json(result) + "\n", encoding="utf-8")
     for variant, stages in medians.items():
         print(f"{variant}: seconds a step by stage", *(f"{one:.3f}" for one in stages))
 
