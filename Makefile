@@ -10,6 +10,7 @@
 # make pdf           print the whole course into build/minireformer.pdf, with a headless Chromium (which you install)
 # make test-browser  check website, slides, and a notebook in JupyterLab, in a headless Chromium (which you install)
 # make bench         measure time and memory beside the PyTorch Reformers (installs them; half an hour or more)
+# make claims        list the rows of docs/claims.md and their minutes, or repeat one: make claims ROW=sharing
 # make parity        compare logits and gradients with the PyTorch Reformers (installs them)     make parity N=50
 # make poster        draw the poster in docs again, after you have changed its equations or pictures
 # make handout       copy what students need, without solutions          make handout TO=handout
@@ -32,7 +33,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book slides pdf test-browser browser bench parity poster handout grade nbgrader repository lint workflows clean
+.PHONY: lab test test-all test-double gpu notebooks book slides pdf test-browser browser bench claims parity poster handout grade nbgrader repository lint workflows clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -107,6 +108,11 @@ bench: $(INSTALLED)
 	$(PY) benchmarks/speed/generation.py
 	$(PY) benchmarks/speed/reverse_task.py
 	$(PY) benchmarks/speed/draw.py
+
+# Only the row speed needs PyTorch.
+claims: $(INSTALLED)
+	@test "$(ROW)" != speed || $(PY) -c 'import torch' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[parity]'
+	@$(PY) benchmarks/claims.py $(ROW) $(ARGS)
 
 parity: $(INSTALLED)
 	$(PY) -c 'import reformer_pytorch, torch, transformers' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[parity]'

@@ -87,6 +87,18 @@ def test_the_duplicate_task_is_learned_better_than_by_chance_and_evaluated_with_
     assert result["logs"].keys() == result["accuracy"].keys() == result["paper"].keys()
 
 
+def test_table_2_at_its_own_length_trains_every_row_for_the_same_steps(tmp_path):
+    result = quick_run("table_2", tmp_path)
+    assert result["runs"].keys() == result["paper"].keys()
+    for (run,) in result["runs"].values():
+        assert run["accuracy"].keys() == {"full", "raw", "raw+self", "LSH-8", "LSH-4", "LSH-2", "LSH-1"}
+        assert [row["step"] for row in run["log"]] == [10, 20] and run["parameters"] > 0
+        assert run["log"][-1]["bits"] < run["log"][0]["bits"]
+    again = quick_run("table_2", tmp_path, "--trained", "LSH-1")["runs"]
+    assert again["full"] == result["runs"]["full"]
+    assert again["LSH-1"][0]["accuracy"] == result["runs"]["LSH-1"][0]["accuracy"]
+
+
 @pytest.mark.slow
 def test_byte_models_of_figure_3_have_equal_parameters_and_learn(tmp_path):
     result = quick_run("shared_and_reversible", tmp_path)
@@ -334,3 +346,9 @@ def test_the_benchmark_of_sharing_trains_every_combination(tmp_path):
     parameters = [runs[0]["parameters"] for runs in result["combinations"].values()]
     assert max(parameters) < 1.01 * min(parameters)
     assert [run["seed"] for run in result["more"]["2 layers"]] == seeds[:2]
+    three, wider = (result["more"][name][0]["parameters"] for name in ("3 layers", "wider"))
+    assert abs(wider / three - 1) < 0.01
+    again = quick_run("sharing", tmp_path, "--more", "3 layers")
+    assert again.pop("added").keys() == {"3 layers"}
+    assert again["more"].keys() == result["more"].keys()
+    assert all(again[name] == result[name] for name in ("combinations", "surroundings", "size"))

@@ -44,9 +44,9 @@ QUICK |= {"n_pieces": 3, "n_names": 2, "n_new": 20}
 LEARNING_RATE = 3e-3
 CONTROLS = ("another file", "shuffled")
 DIFFERENT = (
-    "The paper trains on 64K bytes at once with models of up to 20 layers and many thousands of steps, and does not "
-    "ask how much of that context a model uses. Here: three layers of 128 units, one of them LSH attention, 16,384 "
-    "bytes of Python source, 1,800 steps of short pieces and 250 of whole ones."
+    "The paper trains on 64K bytes at once, with models of up to 20 layers and many thousands of steps, and does not "
+    "ask how much of that context a model uses. Here: three layers of 128 units, one of them LSH attention, on 16,384 "
+    "bytes of Python source; 1,800 steps of short pieces, then 250 of whole ones."
 )
 
 

@@ -25,10 +25,10 @@ D_MODEL, HEADS, CHUNK, BLOCKS = 64, 2, 64, 2
 LAYERS = {"full": None, "LSH-1": 1, "LSH-2": 2, "LSH-4": 4, "LSH-8": 8}  # name: hash rounds
 MODELS = {"full": None, "LSH-4": 4}
 DIFFERENT = (
-    "The paper times steps on accelerators; here one small layer, and one small model of two blocks, on a CPU. Full "
-    "attention here never holds a matrix of T x T weights, so that it does not run out of memory at any of these "
-    "lengths; it shares queries and keys, as LSH attention does. Chunks are of 64 tokens at every length, and buckets "
-    "grow in number with the length."
+    "The paper times training steps on accelerators. Here we time one small layer, and one small model of two blocks, "
+    "on a CPU. Full attention never holds a whole T x T matrix here, so it does not run out of memory at any length; "
+    "it shares queries and keys, as LSH attention does. Chunks have 64 tokens at every length, and the number of "
+    "buckets grows with the length."
 )
 
 

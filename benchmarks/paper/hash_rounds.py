@@ -24,9 +24,9 @@ QUICK = {"d_model": 32, "n_layers": 1, "length": 64, "chunk_len": 16, "batch": 4
 QUICK |= {"seeds": 2, "final_batches": 1}
 LEARNING_RATE = 3e-3
 DIFFERENT = (
-    "The paper's figure 4 is of imagenet64, images of 12,288 pixel values, with 3 layers, d_model 1024 and 8 heads. "
-    "Here it is text: 200 steps of 2 pieces of 1,024 bytes of Python source, 2 layers, d_model 96, 4 heads, chunks "
-    "of 32, and full attention that shares queries and keys as LSH attention does."
+    "The paper's Figure 4 is about imagenet64: images of 12,288 values, 3 layers, d_model 1024, 8 heads. Here it is "
+    "text: 200 steps of 2 pieces of 1,024 bytes of Python source, 2 layers, d_model 96, 4 heads, chunks of 32. Full "
+    "attention shares queries and keys, as LSH attention does."
 )
 
 

@@ -34,10 +34,10 @@ STEPS = {  # name: what of the plain Transformer is left
     "LSH, not chunked": {"attention": "lsh", "reversible": True, "chunked": False},
 }
 DIFFERENT = (
-    "The paper's tables give orders of growth; here they are bytes, with the constants of this implementation: how "
-    "many arrays of each size live at the peak. Gradients are derived by hand, and an LSH layer keeps no logits and no "
-    "weights; automatic differentiation keeps those of a layer while it is at work. The paper has no exact attention "
-    "tile by tile; with it, the b h l^2 of memory is gone without LSH, and what LSH saves is time."
+    "The paper's tables give orders of growth. Ours are bytes, and depend on this implementation: gradients are "
+    "derived by hand, and an LSH layer keeps neither logits nor weights, whereas automatic differentiation keeps those "
+    "of a layer while it is at work. The paper has no exact attention tile by tile. With it, the b h l^2 of memory is "
+    "gone without LSH, and what LSH saves is time."
 )
 
 

@@ -44,12 +44,24 @@ def surroundings():
     return machine.surroundings() | {"threads": backend.n_threads()}
 
 
-def write(path, result):
-    """Write `result`, and what it depends on, to the JSON file `path`."""
-    result |= {"surroundings": surroundings()}
+def write(path, result, ran_on=None):
+    """Write `result` to the JSON file `path`, and what it depends on: `ran_on`, or this moment's `surroundings()`."""
+    result |= {"surroundings": ran_on or surroundings()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.write_text(as_json(result) + "\n", encoding="utf-8")
     print(f"wrote {path.name}")
+
+
+def as_json(value, indent=1):
+    """JSON in few lines: an entry of a log takes one, as all does that fits into one, and so does a list of numbers."""
+    line = json.dumps(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    if len(line) <= 240 or not any(isinstance(part, dict | list | tuple) for part in parts):
+        return line
+    names = [f"{json.dumps(str(name))}: " for name in value] if isinstance(value, dict) else [""] * len(value)
+    space = "\n" + " " * indent
+    lines = ("," + space).join(name + as_json(part, indent + 1) for name, part in zip(names, parts))
+    return line[0] + space + lines + space[:-1] + line[-1]
 
 
 def over_seeds(values):

@@ -35,10 +35,10 @@ FULL |= {"learning_rates": (1e-3, 3e-3, 1e-2), "final_batches": 16}
 QUICK = {"d_model": 32, "n_layers": 2, "length": 64, "batch": 4, "steps": 20, "log_every": 10, "seeds": 2}
 QUICK |= {"learning_rates": (1e-3, 3e-3), "final_batches": 1}
 DIFFERENT = (
-    "The paper shows enwik8 and imagenet64 with models of 3 layers, d_model 1024, d_ff 4096, 8 heads, sequences of 64K "
-    "and 12K tokens and tens of thousands of steps. Here: 400 steps of 8 pieces of 256 bytes of Python source, d_model "
-    "96, 4 heads, parameters made equal by the width of the feed-forward layers, and the learning rate chosen for "
-    "each model out of three."
+    "The paper trains on enwik8 and imagenet64: 3 layers, d_model 1024, d_ff 4096, 8 heads, sequences of 64K and 12K "
+    "tokens, tens of thousands of steps. Here: 400 steps of 8 pieces of 256 bytes of Python source, d_model 96, 4 "
+    "heads. All models have equally many parameters (the width of the feed-forward layers makes up the difference), "
+    "and each gets the best of three learning rates."
 )
 
 

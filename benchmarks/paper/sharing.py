@@ -2,6 +2,7 @@
 
     python benchmarks/paper/sharing.py            # two hours of one core; writes results/sharing.json
     python benchmarks/paper/sharing.py --quick    # seconds; writes build/sharing_quick.json
+    python benchmarks/paper/sharing.py --more "3 layers"    # this row alone, added to what is recorded
 
 The task is that of copying.py: in random symbols, a word returns after an unknown distance, and the model is scored on
 its second occurrence. A model has a local layer, which passes on what comes just before each position, and one or more
@@ -13,11 +14,14 @@ layers of dense attention with three switches:
 
 The Reformer turns all three on, and a Transformer none. What sharing saves in parameters goes to the feed-forward
 layers. Each combination is trained with every learning rate once, with the first seed, and with the best of them with
-the other seeds. The Reformer's combination is then given more heads, more layers and larger logits. If a run is
-killed, the same command resumes it from its last checkpoint; delete build/sharing to start over.
+the other seeds. The Reformer's combination is then given more heads, larger logits, more layers, and one layer with as
+many parameters as three. If a run is killed, the same command resumes it from its last checkpoint; delete build/sharing
+to start over.
 """
 
+import argparse
 import dataclasses
+import json
 import math
 import statistics
 from itertools import product
@@ -44,7 +48,10 @@ MORE = {  # for the Reformer's combination: what is changed
     "4 heads": {"n_heads": 4},
     "logits 4 times as large": {"sharpness": 4.0},
     "2 layers": {"depth": 2},
+    "3 layers": {"depth": 3},
+    "wider": {"d_ff": 388},  # one layer, with as many parameters as three
 }
+N_SEEDS = {"2 layers": 3, "3 layers": 3, "wider": 3}  # of the others, two
 
 
 class DenseCache(NamedTuple):
@@ -112,14 +119,16 @@ class SwitchedModel(mr.Reformer):
         return SwitchedAttention(*sizes, **self.settings, seed=seed, dtype=self.dtype), feed_forward
 
 
-def config_of(switches, size, depth=1, n_heads=2):
+def config_of(switches, size, depth=1, n_heads=2, d_ff=None):
     """A local block, and `depth` blocks of switched attention."""
+    if d_ff is None:
+        d_ff = 144 if switches["shared"] else 128  # as many parameters either way, with 2 heads and one layer
     return mr.ReformerConfig(
         vocab_size=N_SYMBOLS,
         d_model=64,
         n_heads=n_heads,
         d_head=32,
-        d_ff=144 if switches["shared"] else 128,  # as many parameters either way, with 2 heads and one layer
+        d_ff=d_ff,
         attn_layers=("local",) + ("full",) * depth,
         local_chunk_len=8,
         axial_shape=(size["length"] // 8, 8),
@@ -204,26 +213,51 @@ def name_of(switches):
     return " + ".join(name for name in SWITCHES if switches[name]) or "none"
 
 
-def main():
-    """Train all models and write one JSON file."""
-    options = recording.options(__doc__)
-    folder, path = recording.places("sharing", options)
-    size = QUICK if options.quick else FULL
+def options():
+    """The command line, with `more`: the one row of MORE to train, or None for everything."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--more", choices=list(MORE), help="train this row alone, and add it to the recorded result")
+    return recording.options(__doc__, parser)
+
+
+def train_combinations(size, folder):
+    """All eight combinations -> their runs. The first seed tries every learning rate, the others take its best."""
     first, *others = size["seeds"]
-    runs, best = {}, {}
+    runs = {}
     for values in product((False, True), repeat=3):
         switches = dict(zip(SWITCHES, values))
         name = name_of(switches)
         runs[name] = [train_one(name, switches, rate, first, size, folder) for rate in size["learning_rates"]]
-        best[name] = min(runs[name], key=lambda run: run["bits"])["learning_rate"]
-        runs[name] += [train_one(name, switches, best[name], seed, size, folder) for seed in others]
-    more = {}
-    result = {"size": size, "n_symbols": N_SYMBOLS, "config": dataclasses.asdict(config_of(REFORMER, size))}
-    result |= {"training": {"schedule": "cosine", "clip": 1.0}, "combinations": runs, "more": more}
-    for name, changes in MORE.items():
-        rate = best[name_of(REFORMER)]
-        more[name] = [train_one(name, REFORMER, rate, seed, size, folder, **changes) for seed in size["seeds"][:2]]
-        recording.write(path, result)  # after each: the last ones take longest
+        best = best_rate(runs[name])
+        runs[name] += [train_one(name, switches, best, seed, size, folder) for seed in others]
+    return runs
+
+
+def best_rate(runs):
+    """The learning rate of the run with the fewest bits."""
+    return min(runs, key=lambda run: run["bits"])["learning_rate"]
+
+
+def main():
+    """Train all models, or one row more, and write one JSON file."""
+    chosen = options()
+    folder, path = recording.places("sharing", chosen)
+    size = QUICK if chosen.quick else FULL
+    if chosen.more:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        ran_on = result["surroundings"]
+    else:
+        ran_on = recording.surroundings()
+        result = {"size": size, "n_symbols": N_SYMBOLS, "config": dataclasses.asdict(config_of(REFORMER, size))}
+        result |= {"training": {"schedule": "cosine", "clip": 1.0}}
+        result |= {"combinations": train_combinations(size, folder), "more": {}}
+    rate = best_rate(result["combinations"][name_of(REFORMER)][: len(size["learning_rates"])])
+    for name in [chosen.more] if chosen.more else MORE:
+        seeds = size["seeds"][: N_SEEDS.get(name, 2)]
+        result["more"][name] = [train_one(name, REFORMER, rate, seed, size, folder, **MORE[name]) for seed in seeds]
+        if chosen.more:  # the surroundings of the others stay as they are
+            result.setdefault("added", {})[name] = recording.surroundings()
+        recording.write(path, result, ran_on)  # after each: the last ones take longest
 
 
 if __name__ == "__main__":

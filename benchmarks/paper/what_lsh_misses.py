@@ -27,10 +27,11 @@ FULL = {"rounds": [1, 2, 4, 8, 16], "chunk_lens": [16, 32, 64, 128, 256], "n_pie
 QUICK = {"rounds": [1, 4], "chunk_lens": [8, 16], "n_pieces": 1, "n_seeds": 2}
 ROUNDS = 4  # where chunk lengths are compared; rounds are compared at the chunk length that the model was trained with
 DIFFERENT = (
-    "The paper shows what LSH costs in accuracy (its section 5), not what it misses. The model is small and briefly "
-    "trained, with LSH attention, which may have taught it to put its mass where LSH finds it. Where queries nearly "
-    "all point the same way (`common_direction` close to 1), they share their buckets, more rounds meet few more keys, "
-    "and exact attention is close to a mean over all of them, which no choice of a few keys can stand for."
+    "The paper measures what LSH costs in accuracy (its section 5), not what it misses. Our model is small and was "
+    "trained only briefly. It was trained with LSH attention, so it may have learned to put its weights where LSH "
+    "finds them. Where most queries point the same way (common direction close to 1), they share their buckets, so "
+    "further rounds meet few new keys. Exact attention is then close to a mean over all keys, and no small set of keys "
+    "can replace that."
 )
 
 

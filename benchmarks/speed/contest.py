@@ -36,6 +36,7 @@ def main(script, description, contenders, sizes, results_path, what="lengths", s
     parser.add_argument("--rounds", type=int, default=5, help="steps of each contender; the median counts")
     parser.add_argument("--worker", choices=contenders, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=results_path, help="the JSON file to write")
     options = parser.parse_args()
     machine.require_proc()
     if options.worker:
@@ -45,7 +46,8 @@ def main(script, description, contenders, sizes, results_path, what="lengths", s
     for size in options.sizes:
         print(f"{what}: {size}", flush=True)
         results[what][size] = contest(script, contenders, size, options.rounds)
-        results_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def contest(script, names, size, n_rounds):
