@@ -11,13 +11,14 @@ refers to the notebook for figures, formulas and code, so that a deck always sho
     formula: p_R(\\theta)       the displayed formula of the notebook that contains this
     code: def look_back        the lines of a cell from the one that begins so
     printed: def look_back     what that cell printed
-    explore: hash              the interactive figure (see `minireformer.course.explore`)
+    explore: tokens            the interactive figure of that name, with the notebook's own settings
     Note:                      what follows is for the speaker, as is a figure's caption
 
 Everything that a deck needs is copied beside it: reveal.js from the package sphinx-revealjs, MathJax from
 sphinx-mathjax-offline. (reveal.js itself is on npm, but then you would need Node.)
 """
 
+import ast
 import base64
 import html
 import importlib.util
@@ -81,6 +82,12 @@ class Notebook:
         """-> text."""
         i, _ = self._only(list(self._lines(words)), "line of code", words)
         return "".join("".join(out.get("text", "")) for out in self.cells[i]["outputs"]).rstrip()
+
+    def explore(self, words):
+        """-> HTML (see `minireformer.course.explore`)."""
+        found = re.findall(rf'^explore\("{re.escape(words)}".*\)$', "\n".join(self.sources), flags=re.MULTILINE)
+        call = ast.parse(self._only(found, "interactive figure", words), mode="eval").body
+        return explore.explore(words, **{data.arg: ast.literal_eval(data.value) for data in call.keywords}).html
 
     def _lines(self, words):
         for i, cell in enumerate(self.cells):
@@ -152,7 +159,7 @@ def slide_html(slide, notebook, name):
             printed = notebook.printed(text)
             part = fitted(printed, f"<pre>{html.escape(printed)}</pre>")
         elif kind == "explore":
-            part, layout = explore.explore(text).html, "live"
+            part, layout = notebook.explore(text), "live"
         else:
             part = markdown2html(text)
         column = "figure" if kind == "figure" else "words"
