@@ -59,6 +59,7 @@ def environment(python):
     own = {
         "PYTHONPATH": str(FOLDER / "modules"),
         "IPYTHONDIR": str(FOLDER / "ipython"),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the debugger warns of Python's own files
         "JUPYTER_PATH": str(python.parents[1] / "share" / "jupyter"),
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{copy.as_uri()}.insteadOf",

@@ -138,6 +138,12 @@ def test_make_repository_needs_nothing_installed(make, arguments, given):
     assert (code, calls) == (0, f".github/repository.py {given}\n")
 
 
+@pytest.mark.parametrize("arguments, given", [("", ""), (" NOTEBOOK=a.ipynb", "a.ipynb")])
+def test_make_colab_makes_an_environment_of_its_own(make, arguments, given):
+    code, _, calls = make(f"colab{arguments}")
+    assert code == 0 and calls.split() == ["tests/on_colab.py", *given.split()]
+
+
 def test_make_gpu_can_use_a_python_as_it_is(make, tmp_path):
     code, _, calls = make("gpu PY=./python")
     assert code == 0 and "pip" not in calls and "venv" not in calls and calls.count("pytest") == 1
