@@ -26,6 +26,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from nbconvert.filters import markdown2html
@@ -185,19 +186,23 @@ def write(number, workshop):
 
 def folder_of(package):
     """Where pip has installed a package, whose name may have dashes."""
-    return Path(importlib.util.find_spec(package).submodule_search_locations[0])
+    found = importlib.util.find_spec(package)
+    if found is None:
+        sys.exit(f"{package} is missing. This installs it: python -m pip install --editable '.[slides]'")
+    return Path(found.submodule_search_locations[0])
 
 
 def main():
     """All decks, and a page that lists them."""
+    reveal = folder_of("sphinx_revealjs") / "_static" / "revealjs"
+    mathjax = folder_of("sphinx-mathjax-offline") / "static" / "mathjax"
     shutil.rmtree(OUT, ignore_errors=True)
     (OUT / "figures").mkdir(parents=True)
-    reveal = folder_of("sphinx_revealjs") / "_static" / "revealjs"
     for path in ("LICENSE", "dist/reset.css", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js"):
         (OUT / "reveal.js" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(reveal / path, OUT / "reveal.js" / path)
     shutil.copytree(reveal / "dist" / "theme" / "fonts", OUT / "reveal.js" / "fonts")
-    shutil.copy(folder_of("sphinx-mathjax-offline") / "static" / "mathjax" / "tex-svg.js", OUT)
+    shutil.copy(mathjax / "tex-svg.js", OUT)
     shutil.copy(SLIDES / "deck.css", OUT)
     workshop = "".join(write(number, workshop=True) for number in WORKSHOP)
     course = "".join(write(path.stem, workshop=False) for path in sorted(SLIDES.glob("[0-9]*.md")))

@@ -85,6 +85,14 @@ def test_a_reference_that_fits_nothing_or_several_things_is_an_error(kind, words
         getattr(build.Notebook("03"), kind)(words)
 
 
+def test_what_has_to_be_installed_is_named_before_older_slides_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "OUT", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"sphinx_revealjs is missing. This installs it: .*\.\[slides\]"):
+        build.main()
+    assert tmp_path.is_dir()
+
+
 def test_the_workshop_leaves_out_the_slides_marked_course(tmp_path, monkeypatch):
     (tmp_path / "03.md").write_text(
         "---\n## One\nNote:\nHere.\n--- course\n## Two\nguess: Why?\nfigure: It\nNote:\nNow.\n",
