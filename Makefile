@@ -2,6 +2,7 @@
 # make test          run the tests and the notebooks, in a few minutes    make test PYTHON=python3.13
 # make test-all      run what make test leaves out: slow tests, the longest notebooks, solutions, and make test-double
 # make test-double   run tests and notebooks on a stand-in for CuPy, without a GPU
+# make colab         run notebook 01 with Colab's versions, from the cell that installs the package to the end
 # make gpu           run tests, notebooks and benchmarks on a GPU, and install CuPy if it is missing
 #                    make gpu PY=python3 uses a Python as it is, with everything installed: no .venv, no network
 # make notebooks     run all notebooks and save their outputs, after you have changed code
@@ -33,7 +34,7 @@ VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: lab test test-all test-double gpu notebooks book slides pdf test-browser browser bench claims parity poster handout grade nbgrader repository lint workflows clean
+.PHONY: lab test test-all test-double colab gpu notebooks book slides pdf test-browser browser bench claims parity poster handout grade nbgrader repository lint workflows clean
 
 # In many containers you are root, and Jupyter refuses to run as root unless you allow it.
 lab: $(INSTALLED)
@@ -57,6 +58,10 @@ test-all: $(INSTALLED)
 
 test-double: $(INSTALLED)
 	MINIREFORMER_BACKEND=cupy PYTHONPATH="$(CURDIR)/tests/double$(if $(PYTHONPATH),:$(PYTHONPATH))" $(PYTEST) tests notebooks $(addprefix --ignore=,$(LEAVE_OUT))
+
+# It makes an environment of its own, so any Python will do.
+colab:
+	@$(PYTHON) tests/on_colab.py $(NOTEBOOK)
 
 # We ask the driver which CUDA it can run. If CuPy is already there, as on Colab, we use it as it is.
 gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))

@@ -16,7 +16,8 @@ from minireformer.backend import Array
 from minireformer.checks import check_count
 from minireformer.hashing import bucket_factors
 
-_SMALL_ANGLE = 0.005  # radians: closer to 0 or pi, too few of the quadrature's nodes fall on a narrow peak
+_NEAR_0 = 1e-4  # radians: closer to 0, differences of almost equal numbers cost the quadrature its digits
+_NEAR_PI = 0.005  # radians: closer to pi, too few of the quadrature's nodes fall on a narrow peak
 _LARGEST = 2**63  # no 64-bit integer counts further
 _FAR = 8.3  # standard deviations: a normal number lies farther out with probability 1e-16
 
@@ -32,8 +33,8 @@ def collision_probability(
 
     to about 1e-7. Here (U, V) are the projections of the two vectors on one random direction: standard normal numbers
     with correlation cos(angle) and density phi. In words: one of m directions, with one of two signs, has the largest
-    projection of both vectors (u and v), and each of the other m - 1 stays below. Within 0.005 radians of 0 and pi,
-    where the quadrature would be too coarse, p continues as a straight line to 1 and to 0.
+    projection of both vectors (u and v), and each of the other m - 1 stays below. Within 0.0001 radians of 0 and 0.005
+    of pi, where the quadrature would be too coarse, p continues as a straight line to 1 and to 0.
 
     The chances for several factors multiply, and R rounds give `1 - (1 - p)^R`. The result is a NumPy array, or a
     number if `angle` is. It does not depend on `d_head`, because only the plane through the two vectors matters; the
@@ -61,11 +62,11 @@ def _one_hash(angle, n_buckets):
     """p of a single hash, for a single angle."""
     if n_buckets <= 4:
         return (1 - angle / math.pi) ** (n_buckets // 2)
-    inside = min(max(angle, _SMALL_ANGLE), math.pi - _SMALL_ANGLE)
+    inside = min(max(angle, _NEAR_0), math.pi - _NEAR_PI)
     p = _quadrature(inside, n_buckets // 2)
     if angle < inside:
-        return 1 - (1 - p) * angle / _SMALL_ANGLE
-    return p * (math.pi - angle) / _SMALL_ANGLE if angle > inside else p
+        return 1 - (1 - p) * angle / _NEAR_0
+    return p * (math.pi - angle) / _NEAR_PI if angle > inside else p
 
 
 def _quadrature(angle, m):

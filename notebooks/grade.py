@@ -93,6 +93,7 @@ def run(notebook, folder, timeout):
             late.append(cell)
 
     settings = {"timeout": timeout, "interrupt_on_timeout": True, "allow_errors": True, "kernel_name": "python3"}
+    settings |= {"extra_arguments": ["--log-level=ERROR"]}  # a kernel warns of its own settings, once for every file
     settings |= {"error_on_timeout": too_late, "on_cell_executed": executed}
     NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings).execute()
     return late

@@ -11,13 +11,14 @@ refers to the notebook for figures, formulas and code, so that a deck always sho
     formula: p_R(\\theta)       the displayed formula of the notebook that contains this
     code: def look_back        the lines of a cell from the one that begins so
     printed: def look_back     what that cell printed
-    explore: hash              the interactive figure (see `minireformer.course.explore`)
+    explore: tokens            the interactive figure of that name, with the notebook's own settings
     Note:                      what follows is for the speaker, as is a figure's caption
 
 Everything that a deck needs is copied beside it: reveal.js from the package sphinx-revealjs, MathJax from
 sphinx-mathjax-offline. (reveal.js itself is on npm, but then you would need Node.)
 """
 
+import ast
 import base64
 import html
 import importlib.util
@@ -25,6 +26,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from nbconvert.filters import markdown2html
@@ -81,6 +83,12 @@ class Notebook:
         """-> text."""
         i, _ = self._only(list(self._lines(words)), "line of code", words)
         return "".join("".join(out.get("text", "")) for out in self.cells[i]["outputs"]).rstrip()
+
+    def explore(self, words):
+        """-> HTML (see `minireformer.course.explore`)."""
+        found = re.findall(rf'^explore\("{re.escape(words)}".*\)$', "\n".join(self.sources), flags=re.MULTILINE)
+        call = ast.parse(self._only(found, "interactive figure", words), mode="eval").body
+        return explore.explore(words, **{data.arg: ast.literal_eval(data.value) for data in call.keywords}).html
 
     def _lines(self, words):
         for i, cell in enumerate(self.cells):
@@ -152,7 +160,7 @@ def slide_html(slide, notebook, name):
             printed = notebook.printed(text)
             part = fitted(printed, f"<pre>{html.escape(printed)}</pre>")
         elif kind == "explore":
-            part, layout = explore.explore(text).html, "live"
+            part, layout = notebook.explore(text), "live"
         else:
             part = markdown2html(text)
         column = "figure" if kind == "figure" else "words"
@@ -178,19 +186,23 @@ def write(number, workshop):
 
 def folder_of(package):
     """Where pip has installed a package, whose name may have dashes."""
-    return Path(importlib.util.find_spec(package).submodule_search_locations[0])
+    found = importlib.util.find_spec(package)
+    if found is None:
+        sys.exit(f"{package} is missing. This installs it: python -m pip install --editable '.[slides]'")
+    return Path(found.submodule_search_locations[0])
 
 
 def main():
     """All decks, and a page that lists them."""
+    reveal = folder_of("sphinx_revealjs") / "_static" / "revealjs"
+    mathjax = folder_of("sphinx-mathjax-offline") / "static" / "mathjax"
     shutil.rmtree(OUT, ignore_errors=True)
     (OUT / "figures").mkdir(parents=True)
-    reveal = folder_of("sphinx_revealjs") / "_static" / "revealjs"
     for path in ("LICENSE", "dist/reset.css", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js"):
         (OUT / "reveal.js" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(reveal / path, OUT / "reveal.js" / path)
     shutil.copytree(reveal / "dist" / "theme" / "fonts", OUT / "reveal.js" / "fonts")
-    shutil.copy(folder_of("sphinx-mathjax-offline") / "static" / "mathjax" / "tex-svg.js", OUT)
+    shutil.copy(mathjax / "tex-svg.js", OUT)
     shutil.copy(SLIDES / "deck.css", OUT)
     workshop = "".join(write(number, workshop=True) for number in WORKSHOP)
     course = "".join(write(path.stem, workshop=False) for path in sorted(SLIDES.glob("[0-9]*.md")))

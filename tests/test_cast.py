@@ -11,6 +11,8 @@ from matplotlib.colors import same_color
 import minireformer as mr
 from minireformer.course import cast, journey, model_map
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def close_figures():

@@ -8,6 +8,8 @@ import pytest
 
 import minireformer as mr
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
 PAGES["CODE_OF_CONDUCT.md"] = (ROOT / "CODE_OF_CONDUCT.md").read_text(encoding="utf-8")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("nbconvert", reason="slides are made with nbconvert, which comes with JupyterLab")
 found = importlib.util.spec_from_file_location("build_slides", ROOT / "slides" / "build.py")
@@ -37,10 +39,8 @@ def test_what_a_deck_refers_to_is_in_its_notebook(number):
     notebook = build.Notebook(number)
     for slide in build.read(number):
         for kind, words in slide.parts:
-            if kind in ("figure", "formula", "code", "printed"):
+            if kind in ("figure", "formula", "code", "printed", "explore"):
                 assert getattr(notebook, kind)(words)
-            elif kind == "explore":
-                assert build.explore.explore(words).html
         shown = [line for kind, text in slide.parts if kind == "words" for line in text.splitlines()]
         assert not [line for line in shown if re.match(r"\w+: \S*$|Note:", line)], "a mistyped reference is words"
 
@@ -69,11 +69,28 @@ def test_the_first_slide_has_the_title_of_the_notebook():
         assert f"# {build.read(number)[0].title}\n" in build.Notebook(number).sources[0]
 
 
-@pytest.mark.parametrize("kind", ["figure", "formula", "code", "printed"])
-@pytest.mark.parametrize("words", ["this is nowhere", ""])
+def test_every_interactive_figure_is_live_in_some_deck_as_its_notebook_has_it():
+    parts = [part for number in NUMBERS for slide in build.read(number) for part in slide.parts]
+    assert {words for kind, words in parts if kind == "explore"} == build.explore.STILLS.keys()
+    assert build.Notebook("05a").explore("tokens") == build.explore.explore("tokens", step=10, nRounds=1).html
+
+
+NOWHERE = [(kind, "this is nowhere") for kind in ("figure", "formula", "code", "printed", "explore")]
+SEVERAL = [(kind, "") for kind in ("figure", "formula", "code", "printed")]
+
+
+@pytest.mark.parametrize("kind, words", NOWHERE + SEVERAL)
 def test_a_reference_that_fits_nothing_or_several_things_is_an_error(kind, words):
     with pytest.raises(LookupError, match=r"03_lsh_hashing.ipynb: expected one .*; found (0|\d\d+)$"):
         getattr(build.Notebook("03"), kind)(words)
+
+
+def test_what_has_to_be_installed_is_named_before_older_slides_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "OUT", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"sphinx_revealjs is missing. This installs it: .*\.\[slides\]"):
+        build.main()
+    assert tmp_path.is_dir()
 
 
 def test_the_workshop_leaves_out_the_slides_marked_course(tmp_path, monkeypatch):

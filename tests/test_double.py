@@ -10,6 +10,8 @@ import pytest
 
 from minireformer import backend
 
+pytestmark = pytest.mark.once
+
 FOLDER = Path(__file__).parent / "double"
 INTERFACE = json.loads((FOLDER / "cupy" / "interface.json").read_text(encoding="utf-8"))
 

@@ -276,7 +276,7 @@ def reversing(seed, n_rows=32, longest=8):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("backend.active() is not np", reason="a minute and a half on the double, for the same numbers")
+@pytest.mark.once  # a minute and a half on the double, for the same numbers
 def test_it_learns_to_write_digits_in_reverse(record_property):
     sizes = {"d_model": 64, "n_heads": 1, "d_head": 64, "d_ff": 128, "local_chunk_len": 4, "max_len": 16}
     layers = {"encoder_layers": ("local",), "attn_layers": ("local",), "positions": "sinusoidal"}

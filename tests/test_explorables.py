@@ -13,6 +13,8 @@ pytest.importorskip("matplotlib")
 from explorable_cases import CASES
 from minireformer.course import explore
 
+pytestmark = pytest.mark.once
+
 NODE = shutil.which("node")
 MODULES = sorted(explore.FOLDER.glob("*.js"))
 FIGURES = [name for name in explore.STILLS if (explore.FOLDER / f"{name}.js").exists()]

@@ -11,6 +11,8 @@ pytest.importorskip("matplotlib")
 from explorable_cases_tokens import CASES
 from minireformer.course import explore
 
+pytestmark = pytest.mark.once
+
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node; `make test-browser` computes the same in a browser")
 

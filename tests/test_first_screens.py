@@ -2,7 +2,11 @@
 
 import re
 
+import pytest
+
 from test_notebooks import LESSONS, code_cells, each, every_first_page, load, mime_types
+
+pytestmark = pytest.mark.once
 
 
 def is_folded(cell):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
@@ -137,6 +139,12 @@ def test_make_installs_once_and_again_when_pyproject_changes(make, tmp_path):
 def test_make_repository_needs_nothing_installed(make, arguments, given):
     code, _, calls = make(f"repository {arguments}")
     assert (code, calls) == (0, f".github/repository.py {given}\n")
+
+
+@pytest.mark.parametrize("arguments, given", [("", ""), (" NOTEBOOK=a.ipynb", "a.ipynb")])
+def test_make_colab_makes_an_environment_of_its_own(make, arguments, given):
+    code, _, calls = make(f"colab{arguments}")
+    assert code == 0 and calls.split() == ["tests/on_colab.py", *given.split()]
 
 
 def test_make_gpu_can_use_a_python_as_it_is(make, tmp_path):

@@ -22,6 +22,8 @@ from PIL import Image
 
 import minireformer as mr
 
+pytestmark = pytest.mark.once
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 HERE = runpy.run_path(str(FOLDER.parent / ".github" / "repository.py"))["current"]()
 BENCHMARKS = FOLDER.parent / "benchmarks"

@@ -17,6 +17,8 @@ from minireformer import backend, cuda, schedule
 from minireformer.training import loop
 from minireformer.training.data import duplicate_task
 
+pytestmark = pytest.mark.once
+
 NAMES = json.loads((Path(__file__).parent / "double" / "cupy" / "interface.json").read_bytes())["modules"][""]
 
 

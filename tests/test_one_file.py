@@ -44,7 +44,7 @@ ENDS = {  # of the parameters outside the blocks
     "b": "head.bias",
 }
 
-pytestmark = pytest.mark.skipif(mr.backend.active() is not np, reason="a file in NumPy")
+pytestmark = pytest.mark.once  # a file in NumPy
 
 
 @pytest.fixture

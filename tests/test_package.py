@@ -11,11 +11,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from packaging.version import Version
-
-from minireformer import backend
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -26,10 +23,7 @@ PACKAGE = {
 }
 STEM = f"{PROJECT['name']}-{PROJECT['version']}"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(backend.active() is not np, reason="a wheel does not depend on the backend"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 LEFT_OUT = (".*", "build", "dist", "*.egg-info", "__pycache__", "notebooks", "benchmarks", "docs")
 
 

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from minireformer.course import plots
 from minireformer.tools.memory import Mark
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def ax():

@@ -13,6 +13,8 @@ import pytest
 
 import host_cuda
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = [folder for folder in ROOT.glob("[a-z]*/") if folder.name != "build"]
 SCRIPTS = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in folder.rglob("*.py"))])

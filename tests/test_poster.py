@@ -19,6 +19,8 @@ from matplotlib.text import Text
 
 from minireformer.course import equations, poster
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CORE = sorted((ROOT / "minireformer").glob("[a-z]*.py"))

@@ -10,6 +10,8 @@ import pytest
 
 import minireformer as mr
 
+pytestmark = pytest.mark.once
+
 NAMES = """
     ReformerConfig Reformer Reformer.forward Reformer.backward Reformer.loss_and_grads Reformer.load_params
     Reformer.save Reformer.load Adam Adam.step Adafactor Adafactor.step train generate stream beam_search CachedDecoder

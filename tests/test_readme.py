@@ -71,6 +71,7 @@ def recorded(name):
     return json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
 
 
+@pytest.mark.once
 def test_the_speed_memory_and_size_of_the_readme_are_recorded():
     attention = recorded("speed/results/attention.json")["lengths"]["16384"]
     seconds = [f"{attention[name]['seconds']:.2f} s" for name in ("minireformer", "lucidrains", "exact (torch)")]
@@ -94,6 +95,7 @@ def minutes(path):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
+@pytest.mark.once
 def test_the_course_lists_a_notebook_with_its_minutes(path):
     number = path.name.partition("_")[0]
     (row,) = re.findall(rf"^\| \[{number} [^\]]*\]\(notebooks/{path.name}\) \|.*$", README, flags=re.MULTILINE)
@@ -104,6 +106,7 @@ def test_the_course_lists_a_notebook_with_its_minutes(path):
 # What it points to
 
 
+@pytest.mark.once
 def test_the_readme_is_short():
     assert len(README.split()) <= 900
 
@@ -114,24 +117,28 @@ TARGETS = [(page, "".join(found)) for page in PAGES for found in re.findall(
 
 
 @pytest.mark.parametrize("page, target", sorted(set(TARGETS)))
+@pytest.mark.once
 def test_every_file_that_a_page_names_is_there(page, target):
     named_from_the_top = page == "README.md" or target.startswith(("minireformer/", "benchmarks/"))
     assert ((ROOT if named_from_the_top else ROOT / "docs") / target).exists()
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.once
 def test_pictures_say_what_they_show(page):
     for alt in re.findall(r"!\[([^\]]+)\]\((?!http)|alt=\"([^\"]+)\"", PAGES[page]):
         assert len("".join(alt)) >= 100
 
 
 @pytest.mark.parametrize("page", ["speed.md", "memory.md", "generation.md", "claims.md"])
+@pytest.mark.once
 def test_a_page_of_measurements_says_how_to_repeat_them(page):
     commands = re.findall(r"python (benchmarks/\S+\.py)|^(make bench)\b", PAGES[page], flags=re.MULTILINE)
     assert commands
     assert all((ROOT / script).exists() for script, _ in commands if script)
 
 
+@pytest.mark.once
 def test_the_reference_describes_every_public_name():
     described = set(
         re.findall(r"^(?:\.\. auto\w+|\.\. currentmodule):: (\S+?)(?:\(\))?$", PAGES["reference.md"], re.MULTILINE)

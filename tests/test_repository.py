@@ -13,6 +13,8 @@ import pytest
 
 from minireformer.course import explore
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / ".github" / "repository.py"
 REPOSITORY = runpy.run_path(str(SCRIPT))

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
 import minireformer as mr
@@ -18,7 +17,7 @@ import minireformer as mr
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "tests" / "typed_user.py"
 
-on_numpy = pytest.mark.skipif(mr.backend.active() is not np, reason="types do not depend on the backend")
+pytestmark = pytest.mark.once
 
 
 def functions_of(name, thing):
@@ -55,7 +54,6 @@ def test_public_functions_are_found():
     assert expected | {"memory.peak", "AttentionOptions.width"} <= FUNCTIONS.keys()
 
 
-@on_numpy
 def test_a_strict_type_checker_is_content_with_a_program_that_uses_the_public_names():
     """And objects to each of the program's wrong lines. Arrays have no type of their own: see `backend.Array`."""
     if importlib.util.find_spec("mypy") is None:
@@ -67,7 +65,6 @@ def test_a_strict_type_checker_is_content_with_a_program_that_uses_the_public_na
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@on_numpy
 def test_the_types_are_true_when_the_program_runs():
     runpy.run_path(str(PROGRAM))
 

@@ -1,21 +1,24 @@
 """What GitHub runs for us: only what you can run by hand, and nothing of a third party."""
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 WORKFLOWS = {path.name: yaml.safe_load(path.read_bytes()) for path in sorted(GITHUB.glob("workflows/*.yml"))}
 JOBS = {f"{name} {key}": job for name, workflow in WORKFLOWS.items() for key, job in workflow["jobs"].items()}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 START = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
 PLAIN = dict(re.findall(r"^# (make .*)\n((?:python .*\n)+)", START, flags=re.MULTILINE))
 
@@ -78,9 +81,13 @@ def test_tests_run_on_three_systems_from_the_oldest_python_that_we_support():
             systems.setdefault(system, set()).update(matrix.get("python", []))
     assert systems.keys() == {"ubuntu-latest", "macos-latest", "windows-latest"}
     (oldest,) = re.findall(r"version_info < \(3, (\d+)\)", MAKEFILE)
+    assert PROJECT["requires-python"] == f">=3.{oldest}"
+    for page in "README.md", "docs/start.md":
+        assert f"you need Python 3.{oldest} or newer" in (ROOT / page).read_text(encoding="utf-8").replace("You", "you")
+    supported = {found for kind in PROJECT["classifiers"] for found in re.findall(r"Python :: (3\.\d+)", kind)}
     for pythons in systems.values():
         assert min(pythons, key=lambda text: int(text.partition(".")[2])) == f"3.{oldest}"
-        assert {"3.11", "3.12", "3.13", "3.14"} <= pythons
+        assert pythons == supported
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -100,8 +107,6 @@ def test_a_workflow_may_read_the_repository_and_nothing_else_unless_it_publishes
     ],
 )
 def test_a_file_has_the_form_that_github_expects(schema, pattern):
-    if importlib.util.find_spec("check_jsonschema") is None:
-        pytest.skip("check-jsonschema is not installed; `make workflows` installs it")
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *GITHUB.glob(pattern)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stdout + run.stderr
