@@ -70,9 +70,9 @@ def explore(name, **data):
 def pack(name):
     """The module `name`.js and all that it imports, as one script that mounts it in every container of that name.
 
-    A container far down the page waits until it is nearly in sight. An observer reports that after a frame with the still
-    picture, so the page isn't held up. The figure replaces it once it is drawn; until then it is below it, to know how
-    wide it will be: so it is drawn once, and an error leaves the picture where it is.
+    A container far down the page waits until it is nearly in sight. Its observer answers after a frame with the still
+    picture, so the page isn't held up. The figure is drawn below that picture, to know how wide it will be, and then
+    replaces it; if something fails, the picture stays.
     """
     start = """const start = (place) => {
   const root = document.createElement("div");

@@ -208,7 +208,8 @@ export function mount(root, data) {
   let nShown = 0;
 
   function drawRounds({ nRounds, step, round }) {
-    rounds.hidden = nRounds === 1 || placing(step) === "once";
+    rounds.hidden = nRounds === 1;
+    rounds.style.visibility = placing(step) === "once" ? "hidden" : ""; // it keeps its place
     if (nShown !== nRounds) {
       const options = Array.from({ length: nRounds }, (_, r) => [r, `round ${r}`]);
       rounds.control = select({ label: "plane and table", options, onInput: (r) => follow(state.follow, r) });
