@@ -10,6 +10,7 @@ import { MIDDLE, arrow, box, differs, longest, makeRow } from "./tokens_row.js";
 import {
   BACKWARD, LAST, MISTAKES, STEPS, look, marks, note, placing, say, shape, stepOfMistake, symbols,
 } from "./tokens_steps.js";
+import { largest } from "./tokens_words.js";
 
 const [PLANE, RADIUS, UNIT] = [300, 131, 78]; // the plane, its disk, and a vector of length 1
 const START = { step: 0, follow: "P", nRounds: 2, chunkLen: 4, causal: true, all: false, mistake: "none" };
@@ -176,17 +177,23 @@ export function mount(root, data) {
   const format = (step) => `${step + 1} of ${LAST + 1}`;
   const steps = slider({ label: "step", min: 0, max: LAST, value: state.step, onInput: go, format });
 
-  // A choice takes the reader to the first step that shows it, and hashing again to the round that it changes.
+  // A choice takes the reader to the first step that shows it, and a mistake to a token and round that it spoils.
   const choose = (name) => ({
     value: state[name],
     onInput(value) {
       state[name] = value;
       state.round = Math.min(state.round, state.nRounds - 1);
       const mistaken = name === "mistake" ? stepOfMistake(state) : -1;
-      if (mistaken >= 0 && state.mistake === "rehash") state.round = look(state).flip.round;
+      if (mistaken >= 0) showMistake();
       go(mistaken >= 0 ? mistaken : Math.max(state.step, FIRST[name] ?? 0));
     },
   });
+  function showMistake() {
+    const error = (i) => look({ ...state, follow: i }).error;
+    if (!state.all && error(state.follow) < 0.01) state.follow = largest([...LETTERS].map((_, i) => error(i)));
+    if (state.mistake === "rehash") state.round = look(state).flip.round;
+  }
+
   const lengths = [2, 4, 8].map((n) => [n, String(n)]);
   const losses = [[false, "this token's output"], [true, "all outputs"]];
   const choices = html(
@@ -263,7 +270,7 @@ export function mount(root, data) {
     "token. In the plane, drag a point, or move it with the arrow keys.";
   root.append(
     title,
-    html("div", { class: "tokens-steps" }, controls(previous, next, steps)),
+    controls(previous, next, steps),
     choices,
     text.element,
     html("div", { class: "tokens-line" }, html("pre", {}, code), html("div", { class: "ex-caption" }, size, where)),

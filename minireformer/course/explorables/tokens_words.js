@@ -7,7 +7,7 @@ export const logit = (s) => (s <= FORBIDDEN ? "×" : s <= SELF ? "self" : number
 export const pair = ([x, y]) => `(${number(x)}, ${number(y)})`;
 export const letters = (tokens) => tokens.map((token) => LETTERS[token]).join("");
 const listed = (words) => (words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`);
-const largest = (x) => x.indexOf(Math.max(...x));
+export const largest = (x) => x.indexOf(Math.max(...x));
 export const inRound = (s) => (s.nRounds > 1 ? ` in round ${s.round}` : "");
 export const outputs = (s) => (s.all ? "all outputs" : `${s.me}'s output`);
 export const chunk = (s) => s.g.chunks[s.n];
@@ -116,7 +116,8 @@ export function comesHome(s) {
   if (spoilt.length)
     return (
       `Red is with the mistake, grey is right. The gradient of ${outputs(s)} is wrong by ` +
-      `${Math.max(1, Math.round(100 * s.error))} % of its length, at ${spoilt.length} tokens; most at ${most}.`
+      `${Math.max(1, Math.round(100 * s.error))} % of its length, at ${spoilt.length} ` +
+      `token${spoilt.length > 1 ? "s" : ""}${spoilt.length > 3 ? "; most at" : ":"} ${most}.`
     );
   const hint = made(s, "delta") && s.nRounds === 1 ? "add a round" : s.all ? "change a vector" : "choose all outputs";
   return `This mistake doesn't change the gradient of ${outputs(s)}. Follow another token, or ${hint}.`;
