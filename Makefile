@@ -9,7 +9,7 @@
 # make book          make a website of the course in build/book, which needs no network (installs Sphinx)
 # make slides        make slides for each meeting of the workshop and the course in build/slides, for use without network
 # make pdf           print the whole course into build/minireformer.pdf, with a headless Chromium (which you install)
-# make test-browser  check website, slides, and a notebook in JupyterLab, in a headless Chromium (which you install)
+# make test-browser  check website, slides, and a notebook in Jupyter, in a headless Chromium (which you install)
 # make bench         measure time and memory beside the PyTorch Reformers (installs them; half an hour or more)
 # make claims        list the rows of docs/claims.md and their minutes, or repeat one: make claims ROW=sharing
 # make parity        compare logits and gradients with the PyTorch Reformers (installs them)     make parity N=50
@@ -103,7 +103,7 @@ test-browser: book slides browser
 browser: $(INSTALLED)
 	@test -n "$$(command -v chromium || command -v chromium-browser || command -v google-chrome)" || { \
 		echo "No Chromium was found. On Debian and Ubuntu this helps: sudo apt install chromium" >&2; exit 1; }
-	$(PY) -c 'import playwright, pypdf' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[browser]'
+	$(PY) -c 'import notebook, playwright, pypdf' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[browser]'
 
 bench: $(INSTALLED)
 	$(PY) -m pip install --quiet --editable '.[notebooks,parity]'

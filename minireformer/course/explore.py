@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 
 IMPORT = r'^import (\{[^}]*\}) from "\./(\w+\.js)";$'
+TEXT = r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`)"""  # a string in JavaScript
 FOLDER = Path(__file__).parent / "explorables"
 LIVE = "https://github.com/minireformer/minireformer#the-course"  # how to see it live
 STILLS = {  # what the still picture shows, for readers who cannot see it
@@ -69,30 +70,33 @@ def explore(name, **data):
 def pack(name):
     """The module `name`.js and all that it imports, as one script that mounts it in every container of that name.
 
-    A container that is far down the page waits until it is nearly in sight, and the first frame is painted before.
+    A container far down the page waits until it is nearly in sight. Its observer answers after a frame with the still
+    picture, so the page isn't held up. The figure is drawn below that picture, to know how wide it will be, and then
+    replaces it; if something fails, the picture stays.
     """
-    return f"""(() => {{
-{definitions(name)}const start = (place) => {{
+    start = """const start = (place) => {
   const root = document.createElement("div");
-  modules["{name}.js"].mount(root, JSON.parse(place.querySelector("script").textContent));
-  place.replaceChildren(root);
-}};
+  place.append(root);
+  mount(root, JSON.parse(place.querySelector("script").textContent));
+  place.querySelector(".ex-still").remove();
+};
 const soon = new IntersectionObserver(
-  (entries) => {{
-    for (const {{ isIntersecting, target }} of entries) {{
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       soon.unobserve(target);
-      requestAnimationFrame(() => setTimeout(() => start(target)));
-    }}
-  }},
-  {{ rootMargin: "600px" }},
+      start(target);
+    }
+  },
+  { rootMargin: "600px" },
 );
-for (const place of document.querySelectorAll('[data-explorable="{name}"]:not([data-started])')) {{
+for (const place of document.querySelectorAll('[data-explorable="NAME"]:not([data-started])')) {
   place.dataset.started = "";
   soon.observe(place);
-}}
-}})();
+}
 """
+    start = start.replace("NAME", name)
+    return f'(() => {{\n{definitions(name)}const {{ mount }} = modules["{name}.js"];\n{_packed(start)}}})();\n'
 
 
 def definitions(name):
@@ -105,39 +109,50 @@ def definitions(name):
 def _collect(file, modules):
     """Add a module to `modules`, after those that it imports: a statement without import and export."""
     source = (FOLDER / file).read_text(encoding="utf-8")
-    for _, imported in re.findall(IMPORT, source, flags=re.MULTILINE):
+    for _, imported in re.findall(IMPORT, source, flags=re.M):
         if imported not in modules:
             _collect(imported, modules)
-    source = re.sub(r"^\s*//.*\n", "", _small(source), flags=re.MULTILINE)
-    source = re.sub(IMPORT, r'const \1 = modules["\2"];', source, flags=re.MULTILINE)
-    exported = re.findall(r"^export (?:function\*?|const) (\w+)", source, flags=re.MULTILINE)
-    source = re.sub(r"^export ", "", source, flags=re.MULTILINE)
-    source = "".join(map(_tight, source.splitlines(keepends=True)))
-    modules[file] = f'modules["{file}"] = (() => {{\n{source}return {{ {", ".join(exported)} }};\n}})();\n'
+    source = re.sub(r"^\s*//.*\n", "", source, flags=re.M)
+    source = re.sub(IMPORT, r'const \1 = modules["\2"];', source, flags=re.M)
+    exported = re.findall(r"^export (?:function\*?|const) (\w+)", source, flags=re.M)
+    source = re.sub(r"^export ", "", source, flags=re.M)
+    modules[file] = f'modules["{file}"] = (() => {{\n{_packed(source)}return {{ {", ".join(exported)} }};\n}})();\n'
 
 
 def _style(name):
     """The shared part of the style, and the figure's own, which follows the comment `/* name */`."""
     style = (FOLDER / "explorables.css").read_text(encoding="utf-8")
-    shared, *parts = re.split(r"^/\* (\w+) \*/$", style, flags=re.MULTILINE)
-    return re.sub(r"(?<=[{};:,])\s+", "", _small(shared + dict(zip(parts[::2], parts[1::2])).get(name, "")))
+    style = re.sub(r"/\* (?!\w+ \*/).*?\*/", "", style, flags=re.S)
+    shared, *parts = re.split(r"^/\* (\w+) \*/$", style, flags=re.M)
+    style = _small(shared + dict(zip(parts[::2], parts[1::2])).get(name, ""))
+    return re.sub(r"(?<=[{};:,>])\s+|\s+(?=[{>])|;(?=\s*})|(?<=[ :,(])0(?=\.\d)", "", style)
 
 
 def _small(source):
     """Without indents and empty lines: a sixth of the bytes."""
-    return re.sub(r"^\s+", "", source, flags=re.MULTILINE)
+    return re.sub(r"^\s+", "", source, flags=re.M)
 
 
 def _tight(line):
     """A line of JavaScript without a comment at its end and spaces round brackets and operators: a tenth of the bytes.
 
-    Strings and templates stay as they are, and so does a line with two templates, or with a slash.
+    Strings and templates stay as they are, and so does a line with two templates, or with a regular expression.
     """
     line = re.sub(r"(?<=[;,{)\]]) // .*", "", line)
-    if line.count("`") > 2 or "/" in line:  # a template in a template, or a regular expression
+    if line.count("`") > 2 or re.search(r"/\S", line):  # a template in a template, or a regular expression
         return line
-    text = r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`)"""
-    return re.sub(text + r"| ?([=?:,;{}()<>&|*]+) ?", r"\1\2", line)
+    return re.sub(TEXT + r"| ?([=?:,;{}()<>&|*!]+) ?| ([-+/]) (?![-+/])", r"\1\2\3", line)
+
+
+def _packed(source):
+    """Statements on one line, where each ends with a semicolon, and without what only a formatter needs."""
+    source = "".join(map(_tight, _small(source).splitlines(keepends=True)))
+    source = re.sub(r",\n(?=[}\])])", "\n", source)
+    source = re.sub(r"^const .*;\n(const .*;\n)+", lambda lines: lines[0].replace(";\nconst ", ","), source, flags=re.M)
+    source = re.sub(r'" \+\n"', "", source)  # a long string in pieces
+    source = re.sub(r" ([-+/])\n(?![-+/])", r"\1\n", source)
+    source = re.sub(r"^((?!.*//).*)(?<=\W)\n(?=.)|^((?!.*//).*)\n(?=\W)", r"\1\2", source, flags=re.M)
+    return re.sub(r"(?<!\w)\((\w+)\)=>", r"\1=>", source)
 
 
 def _still(name):

@@ -49,8 +49,9 @@ def try_every_control(page, figure):
     def changes(name, use):
         before = figure.inner_html()
         use()
-        page.wait_for_function(
-            "([element, before]) => element.innerHTML !== before", arg=[figure.element_handle(), before]
+        element = figure.element_handle()
+        element.owner_frame().wait_for_function(
+            "([element, before]) => element.innerHTML !== before", arg=[element, before]
         )
         tried.append(name)
 

@@ -12,32 +12,36 @@ const OF_BUCKETS = "Coloured on the left: its whole bucket, later bytes too.";
 
 export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
   const length = text.length;
-  const unpacked = heads.map((head) => unpackHead(head, length));
+  const unpacked = []; // those that have been looked at
+  const headOf = (i) => (unpacked[i] ??= unpackHead(heads[i], length));
   const nBuckets = (2 * length) / chunkLen;
   const state = { head: heads.length - 1, at: Math.round(0.8 * length), round: -1, kept: false };
   const says = liveText();
 
   // Two grids of the same bytes
 
-  function grid(label, pick) {
+  function grid(label) {
     const title = svg("text", { x: 2, y: 15 }, label);
     const cells = Array.from({ length }, (_, t) => {
       const [x, y] = [(t % COLUMNS) * CELL, TOP + Math.floor(t / COLUMNS) * ROW];
       const code = text.charCodeAt(t);
       const look = { x: x + CELL / 2, y: y + 13, "text-anchor": "middle", class: PLAIN[code] ? "ex-quiet" : "" };
       const paper = svg("rect", { x, y, width: CELL, height: ROW - 3, class: "attention-cell" });
-      const cell = svg("g", {}, paper, svg("text", look, PLAIN[code] ?? text[t]));
-      set(cell, { onpointerenter: () => state.kept || pick(t), onpointerdown: () => keep(t) });
-      return cell;
+      return svg("g", {}, paper, svg("text", look, PLAIN[code] ?? text[t]));
     });
     const height = TOP + Math.ceil(length / COLUMNS) * ROW;
     const picture = drawing(COLUMNS * CELL + 2, height, label, title, cells);
     picture.classList.add("attention-grid");
+    const pointed = (use) => (event) => {
+      const t = cells.indexOf(event.target.closest("g"));
+      if (t >= 0) use(t);
+    };
+    set(picture, { onpointerover: pointed((t) => state.kept || moveTo(t)), onpointerdown: pointed(keep) });
     return { picture, title, cells };
   }
 
-  const lsh = grid("LSH attention reads", moveTo);
-  const exact = grid("exact attention would read", moveTo);
+  const lsh = grid("LSH attention reads");
+  const exact = grid("exact attention would read");
 
   function paint({ cells }, t, fill, opacity, outline) {
     const style = `fill: ${fill}; fill-opacity: ${opacity}`;
@@ -47,7 +51,7 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
 
   function draw() {
     const { at, round } = state;
-    const head = unpacked[state.head];
+    const head = headOf(state.head);
     const seen = met(head.buckets, chunkLen, at);
     const [found, truth] = [lshWeights(head, chunkLen, at), exactWeights(head, at)];
     const most = Math.max(...found, ...truth);
@@ -122,7 +126,7 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
       draw();
     },
   });
-  const rounds = unpacked[0].buckets.map((_, round) => [round, `the buckets of round ${round}`]);
+  const rounds = headOf(state.head).buckets.map((_, round) => [round, `the buckets of round ${round}`]);
   const what = select({
     label: "show",
     options: [[-1, "the weights of all rounds"], ...rounds],

@@ -19,6 +19,9 @@ export function bucketColour(bucket, nBuckets) {
   return `rgb(${mixed.join(", ")})`;
 }
 
+// A number with a comma at each thousand. (toLocaleString takes 10 ms the first time.)
+export const grouped = (x) => String(x).replace(/\B(?<!\.\d*)(?=(\d{3})+(?!\d))/g, ",");
+
 // Elements: svg("circle", { r: 3, class: "dot", onclick: f }, child, "text", [more children]).
 
 export function svg(tag, attributes = {}, ...children) {

@@ -2,7 +2,8 @@
 // a thousand random draws with the curve. The maths is in hash_maths.js.
 
 import {
-  PALETTE, bucketColour, button, controls, drawing, html, lessMotion, liveText, movable, select, set, slider, svg,
+  PALETTE, bucketColour, button, controls, drawing, grouped, html, lessMotion, liveText, movable, select, set, slider,
+  svg,
 } from "./common.js";
 import {
   angleBetween, bucketOf, collisionProbability, countMeetings, randomDirections, sectors, turn, uniforms, unit,
@@ -193,12 +194,12 @@ export function mount(root) {
     const left = angle > Math.PI / 2;
     const place = { x: across(angle) + (left ? -11 : 11), y: up(met / drawn) - 7 };
     const look = { "text-anchor": left ? "end" : "start", class: "ex-small" };
-    return svg("text", { ...place, ...look }, `${drawn.toLocaleString("en")} draws`);
+    return svg("text", { ...place, ...look }, `${grouped(drawn)} draws`);
   }
 
   // A thousand draws, a few in every frame
 
-  const drawMany = button(`Draw ${DRAWS.toLocaleString("en")} times`, () => {
+  const drawMany = button(`Draw ${grouped(DRAWS)} times`, () => {
     const angle = angleBetween(...state.angles);
     const current = { angle, met: 0, drawn: 0, uniform: uniforms((state.seed += 1)) };
     tally = current;
@@ -226,7 +227,7 @@ export function mount(root) {
     const met = Array.from({ length: state.nRounds }, (_, round) => share(round)).filter(Boolean).length;
     const inAll = state.nRounds > 1 ? ` They share a bucket in ${met} of the ${state.nRounds} rounds.` : "";
     const chance = state.nRounds > 1 ? "meet in at least one round" : "share a bucket";
-    const counted = tally ? ` In ${tally.drawn.toLocaleString("en")} draws they did so ${tally.met} times.` : "";
+    const counted = tally ? ` In ${grouped(tally.drawn)} draws they did so ${tally.met} times.` : "";
     text.say(
       `H and O are ${degrees(angle)} degrees apart. ${both}${where}.${inAll} ` +
         `With random directions, they ${chance} with probability ${p.toFixed(3)}.${counted}`,

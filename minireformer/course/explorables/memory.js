@@ -1,7 +1,7 @@
 // The memory bill of one training step (notebooks 00 and 07): four designs, stacked bars, and the GPU that they must
 // fit on. The maths is in memory_maths.js.
 
-import { controls, drawing, html, liveText, select, slider, svg } from "./common.js";
+import { controls, drawing, grouped, html, liveText, select, slider, svg } from "./common.js";
 import { DESIGNS, MAX_LEN, longestText, trainingBytes, trainingParts } from "./memory_maths.js";
 
 const GIB = 2 ** 30;
@@ -27,7 +27,7 @@ export function mount(root) {
     const value = bytes / GIB;
     if (value > 0 && value < 0.01) return "< 0.01";
     const digits = value >= 9.95 || value === 0 ? 0 : value >= 0.995 ? 1 : 2;
-    return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+    return grouped(value.toFixed(digits));
   };
 
   function tokens(length) {
@@ -115,7 +115,7 @@ export function mount(root) {
   }
 
   // A slider over powers of two.
-  function powers(label, name, first, last, format = (n) => n.toLocaleString("en")) {
+  function powers(label, name, first, last, format = grouped) {
     const value = Math.log2(sizes[name]);
     const onInput = (power) => {
       sizes[name] = 2 ** power;

@@ -7,7 +7,10 @@ import {
 } from "./common.js";
 import { ANGLES, LETTERS, VECTORS } from "./tokens_maths.js";
 import { MIDDLE, arrow, box, differs, longest, makeRow } from "./tokens_row.js";
-import { BACKWARD, LAST, MISTAKES, STEPS, look, marks, placing, say, shape } from "./tokens_steps.js";
+import {
+  BACKWARD, LAST, MISTAKES, STEPS, look, marks, note, placing, say, shape, stepOfMistake, symbols,
+} from "./tokens_steps.js";
+import { largest } from "./tokens_words.js";
 
 const [PLANE, RADIUS, UNIT] = [300, 131, 78]; // the plane, its disk, and a vector of length 1
 const START = { step: 0, follow: "P", nRounds: 2, chunkLen: 4, causal: true, all: false, mistake: "none" };
@@ -69,10 +72,11 @@ export function mount(root, data) {
   }
 
   function drawPlane(s) {
-    const name = svg("text", { y: 12, class: "ex-small ex-quiet" }, s.nRounds > 1 ? `Round ${s.round}` : "");
-    const four = [0, 1, 2, 3].flatMap((bucket) => drawSector(bucket, ANGLES[s.round] + 90 * bucket));
+    const buckets = placing(s.step) === "once" ? [] : [0, 1, 2, 3]; // in other steps no round is meant
+    const four = buckets.flatMap((bucket) => drawSector(bucket, ANGLES[s.round] + 90 * bucket));
     const [cx, cy] = toPlane([0, 0]);
-    sectors.replaceChildren(name, ...four, svg("circle", { cx, cy, r: RADIUS, class: "tokens-shade" }));
+    const look = { cx, cy, r: RADIUS, class: buckets.length ? "tokens-shade" : "tokens-disk" };
+    sectors.replaceChildren(...four, svg("circle", look));
     const [origin, mine] = [toPlane([0, 0]), toPlane(s.vectors[s.follow])];
     const line = (from, to, look) => svg("path", { d: `M ${from.join(" ")} L ${to.join(" ")}`, ...look });
     const weights = { 5: s.f.S[s.n][s.c].map((logit) => (logit > -1000 ? 0.15 : 0)), 6: s.f.P[s.n][s.c] };
@@ -162,7 +166,7 @@ export function mount(root, data) {
   // Steps and choices
 
   const title = html("p", { class: "ex-title" });
-  const [code, size] = [html("code"), html("span", { class: "ex-caption" })];
+  const [code, size, where] = [html("code"), html("div"), html("div")];
   const go = (step) => {
     state.step = Math.max(0, Math.min(LAST, step));
     steps.value = state.step;
@@ -173,26 +177,54 @@ export function mount(root, data) {
   const format = (step) => `${step + 1} of ${LAST + 1}`;
   const steps = slider({ label: "step", min: 0, max: LAST, value: state.step, onInput: go, format });
 
-  // A choice takes the reader to the first step that shows it.
+  // A choice takes the reader to the first step that shows it, and a mistake to a token and round that it spoils.
   const choose = (name) => ({
     value: state[name],
     onInput(value) {
       state[name] = value;
       state.round = Math.min(state.round, state.nRounds - 1);
-      const first = { ...FIRST, mistake: STEPS.findIndex(({ mistakes }) => mistakes?.includes(state.mistake)) };
-      go(name === "mistake" && first.mistake >= 0 ? first.mistake : Math.max(state.step, first[name] ?? 0));
+      const mistaken = name === "mistake" ? stepOfMistake(state) : -1;
+      if (mistaken >= 0) showMistake();
+      go(mistaken >= 0 ? mistaken : Math.max(state.step, FIRST[name] ?? 0));
     },
   });
+  function showMistake() {
+    const error = (i) => look({ ...state, follow: i }).error;
+    if (!state.all && error(state.follow) < 0.01) state.follow = largest([...LETTERS].map((_, i) => error(i)));
+    if (state.mistake === "rehash") state.round = look(state).flip.round;
+  }
+
   const lengths = [2, 4, 8].map((n) => [n, String(n)]);
   const losses = [[false, "this token's output"], [true, "all outputs"]];
-  const choices = controls(
-    toggle({ label: "causal", ...choose("causal") }),
-    slider({ label: "rounds", min: 1, max: 4, ...choose("nRounds") }),
-    select({ label: "chunk length", options: lengths, ...choose("chunkLen") }),
-    select({ label: "gradient of", options: losses, ...choose("all") }),
-    select({ label: "mistake", options: MISTAKES, ...choose("mistake") }),
-    button("Reset the vectors", () => choose("vectors").onInput(fresh())),
+  const choices = html(
+    "details",
+    { class: "tokens-choices" },
+    html("summary", {}, "Change something, or make a mistake"),
+    controls(
+      toggle({ label: "causal", ...choose("causal") }),
+      slider({ label: "rounds", min: 1, max: 4, ...choose("nRounds") }),
+      select({ label: "chunk length", options: lengths, ...choose("chunkLen") }),
+      select({ label: "gradient of", options: losses, ...choose("all") }),
+      select({ label: "mistake", options: MISTAKES, ...choose("mistake") }),
+      button("Reset the vectors", () => choose("vectors").onInput(fresh())),
+    ),
   );
+
+  // Which round the plane and the table show. Anew whenever the number of rounds changes.
+  const rounds = html("div");
+  let nShown = 0;
+
+  function drawRounds({ nRounds, step, round }) {
+    rounds.hidden = nRounds === 1;
+    rounds.style.visibility = placing(step) === "once" ? "hidden" : ""; // it keeps its place
+    if (nShown !== nRounds) {
+      const options = Array.from({ length: nRounds }, (_, r) => [r, `round ${r}`]);
+      rounds.control = select({ label: "plane and table", options, onInput: (r) => follow(state.follow, r) });
+      rounds.replaceChildren(rounds.control.element);
+    }
+    nShown = nRounds;
+    rounds.control.value = round;
+  }
 
   function draw() {
     const s = look({ ...state, ...hovered });
@@ -201,14 +233,17 @@ export function mount(root, data) {
     title.textContent = `${s.step < BACKWARD ? "Forward" : "Backward"}: ${step.name}`;
     code.textContent = say(step.code, s);
     size.textContent = shape(s);
+    where.textContent = symbols(s);
     code.classList.toggle("tokens-wrong", broken && s.step < LAST);
     text.element.classList.toggle("tokens-mistaken", broken);
-    text.say(say(step.words, s));
     previous.disabled = s.step === 0;
     next.disabled = s.step === LAST;
     row.draw(s, narrow);
+    drawRounds(s);
     drawPlane(s);
     drawTable(step.table(s));
+    const red = root.querySelector(".tokens-token.tokens-wrong, td.tokens-wrong, .tokens-spoilt");
+    text.say(`${say(step.words, s)} ${note(s, red)}`);
   }
 
   root.addEventListener("keydown", (event) => {
@@ -236,13 +271,15 @@ export function mount(root, data) {
   root.append(
     title,
     controls(previous, next, steps),
-    text.element,
-    html("div", { class: "tokens-line" }, html("pre", {}, code), size),
-    row.element,
-    html("div", { class: "ex-panels tokens-panels" }, plane, table),
     choices,
+    text.element,
+    html("div", { class: "tokens-line" }, html("pre", {}, code), html("div", { class: "ex-caption" }, size, where)),
+    row.element,
+    rounds,
+    html("div", { class: "ex-panels tokens-panels" }, plane, table),
     html("p", { class: "ex-caption" }, words),
   );
   narrow = root.clientWidth < 560;
+  choices.open = !narrow;
   draw();
 }

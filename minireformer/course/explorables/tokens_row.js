@@ -60,9 +60,8 @@ function layout(kind, narrow, { nRounds, chunkLen }) {
 export function makeRow({ onFollow, onHover }) {
   const layers = ["bands", "boxes", "arcs", "labels"].map(() => svg("g"));
   const [bands, boxes, arcs, labels] = layers;
-  const tokens = [0, 1, 2, 3].map((r) => [...LETTERS].map((letter, i) => makeToken(r, i, letter)));
-  const squares = tokens.flat().map(({ element }) => element);
-  const element = drawing(1, 1, "Sixteen tokens", bands, boxes, arcs, labels, squares);
+  const tokens = []; // a list for each round that has been asked for
+  const element = drawing(1, 1, "Sixteen tokens", layers);
   let drawn = null; // the step and its layout: what is new fades in after the tokens have moved
 
   function makeToken(round, follow, letter) {
@@ -80,6 +79,10 @@ export function makeRow({ onFollow, onHover }) {
     const place = layout(kind, narrow, s);
     const size = { viewBox: `0 0 ${place.width} ${place.height}`, style: `max-width: ${1.2 * place.width}px` };
     set(element, size);
+    for (let r = tokens.length; r < s.nRounds; r++) {
+      tokens.push([...LETTERS].map((letter, i) => makeToken(r, i, letter)));
+      element.append(...tokens[r].map((token) => token.element));
+    }
     const all = marks(s);
     const scales = {
       largest: [0, 1].map((cell) => longest(all, cell)),
@@ -134,12 +137,13 @@ export function makeRow({ onFollow, onHover }) {
       if (!differs(mark)) return [origin, line(mark.vector, back)];
       return [origin, line(mark.right, " tokens-right"), line(mark.vector, " tokens-spoilt")];
     }
-    const words = count === 1 && svg("text", { y: top + 41, class: "tokens-number", ...MIDDLE }, mark.text);
+    const red = mark.wrong ? " tokens-spoilt" : "";
+    const words = count === 1 && svg("text", { y: top + 41, class: `tokens-number${red}`, ...MIDDLE }, mark.text);
     if (mark.bar < -1000) return [words];
     const high = (mark.bar / largest[0]) * (signed ? 12 : 20);
     const [x, width] = count > 1 ? [14 * n - 13, 12] : [-10, 20];
     const look = { x, width, y: top + (signed ? 22 : 32) - Math.max(0, high), height: Math.max(0.8, Math.abs(high)) };
-    return [words, svg("rect", { ...look, class: `tokens-bar${back}${high < 0 ? " tokens-below" : ""}` })];
+    return [words, svg("rect", { ...look, class: `tokens-bar${back}${high < 0 ? " tokens-below" : ""}${red}` })];
   }
 
   // Beside a row (above it, on a narrow page): its round, and the name of what is marked below the tokens.
@@ -158,6 +162,11 @@ export function makeRow({ onFollow, onHover }) {
       else {
         if (round) write(round, x - SIZE / 2 - 21, y);
         names.forEach((name, cell) => write(name, x - SIZE / 2 - 21, y + SIZE / 2 + 26 + 44 * cell));
+      }
+      if (s.step !== 2) continue;
+      for (let slot = 0; slot < 16; slot++) {
+        const [left, middle] = place.at(16 * r + slot);
+        write(slot, left, middle - SIZE / 2 - 12, "middle");
       }
     }
   }

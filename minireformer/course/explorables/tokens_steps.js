@@ -3,8 +3,8 @@
 
 import { LETTERS, compute, dot } from "./tokens_maths.js";
 import {
-  chunk, chunkOfRound, comesHome, compares, hashes, inRound, keys, letters, logit, looksBack, made, merges, number,
-  outputs, pair, splits, weighs,
+  SYMBOLS, chunk, chunkOfRound, comesHome, compares, hashes, inRound, keys, letters, logit, looksBack, made, merges,
+  number, outputs, pair, splits, weighs,
 } from "./tokens_words.js";
 
 export const BACKWARD = 10; // the first step of backward
@@ -86,8 +86,8 @@ export const STEPS = [
     code: "q, v = 3 * x, x",
     shape: "T, 2",
     words:
-      "Sixteen tokens, A to P. Each has a vector x in the plane; similar vectors have similar colours. " +
-      "The value v is the vector itself, and the query q is three times as long.",
+      "Sixteen tokens, A to P. Each has a vector in the plane; similar vectors have similar colours. " +
+      "Below each token is its arrow. The value is the vector itself, and the query is three times as long.",
     table: (s) => ({
       title: "The vectors",
       columns: everyone,
@@ -108,10 +108,11 @@ export const STEPS = [
     shape: "R, T",
     words: (s) =>
       "Tokens are sorted by bucket; within a bucket they stay in the order of the text. " +
-      `${s.me} goes to slot ${s.f.places[s.round][s.follow]}${inRound(s)}.`,
+      `${s.me} goes to slot ${s.f.places[s.round][s.follow]}${inRound(s)}. Like all numbers here, slots start at 0.`,
     table: (s) => {
       const order = s.f.orders[s.round];
-      const rows = [["order", order], ["bucket", order.map((i) => s.f.buckets[s.round][i])]];
+      const rows = [["slot", order.map((_, slot) => slot)], ["order", order]];
+      rows.push(["bucket", order.map((i) => s.f.buckets[s.round][i])]);
       return { title: `The token in each slot${inRound(s)}`, columns: order.map(token), rows };
     },
   },
@@ -134,23 +135,23 @@ export const STEPS = [
   {
     name: "logits, with masks",
     names: ["logit S"],
-    code: "S = masked(q[chunks] @ k[windows].mT)  # masks compare positions in the text",
+    code: "S = masked(q[chunks] @ k[windows].mT)",
     shape: "N, C, 2C",
     words: compares,
     table: (s) => matrix(s, "Logits S", (c, j) => logit(s.f.S[s.n][c][j])),
   },
   {
     name: "weights",
-    names: ["weight P"],
-    code: "L = log_sum_exp(S); P = np.exp(S - L)",
+    names: ["weight"],
+    code: "L = log_sum_exp(S); weights = np.exp(S - L)",
     shape: "N, C, 2C",
     words: weighs,
-    table: (s) => matrix(s, "Weights P", (c, j) => number(s.f.P[s.n][c][j])),
+    table: (s) => matrix(s, "Weights", (c, j) => number(s.f.P[s.n][c][j])),
   },
   {
     name: "outputs",
     names: ["output o"],
-    code: "o = P @ v[windows]",
+    code: "o = weights @ v[windows]",
     shape: "N, C, 2",
     words: (s) =>
       "An output is the weighted mean of the values that a query reads. " +
@@ -165,7 +166,7 @@ export const STEPS = [
   {
     name: "back in order",
     names: ["output o"],
-    code: "o, L = o.reshape(-1, 2)[place], L.reshape(-1)[place]  # place: the slot of each token",
+    code: "o, L = o.reshape(-1, 2)[place], L.reshape(-1)[place]",
     shape: "R, T, 2",
     words: (s) =>
       `Every output goes home to its token: the sort, undone. ${s.me}'s was in slot ` +
@@ -217,7 +218,7 @@ export const STEPS = [
     code: (s) => {
       if (made(s, "delta")) return "delta = (dO * o).sum(axis=-1)  # one for each round";
       if (made(s, "rehash")) return "buckets = hash_again(q)  # not those that forward kept";
-      return "delta = (dO * out).sum(axis=-1); P = np.exp(S - L)  # L of all rounds";
+      return "delta = (dO * out).sum(axis=-1); weights = np.exp(S - L)";
     },
     shape: (s) => (made(s, "delta") || made(s, "rehash") ? "R, T" : "T"),
     words: splits,
@@ -233,17 +234,17 @@ export const STEPS = [
   {
     name: "through the softmax",
     names: ["dS"],
-    code: "dS = P * (dO[chunks] @ v[windows].mT - delta)",
+    code: "dS = weights * (dO[chunks] @ v[windows].mT - delta)",
     shape: "N, C, 2C",
     words:
-      "A logit's gradient is its weight times dP − Δ, where dP = dO · v. Filled bars: a larger logit would raise the " +
-      "loss. Hollow bars: it would lower it. Masked logits get 0.",
+      "A logit's gradient is its weight times dO · v − Δ. Filled bars: a larger logit would raise the loss. " +
+      "Hollow bars: it would lower it. Masked logits get 0.",
     table: (s) => matrix(s, "dS", (c, j) => check(s, s.b.dS[s.n][c][j], s.right.dS[s.n][c][j])),
   },
   {
     name: "to the values",
     names: ["dV"],
-    code: "dVw = P.mT @ dO[chunks]",
+    code: "dVw = weights.mT @ dO[chunks]",
     shape: "N, 2C, 2",
     words: (s) =>
       s.all
@@ -295,7 +296,7 @@ export const STEPS = [
   {
     name: "keys at unit length",
     names: ["rest of dK"],
-    code: "dQ += (dK - (dK * K).sum(axis=-1, keepdims=True) * K) / length  # K = k[chunks]",
+    code: "dQ += (dK - (dK * K).sum(axis=-1, keepdims=True) * K) / length",
     shape: "N, C, 2",
     words:
       "A longer vector has the same key, of length 1. So we take out the part of dK along the key, and divide the " +
@@ -329,8 +330,26 @@ export const say = (what, s) => (typeof what === "function" ? what(s) : what);
 
 export function shape(s) {
   const names = say(STEPS[s.step].shape, s);
-  const sizes = { T: 16, R: s.nRounds, N: s.g.chunks.length, C: s.chunkLen, "2C": 2 * s.chunkLen };
-  return `shape (${names}) = (${names.split(", ").map((name) => sizes[name] ?? name).join(", ")})`;
+  const rounds = s.nRounds > 1 ? `${s.nRounds} rounds` : "1 round";
+  const sizes = { T: "16 tokens", R: rounds, N: `${s.g.chunks.length} chunks`, C: `${s.chunkLen} slots` };
+  const size = (name) => sizes[name] ?? (name === "2C" ? `${2 * s.chunkLen} slots read` : "2 numbers");
+  return `shape (${names}): ${names.split(", ").map(size).join(" × ")}`;
+}
+
+// What the letters of the code mean.
+export const symbols = (s) => say(SYMBOLS[s.step], s);
+
+// The step at which the chosen mistake is made, or -1.
+export const stepOfMistake = ({ mistake }) => STEPS.findIndex(({ mistakes }) => mistakes?.includes(mistake));
+
+// Where the mistake is made, and whether it shows here.
+export function note(s, red) {
+  const at = stepOfMistake(s);
+  if (at < 0 || s.step === LAST) return "";
+  if (made(s, "delta") && s.nRounds === 1) return s.step === at ? "" : "Your mistake needs two rounds or more.";
+  if (s.step < at) return `Your mistake comes later, at step ${at + 1}: nothing to see yet.`;
+  if (red) return s.step > at ? `Red is what the mistake of step ${at + 1} has changed.` : "";
+  return s.step > at ? `The mistake of step ${at + 1} changes nothing here.` : "";
 }
 
 // Marks below the tokens, a list for each slot (for each token where there is one row): { tag }, { bar, text } or
@@ -346,9 +365,13 @@ export function marks(s) {
   const read = (x, make) =>
     s.windows.forEach((window, r) => {
       const [n, c] = cut(s.slots[r], s.chunkLen);
-      window.forEach((slot, j) => all[slot].push(make(x[n], c, j)));
+      window.forEach((slot, j) => all[slot].push(make(x[n], c, j, n)));
     });
-  const bars = (x, show) => read(x, (rows, c, j) => ({ bar: rows[c][j], text: show(rows[c][j]) }));
+  const bars = (x, show, as = x) =>
+    read(x, (rows, c, j, n) => {
+      const wrong = s.again === f && Math.abs(rows[c][j] - as[n][c][j]) > 0.005;
+      return { bar: rows[c][j], text: show(rows[c][j]), wrong };
+    });
   const draw = {
     0: () => arrows(() => f.v),
     1: () => bySlot(f.buckets).forEach((tag, i) => all[i].push({ tag })),
@@ -359,7 +382,7 @@ export function marks(s) {
     9: () => arrows(() => f.out),
     10: () => arrows(() => b.dO),
     11: () => arrows(() => bySlot(f.w.map(() => b.dO))),
-    12: () => bars(b.dS, number),
+    12: () => bars(b.dS, number, right.dS),
     13: () => read(b.dVw, (rows, c, j) => ({ vector: rows[j], cell: 0 })),
     14: () => arrows((x) => x.dQ),
     15: () => read(b.dKw, (rows, c, j) => ({ vector: rows[j], cell: 0 })),

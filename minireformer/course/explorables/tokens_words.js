@@ -7,13 +7,37 @@ export const logit = (s) => (s <= FORBIDDEN ? "×" : s <= SELF ? "self" : number
 export const pair = ([x, y]) => `(${number(x)}, ${number(y)})`;
 export const letters = (tokens) => tokens.map((token) => LETTERS[token]).join("");
 const listed = (words) => (words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`);
-const largest = (x) => x.indexOf(Math.max(...x));
+export const largest = (x) => x.indexOf(Math.max(...x));
 export const inRound = (s) => (s.nRounds > 1 ? ` in round ${s.round}` : "");
 export const outputs = (s) => (s.all ? "all outputs" : `${s.me}'s output`);
 export const chunk = (s) => s.g.chunks[s.n];
 export const keys = (s) => s.g.windows[s.n];
 export const chunkOfRound = (s) => s.n % (16 / s.chunkLen);
 export const made = (s, mistake) => s.mistake === mistake;
+
+// What the letters in the code of each step mean, where they are new.
+const gradient = (name, of) => `${name}: the gradient of the loss with respect to ${of}.`;
+export const SYMBOLS = [
+  "x: the vectors. q: queries, what a token looks for. v: values, what it has to give.",
+  "x @ Ω: how far each vector points along two directions, which differ from round to round.",
+  "order: the token in each slot. A slot is a place in the sorted row.",
+  "C: the chunk length.",
+  "windows: the tokens that each chunk reads. np.roll moves every chunk on by one.",
+  "S: logits. k: keys, the queries scaled to length 1, so q · k = |q| cos θ. masked(): forbidden keys are left out.",
+  "L: the log of the sum of exp(S), for each query. It makes the weights (P in formulas) add up to 1.",
+  "o: the outputs of each round.",
+  "place: the slot of each token, which undoes the sort. L comes along, for the merge.",
+  "w: the weight of each round. out: the outputs of all rounds together.",
+  gradient("dO", "out"),
+  (s) => (made(s, "rehash") ? "" : "delta: Δ = dO · out, the mean of dO · v over all that a query read, by weight."),
+  `${gradient("dS", "the logits")} It is positive where a value adds more to the loss than the mean, Δ.`,
+  gradient("dVw", "the values in each window"),
+  gradient("dQ", "the queries"),
+  gradient("dKw", "the keys in each window"),
+  "[:, :C] is the first half of each window, the chunk before; [:, C:] is the chunk itself.",
+  "K: the key in each slot, k[chunks]. length: |q|.",
+  "dqk: for the vector as query and key. dv: as value. np.add.at adds even where a token comes more than once.",
+];
 
 export function hashes(s) {
   const buckets = s.f.buckets[s.round];
@@ -38,9 +62,10 @@ export function compares(s) {
   const best = largest(row);
   if (row[best] <= SELF) return `All other tokens here come later in the text, so ${s.me} has only itself to look at.`;
   const hidden = s.causal ? `Later tokens are hidden (×), and ${s.me} doesn't` : `${s.me} doesn't`;
+  const hollow = row.some((x) => x < 0 && x > SELF) ? " Hollow bars are negative." : "";
   return (
-    `A logit is q · k = |q| cos θ, as keys have length 1. ${hidden} look at itself. ` +
-    `The largest logit is ${number(row[best])}, for ${LETTERS[keys(s)[best]]}.`
+    `A logit says how well a key fits a query: q · k. ${hidden} look at itself. ` +
+    `${LETTERS[keys(s)[best]]} fits best${inRound(s)}, with ${number(row[best])}.${hollow}`
   );
 }
 
@@ -75,7 +100,7 @@ export function splits(s) {
   if (s.nRounds === 1) return `dO goes to the slots. We also need Δ = dO · out for each query: ${delta} for ${s.me}.`;
   return (
     `All rounds are one softmax, so each gets the same dO and the same Δ = dO · out = ${delta}. ` +
-    `The weights P are now those of all rounds together.`
+    "The weights are now those of all rounds together: L is that of the merge."
   );
 }
 
@@ -91,7 +116,8 @@ export function comesHome(s) {
   if (spoilt.length)
     return (
       `Red is with the mistake, grey is right. The gradient of ${outputs(s)} is wrong by ` +
-      `${Math.max(1, Math.round(100 * s.error))} % of its length, at ${spoilt.length} tokens; most at ${most}.`
+      `${Math.max(1, Math.round(100 * s.error))} % of its length, at ${spoilt.length} ` +
+      `token${spoilt.length > 1 ? "s" : ""}${spoilt.length > 3 ? "; most at" : ":"} ${most}.`
     );
   const hint = made(s, "delta") && s.nRounds === 1 ? "add a round" : s.all ? "change a vector" : "choose all outputs";
   return `This mistake doesn't change the gradient of ${outputs(s)}. Follow another token, or ${hint}.`;
