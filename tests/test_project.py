@@ -101,7 +101,7 @@ def test_a_module_sends_its_reader_to_the_next_one(path):
 
 def test_the_package_imports_all_that_it_declares_and_nothing_else():
     declared = {Requirement(text).name for text in PROJECT["dependencies"]}
-    drawing, optional = {"matplotlib", "matplotlib_inline", "PIL"}, {"cupy", "cupyx"}
+    drawing, optional = {"matplotlib", "matplotlib_inline", "PIL"}, {"cupy", "cupyx", "mpi4py"}
     imported = packages_imported_by(MODULES.values()) - sys.stdlib_module_names
     assert imported - optional - drawing == declared
     outside_the_course = [path for name, path in MODULES.items() if not name.startswith("course")]
