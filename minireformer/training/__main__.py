@@ -34,8 +34,8 @@ def communicator():
     n_started = int(os.environ.get("PMI_SIZE") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1)
     if n_started != n_seen:
         sys.exit(
-            f"mpiexec started {n_started} processes, and Python sees {n_seen}. Install mpi4py (pip install -e '.[mpi]'), "
-            "and start it with the mpiexec of the same MPI."
+            f"mpiexec started {n_started} processes, but Python sees {n_seen}. "
+            "Install mpi4py (pip install -e '.[mpi]'), and take the mpiexec of the same MPI."
         )
     return comm
 

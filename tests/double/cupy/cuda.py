@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from cupy import _cublas as cublas  # noqa: F401
 from cupy._interface import look_up
-from cupy._memory import counts, hooks
+from cupy._memory import STEP, counts, hooks
 
 
 class CUDARuntimeError(RuntimeError):
@@ -66,8 +66,16 @@ class Device(Stream):
     def __init__(self, device=0):
         self.id = device
 
+    def use(self):
+        """Nothing: it is the only one."""
+
 
 Stream.null = Stream()
+
+
+def alloc_pinned_memory(size):
+    """Host memory; as CuPy does, it may give more than was asked for."""
+    return memoryview(bytearray(size + STEP))
 
 
 def get_current_stream():
