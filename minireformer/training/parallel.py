@@ -71,8 +71,8 @@ class Ranks:
                 raise
             traceback.print_exc()
             print(
-                f"Rank {self.rank} of {self.size} failed, so the whole run ends. If there is a checkpoint, it is whole, "
-                "and the same command goes on from there.",
+                f"Rank {self.rank} of {self.size} failed, so the whole run ends. "
+                "If it wrote a checkpoint, the same command goes on from there.",
                 file=sys.stderr,
                 flush=True,
             )

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from cupy import _cublas as cublas  # noqa: F401
 from cupy._interface import look_up
-from cupy._memory import STEP, counts, hooks
+from cupy._memory import counts, hooks
 
 
 class CUDARuntimeError(RuntimeError):
@@ -75,7 +75,7 @@ Stream.null = Stream()
 
 def alloc_pinned_memory(size):
     """Host memory; as CuPy does, it may give more than was asked for."""
-    return memoryview(bytearray(size + STEP))
+    return memoryview(bytearray(size + 512))
 
 
 def get_current_stream():
