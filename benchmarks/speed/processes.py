@@ -25,10 +25,9 @@ from minireformer.training import loop, parallel
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CONTENDERS = {"2 processes": (2, 1), "1 process, 2 threads": (1, 2), "1 process, 1 thread": (1, 1)}
-BATCHES = {"short": (512, 16), "long": (8192, 2)}  # length, rows
-QUICK = {"short": (128, 4), "long": (512, 2)}
+LENGTHS, QUICK = [128, 512, 2048, 8192], [64, 128]
 REDUCED = [8 * 8**power for power in range(8)]  # bytes, up to 16 MB; and then 64 MB
-LAYERS, D_MODEL = 6, 256
+ROWS, LAYERS, D_MODEL = 2, 6, 256  # a row for each process
 
 
 class TimedRanks(parallel.Ranks):
@@ -48,7 +47,7 @@ class TimedRanks(parallel.Ranks):
         return sums
 
 
-def train(comm, length, n_rows, steps):
+def train(comm, length, steps):
     """Take `steps` steps -> what a record holds of one turn."""
     import minireformer as mr
 
@@ -67,7 +66,7 @@ def train(comm, length, n_rows, steps):
     opt, ranks = mr.Adam(model.params), TimedRanks(comm)
 
     def step(number):
-        batch = corpus.batch("train", number, n_rows, length)
+        batch = corpus.batch("train", number, ROWS, length)
         loop.training_step(model, lambda _: batch, opt, number, None, 1.0, 0, 1, ranks)
 
     step(0)
@@ -77,7 +76,7 @@ def train(comm, length, n_rows, steps):
         step(number)
     seconds = (time.perf_counter() - began) / steps
     return {
-        "tokens_per_s": n_rows * length / seconds,
+        "tokens_per_s": ROWS * length / seconds,
         "seconds_per_step": seconds,
         "waited": ranks.waited / steps,
         "reduced": ranks.reduced / steps,
@@ -108,7 +107,7 @@ def start(n_processes, n_threads, *arguments):
     environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     environment |= {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     mpiexec = Path(sys.executable).parent / "mpiexec"
-    launcher = [str(mpiexec if mpiexec.exists() else "mpiexec"), "-n", str(n_processes)]
+    launcher = [str(mpiexec if mpiexec.exists() else "mpiexec"), "-n", str(n_processes)] if n_processes > 1 else []
     command = [sys.executable, str(HERE / "processes.py"), *map(str, arguments)]
     run = subprocess.run(launcher + command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return json.loads(run.stdout)
@@ -131,6 +130,7 @@ def work(job):
 def main():
     """Let the contenders take turns, and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of the sequences")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender; the median counts")
     parser.add_argument("--quick", action="store_true", help="a tiny run, to see that all of it works")
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="where a quick run writes")
@@ -141,21 +141,21 @@ def main():
         return
     rounds, steps = (2, 2) if options.quick else (options.rounds, 4)
     times = start(2, 1, "--work", "reduce", 5 if options.quick else 30)
-    result = {"mpi": times.pop("library"), "allreduce": times, "layers": LAYERS, "d_model": D_MODEL, "training": {}}
-    for name, (length, n_rows) in (QUICK if options.quick else BATCHES).items():
-        turns = {contender: [] for contender in CONTENDERS}
+    result = {"mpi": times.pop("library"), "allreduce": times, "training": {}}
+    result |= {"rows": ROWS, "layers": LAYERS, "d_model": D_MODEL}
+    for length in QUICK if options.quick else options.lengths:
+        turns = {name: [] for name in CONTENDERS}
         for _ in range(rounds):
-            for contender, (n_processes, n_threads) in CONTENDERS.items():
-                turns[contender].append(start(n_processes, n_threads, "--work", name, length, n_rows, steps))
-        result["training"][name] = {"length": length, "rows": n_rows} | {
-            contender: {key: statistics.median(one[key] for one in all_turns) for key in all_turns[0]}
-            | {"all": [one["tokens_per_s"] for one in all_turns]}
-            for contender, all_turns in turns.items()
+            for name, (n_processes, n_threads) in CONTENDERS.items():
+                turns[name].append(start(n_processes, n_threads, "--work", "train", length, steps))
+        result["training"][length] = {
+            name: {key: statistics.median(one[key] for one in own) for key in own[0]}
+            | {"all": [one["tokens_per_s"] for one in own]}
+            for name, own in turns.items()
         }
-        for contender in CONTENDERS:
-            print(
-                f"{name}: {contender}: {result['training'][name][contender]['tokens_per_s']:.0f} tokens/s", flush=True
-            )
+        for name in CONTENDERS:
+            tokens_per_s = result["training"][length][name]["tokens_per_s"]
+            print(f"{length}: {name}: {tokens_per_s:.0f} tokens/s", flush=True)
     result["surroundings"] = contest.surroundings()
     path = options.build / "processes_quick.json" if options.quick else HERE / "results" / "processes.json"
     path.parent.mkdir(parents=True, exist_ok=True)
