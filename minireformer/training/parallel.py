@@ -14,6 +14,7 @@ gets a communicator. Read next: `record.py`.
 
 import contextlib
 import json
+import os
 import sys
 import traceback
 
@@ -77,6 +78,7 @@ class Ranks:
                 flush=True,
             )
             self.comm.Abort(1)
+            os._exit(1)  # where `Abort` returns, because the end takes a moment to arrive
 
     def sum(self, loss, grads, params):
         """Add up `loss` and `grads` over all ranks, with one call of MPI; -> loss, grads.
