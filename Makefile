@@ -162,4 +162,6 @@ $(INSTALLED): pyproject.toml
 	@echo "Installing into $(VENV): once, and it takes a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable '.[notebooks,test]'
+	@$(PY) -m pip install --only-binary mpi4py,mpich --quiet --editable '.[mpi]' || \
+		echo "MPI was not installed, as there are no wheels for this system. What needs it is skipped."
 	@touch $@

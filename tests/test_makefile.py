@@ -54,7 +54,12 @@ GPU = ['backend.use("cupy")', "--nbval", "benchmarks/speed/gpu.py"]
 @pytest.mark.parametrize(
     "arguments, fails_on, cuda, steps",
     [
-        ("test", "nothing", None, [".[notebooks,test]", "-m not slow tests notebooks --ignore=notebooks/08_train"]),
+        (
+            "test",
+            "nothing",
+            None,
+            [".[notebooks,test]", ".[mpi]", "-m not slow tests notebooks --ignore=notebooks/08"],
+        ),
         (
             "test-all",
             "nothing",
@@ -101,7 +106,7 @@ def test_make_takes_these_steps_in_this_order_and_installs_what_is_missing(make,
     for extra in re.findall(r"\[(.*?)\]", calls):
         assert set(extra.split(",")) <= EXTRAS.keys()
     if fails_on == "nothing":  # what can be imported is not installed again
-        assert calls.count("pip install") == (2 if arguments in ("bench", "workflows") else 1)
+        assert calls.count("pip install") == (3 if arguments in ("bench", "workflows") else 2)
     assert ("--allow-root" in calls) == ("--allow-root" in steps)
 
 
@@ -123,6 +128,11 @@ def test_make_fails_where_a_step_fails_says_what_is_missing_and_tries_again(make
     assert not message or "gpu1" not in calls and "pytest" not in calls
     code, _, calls = make(arguments)
     assert code == 0 and fails_on in calls
+
+
+def test_make_goes_on_where_mpi_has_no_wheels(make):
+    code, _, calls = make("test", "--only-binary")
+    assert code == 0 and "-m not slow tests notebooks" in calls
 
 
 def test_make_installs_once_and_again_when_pyproject_changes(make, tmp_path):

@@ -6,20 +6,23 @@ The loss is a mean over the n targets of a batch. Cut the batch into parts of n_
 
 So we compute one part after the other and add up. In words: a part counts as much as it has targets. Hash rotations are
 those of the whole batch, and so are dropout masks (see `rng.RowSeed`), so that a batch in parts trains the same model.
-Read next: `record.py`.
+The parts may also be computed by different processes. Read next: `parallel.py`.
 """
 
 from minireformer import backend, rng
 from minireformer.checks import expect
 
 
-def loss_and_grads(model, tokens, targets, mask, seed, n_parts):
+def loss_and_grads(model, tokens, targets, mask, seed, n_parts, rank=0, n_ranks=1):
     """`model.loss_and_grads` with the rows of the batch cut into `n_parts`; -> loss, grads.
 
     tokens (B, T), or a pair of such arrays; targets (B, ...); mask (B, T) or None. At most one part's activations exist
     at a time, beside two sets of gradients. ValueError if there are more parts than rows.
+
+    With several ranks, each cuts its own rows into `n_parts`, and we compute those of one `rank`: what is returned are
+    its terms of the two sums, or 0 and {} if no rows are left for it.
     """
-    if n_parts == 1:
+    if n_parts == n_ranks == 1:
         return model.loss_and_grads(tokens, targets, seed=seed, mask=mask)
     n_rows = len(targets)
     expect("accumulate", n_parts, n_parts <= n_rows, f"at most the batch's {n_rows} rows")
@@ -27,9 +30,9 @@ def loss_and_grads(model, tokens, targets, mask, seed, n_parts):
     total = sum(counts)
     expect("mask", total, total > 0, "a position that is true")
     loss, grads = 0.0, {}
-    for part in rows_of_parts(n_rows, n_parts):
+    for part in rows_of_parts(n_rows, n_ranks * n_parts)[rank * n_parts : (rank + 1) * n_parts]:
         weight = sum(counts[part]) / total
-        if weight:  # a part whose mask is false everywhere has no loss
+        if weight:  # a part without a target, or without a row, has no loss
             rows = _rows(tokens, part), _rows(targets, part)
             part_loss, part_grads = model.loss_and_grads(
                 *rows, seed=rng.RowSeed(seed, part.start), mask=_rows(mask, part)
@@ -40,8 +43,11 @@ def loss_and_grads(model, tokens, targets, mask, seed, n_parts):
 
 
 def rows_of_parts(n_rows, n_parts):
-    """Slices that cut `n_rows` into `n_parts`, whose sizes differ by one at most."""
-    bounds = [n_rows * i // n_parts for i in range(n_parts + 1)]
+    """Slices that cut `n_rows` into `n_parts`, whose sizes differ by one at most. Some are empty if rows are few.
+
+    None is larger than the first, so that the memory of the first rank is the most that any rank needs.
+    """
+    bounds = [-(-n_rows * i // n_parts) for i in range(n_parts + 1)]
     return [slice(*pair) for pair in zip(bounds, bounds[1:])]
 
 

@@ -5,7 +5,7 @@ Everything random is a function of the seed and of the step's number: `batches(s
 was killed and resumed ends with the same parameters, bit for bit, as one that was never interrupted.
 
 The loop itself fits on one screen. `accumulate.py`, which you can read next, makes small batches of a
-large one; `record.py` keeps the log and writes the files.
+large one; `parallel.py` shares it out among processes; `record.py` keeps the log and writes the files.
 """
 
 import math
@@ -19,6 +19,7 @@ from minireformer.checks import check_count, check_flags
 from minireformer.model import Model
 from minireformer.training.accumulate import loss_and_grads
 from minireformer.training.optimizers import Optimizer, check_learning_rate, clip_by_global_norm
+from minireformer.training.parallel import Ranks
 from minireformer.training.record import RunRecord, as_number, check_arguments
 
 
@@ -38,6 +39,8 @@ def train(
     checkpoint_every: int | None = None,
     resume: bool = True,
     progress: bool = True,
+    comm: Any = None,
+    cuda_aware: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `model` in place for `steps` steps in all, counted from 0; -> the log, a list of rows (dicts).
 
@@ -56,6 +59,11 @@ def train(
     resume        whether to go on from the checkpoint, if there is one; a finished run returns its log at
                   once. With False, the two files of an earlier run are first renamed to end in .old.
     progress      whether to draw a progress bar.
+    comm          an MPI communicator such as mpi4py's `MPI.COMM_WORLD`, to share the work out among its processes (see
+                  `parallel.py`). Each calls `train` with the same arguments, and `batches` gives each the whole batch,
+                  of which it takes some rows. Again, it is the same step, and all get the same parameters and log. The
+                  first process evaluates, draws the bar, and alone needs the files. One that fails ends all.
+    cuda_aware    whether MPI takes CuPy arrays as they are. Otherwise they go through pinned host memory.
 
     A row holds `step` (the number of steps so far), `loss` and `grad_norm` (means over the steps since the last
     row; the norm before clipping), `bits_per_token` (loss / ln 2: bits per byte, where tokens are bytes),
@@ -72,47 +80,63 @@ def train(
     We notice that before we write the next row or checkpoint, or when the next loss is not finite; those parameters
     are lost. Either way you keep the last checkpoint, which holds only finite parameters.
     """
-    steps, log_every, checkpoint_every = check_arguments(
-        model, batches, opt, steps, schedule, clip, log_every, evaluate, checkpoint, checkpoint_every
-    )
-    accumulate = check_count("accumulate", accumulate)
-    check_flags(resume=resume, progress=progress)
-    from tqdm import tqdm  # here, as it would add a third to the time that `import minireformer` takes
+    ranks = Ranks(comm, cuda_aware)
+    with ranks.ending_together():
+        steps, log_every, checkpoint_every = check_arguments(
+            model, batches, opt, steps, schedule, clip, log_every, evaluate, checkpoint, checkpoint_every
+        )
+        accumulate = check_count("accumulate", accumulate)
+        check_flags(resume=resume, progress=progress)
+        from tqdm import tqdm  # here, as it would add a third to the time that `import minireformer` takes
 
-    record = RunRecord(seed, checkpoint)
-    record.start(model, opt, resume)
-    check_finite("model:", model.params)
-    with tqdm(total=steps, initial=record.step, disable=not progress, unit="step") as bar:
-        for step in range(record.step, steps):
-            learning_rate = None
-            if schedule is not None:
-                learning_rate = check_learning_rate(f"schedule: step {step}", as_number(schedule(step)))
-            with record.measured():
-                n_tokens, loss, grad_norm = training_step(
-                    model, batches, opt, step, learning_rate, clip, seed, accumulate
-                )
-            record.add_step(n_tokens, loss, grad_norm)
-            row_is_due = record.step % log_every == 0 or record.step == steps
-            checkpoint_is_due = record.step % checkpoint_every == 0 or record.step == steps
-            if row_is_due or checkpoint_is_due:
-                check_update(model, step)
-            if row_is_due:
-                row = record.write_row(model, learning_rate, evaluate)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", bits=f"{row['bits_per_token']:.3f}", refresh=False)
-            if checkpoint_is_due:
-                record.write_checkpoint(model, opt)
-            bar.update()
-    return record.log
+        first = ranks.rank == 0
+        record = RunRecord(seed, checkpoint if first else None)
+        ranks.expect_same(seed=record.seed, steps=steps, accumulate=accumulate, checkpoint_every=checkpoint_every)
+        if first:
+            record.start(model, opt, resume)
+        record.step, record.log, record.recent = ranks.told_by_first([record.step, record.log, record.recent])
+        ranks.take_from_first(model, opt)
+        check_finite("model:", model.params)
+        with tqdm(total=steps, initial=record.step, disable=not (progress and first), unit="step") as bar:
+            bar.set_description(str(ranks) if ranks.size > 1 else None)
+            for step in range(record.step, steps):
+                learning_rate = None
+                if schedule is not None:
+                    learning_rate = check_learning_rate(f"schedule: step {step}", as_number(schedule(step)))
+                with record.measured():
+                    n_tokens, loss, grad_norm = training_step(
+                        model, batches, opt, step, learning_rate, clip, seed, accumulate, ranks
+                    )
+                record.add_step(n_tokens, loss, grad_norm)
+                row_is_due = record.step % log_every == 0 or record.step == steps
+                checkpoint_is_due = record.step % checkpoint_every == 0 or record.step == steps
+                if row_is_due or checkpoint_is_due:
+                    check_update(model, step)
+                if row_is_due and first:
+                    row = record.write_row(model, learning_rate, evaluate)
+                    bar.set_postfix(loss=f"{row['loss']:.3f}", bits=f"{row['bits_per_token']:.3f}", refresh=False)
+                if checkpoint_is_due:
+                    ranks.take_from_first(model, opt)
+                    record.write_checkpoint(model, opt)
+                bar.update()
+        return ranks.told_by_first(record.log)
 
 
-def training_step(model, batches, opt, step, learning_rate, clip, seed, accumulate=1):
-    """One step of training, in place; -> (number of tokens, loss, gradient norm before clipping)."""
+def training_step(model, batches, opt, step, learning_rate, clip, seed, accumulate=1, ranks=None):
+    """One step of training, in place; -> (number of tokens, loss, gradient norm before clipping).
+
+    `ranks` are the processes that share the batch; by default, this one does it alone.
+    """
+    ranks = ranks or Ranks()
     batch = batches(step)
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         raise TypeError(f"batches: expected (tokens, targets) or (tokens, targets, mask); got {type(batch).__name__}")
     tokens, targets, mask = (*batch, None)[:3]
     with backend.deferred_sync() as fetch:  # for loss and norm, and whether all ids are in the vocabulary
-        loss, grads = loss_and_grads(model, tokens, targets, mask, rng.fold(seed, "step", step), accumulate)
+        loss, grads = loss_and_grads(
+            model, tokens, targets, mask, rng.fold(seed, "step", step), accumulate, ranks.rank, ranks.size
+        )
+        loss, grads = ranks.sum(loss, grads, model.params)
         norm = clip_by_global_norm(grads, math.inf if clip is None else clip)
         loss, norm = fetch(loss, norm)
     for name, value in (("loss", loss), ("norm of the gradients", norm)):

@@ -35,7 +35,14 @@ class ndarray:
 
     def get(self, *args, **kwargs):
         check_call("ndarray.get", CLASSES["ndarray"]["get"], args, kwargs)
-        return self._read().copy()
+        host = self._read().copy()
+        out = kwargs.get("out")
+        if out is None:
+            return host
+        if (out.shape, out.dtype) != (host.shape, host.dtype) or not out.flags.c_contiguous:
+            raise TypeError("out: expected a contiguous array of the same shape and dtype")
+        out[...] = host
+        return out
 
     def item(self):
         return self._read().item()

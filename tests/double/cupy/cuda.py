@@ -66,8 +66,16 @@ class Device(Stream):
     def __init__(self, device=0):
         self.id = device
 
+    def use(self):
+        """Nothing: it is the only one."""
+
 
 Stream.null = Stream()
+
+
+def alloc_pinned_memory(size):
+    """Host memory; as CuPy does, it may give more than was asked for."""
+    return memoryview(bytearray(size + 512))
 
 
 def get_current_stream():
