@@ -141,16 +141,16 @@ def lsh_attention(
     In each of R rounds, tokens are sorted by bucket and cut into chunks; a query sees its own chunk and its neighbours
     (section 2, figure 2). `options` are those of `AttentionOptions`; `chunk_len` is required. All rounds together are
     one softmax. A token sees itself only when it sees nothing else. Masks and dropout are as in `full_attention`.
-    Hidden keys sort last: their bucket is the largest number that the dtype of `buckets` (int16, int32 or int64) holds,
-    so real buckets must be below it. Up to `chunk_len` tokens there is nothing to hash, and this is full attention with
-    shared queries and keys. `padded_len` is as in `local_attention`.
+    Hidden keys sort last: their bucket is the largest number that the dtype of `buckets` (int16, uint16, int32, int64)
+    holds, so real buckets must be below it. Up to `chunk_len` tokens there is nothing to hash, and this is full
+    attention with shared queries and keys. `padded_len` is as in `local_attention`.
     """
     options = _with_chunks(options)
     _check(qk, None, v, key_mask, dropout)
     check_array("buckets", buckets, *qk.shape[:2], None, qk.shape[2], kind="i", like=qk, whose="the queries")
     check_not_empty("buckets", buckets)
-    if buckets.dtype.name not in ("int16", "int32", "int64"):
-        raise TypeError(f"buckets: expected int16, int32 or int64, as hash_vectors gives; got {buckets.dtype}")
+    if buckets.dtype.name not in ("int16", "uint16", "int32", "int64"):
+        raise TypeError(f"buckets: expected int16, uint16, int32 or int64, as hash_vectors gives; got {buckets.dtype}")
     return _chunked(qk, None, v, buckets, options, key_mask, dropout, seed, padded_len)
 
 
@@ -218,6 +218,7 @@ def attention_backward(dout, cache):
     q_rows, k_rows, v_rows, scale = _tables(queries, keys, q, k, v)
     dout, out, m, l = (queries.table(x) for x in (dout, out, cache.m, cache.l))
     delta = row_dot(dout, out)
+    del out, cache  # frees the output, if the caller has handed its cache over (see `reversible.py`)
     dq, dv, dk = xp.zeros_like(q_rows), xp.zeros_like(v_rows), None if k is None else xp.zeros_like(k_rows)
 
     def work(heads):

@@ -2,6 +2,11 @@
 
     Q, K, V = x Wq', x Wk', x Wv', each cut into heads        O = attention(Q, K, V)        y = dropout(O Wo')
 
+Heads do not meet before the last product, so y is a sum over groups g of heads, each with its own rows of Wq, Wk and Wv
+and columns of Wo. A reversible layer may undo one group at a time: `terms`.
+
+    y = sum_g dropout(O_g Wo_g')        O_g = attention(x Wq_g', x Wk_g', x Wv_g')
+
 `LSHAttention` projects queries and keys with one matrix (section 2, "shared-QK") and draws its hash rotations from the
 seed. Its cache keeps the buckets, and `replay` passes them to a recompute: inputs that differ in the last bit may hash
 differently, and we would silently get the gradient of another function. Read next: `reversible.py`.
@@ -12,8 +17,8 @@ from typing import Any, NamedTuple
 from minireformer import backend, rng
 from minireformer.attention import (
     AttentionOptions,
+    attention_backward,
     full_attention,
-    full_attention_backward,
     local_attention,
     lsh_attention,
     padded_length,
@@ -21,17 +26,18 @@ from minireformer.attention import (
 from minireformer.checks import check_array, check_count, check_rate, check_sizes, expect
 from minireformer.dropout import Dropout
 from minireformer.hashing import bucket_factors, check_rotations, default_n_buckets, hash_vectors, random_rotations
-from minireformer.layer import Layer, prefixed
-from minireformer.linear import Linear
+from minireformer.layer import Layer
+from minireformer.linear import Linear, LinearCache, linear, linear_backward
 
 
 class AttentionLayerCache(NamedTuple):
-    """The caches of a layer's parts, in the order of `forward`."""
+    """What backward needs, in the order of `forward`."""
 
-    projections: list  # of the linear layers, in order
+    inputs: tuple  # x (B, T, d_model) and, for cross-attention, the memory
     attention: Any  # of the attention function
-    output: Any
+    joined: Any  # (B, T, H * D): its output, heads side by side
     dropout: Any
+    group: tuple  # the first head, and the one after the last
     buckets: Any = None  # (B, H, R, T), LSH only
 
 
@@ -43,6 +49,7 @@ class AttentionLayer(Layer):
     """
 
     projections = {"query": 0, "key": 0, "value": 0}
+    heads_at_once = 0  # how many heads `terms` takes together; 0: all
 
     def __init__(self, widths, n_heads, d_head, dropout, attention_dropout, seed, dtype):
         super().__init__()
@@ -57,35 +64,56 @@ class AttentionLayer(Layer):
         }
         self.output = self.add("output", Linear(width, self.d_model, rng.fold(seed, "output"), **shared))
 
-    def _forward(self, inputs, seed, training, key_mask, **kwargs):
-        """-> y (B, T, d_model), cache. `inputs`: x (B, T, d_model) and, for cross-attention, the memory."""
+    def _forward(self, inputs, seed, training, key_mask, group=None, **kwargs):
+        """-> y (B, T, d_model), cache. `inputs`: x (B, T, d_model) and, for cross-attention, the memory.
+
+        `group`, the first head and the one after the last: what these heads contribute to y (None: all heads).
+        """
         check_array("x", inputs[0], None, None, self.d_model, like=self.params["output.weight"])
-        projected = [self.parts[name].forward(inputs[i]) for name, i in self.projections.items()]
-        rate = self.attention_dropout if training else 0.0
-        settings = {"key_mask": key_mask, "dropout": rate, "seed": rng.fold(seed, "attention")}
-        mixed, attention, *buckets = self.attend([self.split(y) for y, _ in projected], seed, settings, **kwargs)
-        y, output = self.output.forward(self.join(mixed))
+        group, own_seed = group or (0, self.n_heads), rng.fold(seed, "attention")
+        heads = [self.split(linear(inputs[i], self._part(name, group))[0]) for name, i in self.projections.items()]
+        settings = {"key_mask": key_mask, "dropout": self.attention_dropout if training else 0.0}
+        settings["seed"] = rng.RowSeed(own_seed, rng.first_row(seed), (group[0], self.n_heads))
+        mixed, attention, *buckets = self.attend(heads, seed, settings, **kwargs)
+        joined = self.join(mixed)
+        y, _ = linear(joined, self._part("output", group))
         y, dropout = self.dropout.forward(y, rng.fold(seed, "output"), training)
-        return y, AttentionLayerCache([cache for _, cache in projected], attention, output, dropout, *buckets)
+        return y, AttentionLayerCache(inputs, attention, joined, dropout, group, *buckets)
 
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx (B, T, d_model), dmemory if there is a memory, grads."""
-        check_array("dy", dy, *cache.projections[0].x.shape, like=self.params["output.weight"])
-        projections, attention, output, dropout, _ = cache
+        check_array("dy", dy, *cache.inputs[0].shape, like=self.params["output.weight"])
+        inputs, *attention, joined, dropout, group, _ = cache
+        del cache  # its parts are handed over, or freed as soon as they have been used: see `reversible.py`
         dy, _ = self.dropout.backward(dy, dropout)
-        dmixed, output_grads = self.output.backward(dy, output)
-        del dy, output, cache  # no longer needed, and would add to the peak memory of a training step
-        dheads = list(self.attend_backward(self.split(dmixed), attention))
-        del dmixed, attention
-        dinputs, grads = [], prefixed("output", output_grads)
-        for (name, i), part_cache in zip(self.projections.items(), projections):
-            dinput, part_grads = self.parts[name].backward(self.join(dheads.pop(0)), part_cache)
+        dmixed, dweight, _ = linear_backward(dy, LinearCache(joined, self._part("output", group), False))
+        del dy, joined
+        dheads = list(self.attend_backward(self.split(dmixed), attention.pop()))
+        del dmixed
+        dinputs, grads = [], {"output.weight": self._whole("output", group, dweight)}
+        for name, i in self.projections.items():
+            part_cache = LinearCache(inputs[i], self._part(name, group), False)
+            dinput, dweight, _ = linear_backward(self.join(dheads.pop(0)), part_cache)
             if i == len(dinputs):
                 dinputs.append(dinput)
             else:
                 dinputs[i] += dinput
-            grads |= prefixed(name, part_grads)
+            grads[f"{name}.weight"] = self._whole(name, group, dweight)
         return *dinputs, grads
+
+    def _part(self, name, group, weight=None):
+        """What belongs to a group of heads, a view: rows of a projection's weight, columns of the output's."""
+        weight = self.params[f"{name}.weight"] if weight is None else weight
+        part = slice(group[0] * self.d_head, group[1] * self.d_head)
+        return weight[:, part] if name == "output" else weight[part]
+
+    def _whole(self, name, group, dpart):
+        """The gradient of a whole weight from that of `_part`: 0 for the other heads."""
+        if group == (0, self.n_heads):
+            return dpart
+        dweight = backend.get_xp(dpart).zeros_like(self.params[f"{name}.weight"])
+        self._part(name, group, dweight)[...] = dpart
+        return dweight
 
     def attend(self, heads, seed, settings):
         """heads, an array (B, H, T, D) for each projection -> (B, H, T, D), the function's cache, buckets if any."""
@@ -93,15 +121,28 @@ class AttentionLayer(Layer):
 
     def attend_backward(self, dmixed, cache):
         """dmixed (B, H, T, D) -> the gradients of the heads, in order."""
-        return full_attention_backward(dmixed, cache)
+        caches = [cache]
+        del cache
+        return attention_backward(dmixed, caches.pop())
 
     def replay(self, cache):
         """The arguments that `forward` needs, besides its inputs and seed, to repeat its computation."""
         return {} if cache.buckets is None else {"buckets": cache.buckets}
 
+    def terms(self, replay):
+        """A list of arguments like `replay`, one for each group of heads, with which the outputs of `forward` sum to y.
+
+        Only one group's heads, and their gradients, then exist at a time.
+        """
+        n_heads, step = self.n_heads, self.heads_at_once or self.n_heads
+        if step >= n_heads:
+            return [replay]
+        groups = [(first, min(first + step, n_heads)) for first in range(0, n_heads, step)]
+        return [{name: x[:, slice(*group)] for name, x in replay.items()} | {"group": group} for group in groups]
+
     def split(self, x):
-        """(B, T, H D) -> (B, H, T, D)"""
-        return x.reshape(*x.shape[:2], self.n_heads, self.d_head).swapaxes(1, 2)
+        """(B, T, H D) -> (B, H, T, D), for any number of heads H."""
+        return x.reshape(*x.shape[:2], x.shape[2] // self.d_head, self.d_head).swapaxes(1, 2)
 
     def join(self, x):
         """(B, H, T, D) -> (B, T, H D)"""
@@ -114,18 +155,30 @@ class SelfAttention(AttentionLayer):
     d_model, n_heads, d_head  sizes, whole numbers >= 1.
     dropout            the rate at which entries of y are set to zero in training, in [0, 1).
     attention_dropout  the same for attention weights.
+    heads_at_once      how many heads a reversible layer undoes at a time, to save memory; 0: all. See `terms`.
     seed, dtype        of the parameters: an integer, and "float32" or "float64".
     options            the fields of `AttentionOptions` named in `takes`, kept as `self.options`.
 
     A bad setting raises a ValueError or TypeError that names it, as soon as the layer is made.
     """
 
-    takes = {"dropout", "attention_dropout", "causal"}  # names of settings, besides the sizes, seed and dtype
+    takes = {"dropout", "attention_dropout", "heads_at_once", "causal"}  # settings, besides the sizes, seed and dtype
 
     def __init__(
-        self, d_model, n_heads, d_head, *, dropout=0.0, attention_dropout=0.0, seed=0, dtype="float32", **options
+        self,
+        d_model,
+        n_heads,
+        d_head,
+        *,
+        dropout=0.0,
+        attention_dropout=0.0,
+        heads_at_once=0,
+        seed=0,
+        dtype="float32",
+        **options,
     ):
         super().__init__((d_model,), n_heads, d_head, dropout, attention_dropout, seed, dtype)
+        self.heads_at_once = check_count("heads_at_once", heads_at_once, at_least=0)
         self.options = AttentionOptions(**options)
         for name in options.keys() - self.takes:
             if options[name] != getattr(AttentionOptions, name):  # anything but the default

@@ -42,6 +42,7 @@ class ReformerConfig:
     attention_dropout: float = 0.0
     lsh_attention_dropout: float | None = None  # for one kind of layer, if it differs
     local_attention_dropout: float | None = None
+    heads_at_once: int = 0  # heads that a reversible layer undoes at a time in training; 0: all
     ff_chunk_len: int = 1024  # positions that the feed-forward layer computes at a time; 0: all
     loss_chunk_len: int = 1024  # positions whose logits exist at the same time in training
     activation: str = "relu"  # or "gelu", or its approximation "gelu_tanh"
@@ -119,5 +120,5 @@ CHECKS = {  # for a field, by its name or else its type: (name, value) -> the va
     "head": one_of(*HEADS),
     "positions": one_of("axial", "learned", "sinusoidal"),
 }
-MAY_BE_0 = "lsh_n_before lsh_n_after local_n_before local_n_after encoder_n_after ff_chunk_len pad_token"
+MAY_BE_0 = "lsh_n_before lsh_n_after local_n_before local_n_after encoder_n_after heads_at_once ff_chunk_len pad_token"
 CHECKS |= dict.fromkeys(MAY_BE_0.split(), partial(check_count, at_least=0))

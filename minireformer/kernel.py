@@ -79,6 +79,7 @@ def attend_backward(s, dout, q, k, v, scale, m, l, delta, dq, dk, dv):
     w, scale, sees_nothing = s.scratch, scale[s.key_rows], l[s.all_queries] == 0
     m, l, delta = m[s.query_rows], l[s.query_rows], delta[s.query_rows]  # (g, slots)
     inverse_l = 1 / (l + (l == 0))
+    del l
     delta *= inverse_l
     for chunk, window in s.tiles():  # rows of S are keys here, columns are queries
         Q, K = gather_queries_and_keys(s, q, k, scale, chunk, window)  # (g, n, W C, D) and (g, n, C, D)

@@ -57,6 +57,15 @@ class Layer:
             param[...] = values[name]
 
 
+def add_to(grads, more):
+    """Add the gradients `more` to the dict `grads`, in place."""
+    for name, gradient in more.items():
+        if name in grads:
+            grads[name] += gradient
+        else:
+            grads[name] = gradient
+
+
 def prefixed(name, values):
     """The dict `values` with `name.` put before every key."""
     return {f"{name}.{key}": value for key, value in values.items()}

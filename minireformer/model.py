@@ -97,9 +97,9 @@ class Body(Layer):
             inputs["rotations"] = self._rotations(rotations, tokens.shape[1])
         x, embedding = self.embedding.forward(tokens)
         x, positions = self.positions.forward(x)
-        x, embedding_dropout = self.dropout.forward(x, rng.fold(seed, "embedding"), training)
+        *x, embedding_dropout = self.dropout.forward(x, rng.fold(seed, "embedding"), training)  # x is handed over
         inputs |= {"seed": rng.fold(seed, "layers"), "training": training, "key_mask": key_mask}
-        y, layers = self.layers.forward(x, **inputs)
+        y, layers = self.layers.forward(x.pop(), **inputs)
         features, layer_norm = self.layer_norm.forward(y)
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
         return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from minireformer import backend, rng
 from minireformer.checks import check_array
-from minireformer.layer import Layer, prefixed
+from minireformer.layer import Layer, add_to, prefixed
 from minireformer.layer_norm import LayerNorm
 
 NAMES = {2: ("attention", "feed_forward"), 3: ("attention", "cross_attention", "feed_forward")}  # by how many they are
@@ -70,14 +70,18 @@ class PreNorm(Layer):
         return dx, *dmemory, grads | prefixed("layer_norm", norm_grads)
 
     def forward_and_backward(self, x, dy, seed=0, training=True, **kwargs):
-        normed, layer_norm = self.layer_norm.forward(x)
-        y, dnormed, *dmemory, grads = self.part.forward_and_backward(normed, dy, seed, training, **kwargs)
-        dx, norm_grads = self.layer_norm.backward(dnormed, layer_norm)
-        return y, dx, *dmemory, grads | prefixed("layer_norm", norm_grads)
+        *normed, layer_norm = self.layer_norm.forward(x)
+        y, *dnormed, grads = self.part.forward_and_backward(normed.pop(), dy, seed, training, **kwargs)
+        dx, norm_grads = self.layer_norm.backward(dnormed.pop(0), layer_norm)
+        return y, dx, *dnormed, grads | prefixed("layer_norm", norm_grads)
 
     def replay(self, cache):
         """The arguments that `forward` needs to repeat its computation: see `AttentionLayer.replay`."""
         return self.part.replay(cache.part)
+
+    def terms(self, replay):
+        """The same, for each term of a sum that `forward` may be cut into: see `AttentionLayer.terms`."""
+        return self.part.terms(replay)
 
 
 class ReversibleCache(NamedTuple):
@@ -119,6 +123,7 @@ class ReversibleStack(Layer):
         inputs = {"attention": {"key_mask": key_mask}, "cross_attention": cross_attention, "feed_forward": {}}
         store = training and not self.reversible
         x1 = x2 = x
+        del x
         replays, stored = [], [[] for _ in self.blocks] if store else []
         for i, name, sublayer in self.sublayers():
             kwargs = inputs[name]
@@ -132,7 +137,7 @@ class ReversibleStack(Layer):
             if store:
                 stored[i].append(cache)
             del f, cache
-        y = backend.get_xp(x).concatenate([x1, x2], axis=-1)
+        y = backend.get_xp(x1).concatenate([x1, x2], axis=-1)
         return y, ReversibleCache(y, seed, training, inputs, replays, stored)
 
     def backward(self, dy, cache):
@@ -140,26 +145,31 @@ class ReversibleStack(Layer):
         check_array("dy", dy, *cache.y.shape)
         y, seed, training, inputs, replays, stored = cache
         stored = [part_cache for block in stored for part_cache in block]
-        (dx1, dx2), (x1, x2) = _streams(dy), (None, None) if stored else _streams(y)
-        del dy, y, cache  # they take as much memory as the streams themselves
+        del cache
+        dx1, dx2 = _streams(dy)
+        del dy  # it takes as much memory as the two streams, and so does y
+        x1, x2 = (None, None) if stored else _streams(y)
+        del y
         dmemory, grads = [], {}
         for i, name, sublayer in reversed(self.sublayers()):
             # Back: x1, x2 = x2 - f(x1), x1. Here x2 still contains f(x1), so dx2 is also the gradient of f(x1).
-            kwargs = inputs[name] | (replays[i] if name == "attention" else {})
-            own_seed = rng.fold(seed, i, name)
-            if stored:
-                d, *of_memory, part_grads = sublayer.backward(dx2, stored.pop())
-            elif name == "feed_forward":  # computes its hidden layer once for both passes
-                f, d, part_grads = sublayer.forward_and_backward(x1, dx2, own_seed, training)
-                x2 -= f
-                del f
-            else:
-                f, *caches = sublayer.forward(x1, own_seed, training, **kwargs)
-                x2 -= f
-                del f
-                d, *of_memory, part_grads = sublayer.backward(dx2, caches.pop())
-            dx1 += d
-            del d
+            own_seed, part_grads = rng.fold(seed, i, name), {}
+            by_terms = name == "attention" and not stored  # f is a sum over groups of heads: undo one at a time
+            for replay in sublayer.terms(replays[i]) if by_terms else [{}]:
+                if stored:
+                    d, *of_memory, term_grads = sublayer.backward(dx2, stored.pop())
+                elif name == "feed_forward":  # computes its hidden layer once for both passes
+                    f, d, term_grads = sublayer.forward_and_backward(x1, dx2, own_seed, training)
+                    x2 -= f
+                    del f
+                else:
+                    f, *caches = sublayer.forward(x1, own_seed, training, **inputs[name], **replay)
+                    x2 -= f
+                    del f
+                    d, *of_memory, term_grads = sublayer.backward(dx2, caches.pop())
+                dx1 += d
+                del d
+                add_to(part_grads, term_grads)
             if name == "cross_attention":  # every block reads the same memory, so its gradient is a sum
                 if dmemory:
                     dmemory[0] += of_memory.pop()

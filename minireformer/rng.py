@@ -16,19 +16,26 @@ _MASK64 = (1 << 64) - 1
 class RowSeed(int):
     """A seed for some rows of a batch, which begin at `first_row`: `RowSeed(7, first_row=4)`.
 
-    These rows get the dropout masks that they have in the whole batch, so we may compute a batch in parts.
-    Seeds folded from it know the row, too; a plain integer begins at row 0.
+    These rows get the dropout masks that they have in the whole batch, so we may compute a batch in parts. The same
+    goes for some heads of an attention layer: `heads` is the number of the first, and how many the layer has.
+    Seeds folded from it know both, too; a plain integer begins at row 0 and at head 0.
     """
 
-    def __new__(cls, seed, first_row):
+    def __new__(cls, seed, first_row=0, heads=(0, None)):
         self = super().__new__(cls, seed)
-        self.first_row = first_row
+        self.first_row, self.heads = first_row, heads
         return self
 
 
 def first_row(seed):
     """The row of the batch at which the rows of `seed` begin."""
     return getattr(seed, "first_row", 0)
+
+
+def head_numbers(seed, row, head, n_heads):
+    """Number b H + h of each head in the whole batch and layer, given its row and its number among these n_heads."""
+    first, n_in_layer = getattr(seed, "heads", (0, None))
+    return (row + first_row(seed)) * (n_in_layer or n_heads) + first + head
 
 
 def fold(seed, *labels):
@@ -45,7 +52,7 @@ def fold(seed, *labels):
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
         state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK64
         state ^= state >> 31
-    return RowSeed(state, seed.first_row) if isinstance(seed, RowSeed) else state
+    return RowSeed(state, seed.first_row, seed.heads) if isinstance(seed, RowSeed) else state
 
 
 def generator(seed, *labels):

@@ -199,8 +199,9 @@ class Schedule:
     @cached_property
     def dropout_words(self):
         """Random integers (g, slots) of queries and of keys, whose sums are hashed once more for each pair."""
-        first = self.heads.start + rng.first_row(self.plan.seeds[0]) * self.n_heads
-        head = self.xp.arange(first, first + len(self.heads), dtype=self.xp.uint32)[:, None]
+        head = self.xp.arange(self.heads.start, self.heads.stop)
+        head = rng.head_numbers(self.plan.seeds[0], head // self.n_heads, head % self.n_heads, self.n_heads)
+        head = head.astype("uint32")[:, None]
         seeds = self.xp.asarray([seed & 0xFFFFFFFF for seed in self.plan.seeds], self.xp.uint32)
         seeds = seeds if self.all_pairs else seeds[self.round % self.n_rounds]
         query = rng.hash_uint32(rng.hash_uint32(head ^ seeds) + self.query.astype("uint32"))

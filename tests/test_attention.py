@@ -226,8 +226,16 @@ def test_dropout_keeps_the_expectation_and_is_replayed():
         ({"qk": xp.ones((1, 2, 8, 4), "float16")}, TypeError, "qk: expected floats .float32 or float64.; got"),
         ({"qk": None}, TypeError, "qk: expected a NumPy or CuPy array; got NoneType"),
         ({"buckets": xp.zeros((1, 2, 0, 8), int)}, ValueError, "buckets: expected at least one token"),
-        ({"buckets": xp.zeros((1, 2, 1, 8), "uint8")}, TypeError, "buckets: expected int16, int32 or int64, .* uint8"),
-        ({"buckets": xp.zeros((1, 2, 1, 8), "int8")}, TypeError, "buckets: expected int16, int32 or int64, .* int8"),
+        (
+            {"buckets": xp.zeros((1, 2, 1, 8), "uint8")},
+            TypeError,
+            "buckets: expected int16, uint16, int32 or int64, .* uint8",
+        ),
+        (
+            {"buckets": xp.zeros((1, 2, 1, 8), "int8")},
+            TypeError,
+            "buckets: expected int16, uint16, int32 or int64, .* int8",
+        ),
         ({"buckets": None}, TypeError, "buckets: expected a NumPy or CuPy array"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 
 import minireformer as mr
 from arrays import xp
+from minireformer import rng
 from minireformer.attention_layer import FullAttention, LocalAttention, LSHAttention, SharedFullAttention
 
 SIZES = {"d_model": 12, "n_heads": 2, "d_head": 5, "dtype": "float64"}
@@ -47,6 +48,25 @@ def test_layer_is_the_function_between_projections():
     xp.testing.assert_allclose(layer.forward(x, rotations=rotations)[0], expected, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind, options", LAYERS)
+@pytest.mark.parametrize("heads_at_once", [1, 2, 3])
+def test_output_and_gradients_are_sums_over_groups_of_heads(kind, options, heads_at_once):
+    """With the same dropout masks, for the second row of a batch, too."""
+    sizes, rates = SIZES | {"n_heads": 4}, {"dropout": 0.2, "attention_dropout": 0.3}
+    layer = kind(**sizes, **options, **rates, heads_at_once=heads_at_once)
+    x, dy, seed = inputs(), inputs(seed=1), rng.RowSeed(5, first_row=3)
+    y, cache = layer.forward(x, seed)
+    dx, grads = layer.backward(dy, cache)
+    terms = layer.terms(layer.replay(cache))
+    assert len(terms) == -(-4 // heads_at_once)
+    caches = [layer.forward(x, seed, **term) for term in terms]
+    parts = [layer.backward(dy, cache) for _, cache in caches]
+    xp.testing.assert_allclose(sum(y for y, _ in caches), y, atol=1e-13)
+    xp.testing.assert_allclose(sum(dx for dx, _ in parts), dx, atol=1e-13)
+    for name in layer.params:
+        xp.testing.assert_allclose(sum(grads[name] for _, grads in parts), grads[name], atol=1e-12, err_msg=name)
+
+
 def test_same_seed_same_bits_and_another_seed_other_buckets():
     layer = LSHAttention(**SIZES, chunk_len=4, n_hashes=2, n_buckets=4, dropout=0.1, attention_dropout=0.1)
     x = inputs()
@@ -81,6 +101,7 @@ def test_inference_has_no_dropout():
         ({"d_model": 0}, "d_model: expected an integer >= 1; got 0"),
         ({"n_heads": None}, "n_heads: expected an integer >= 1; got None"),
         ({"d_head": -5}, "d_head: expected an integer >= 1; got -5"),
+        ({"heads_at_once": -1}, "heads_at_once: expected an integer >= 0; got -1"),
         ({"dropout": 1.0}, r"^dropout: expected a rate in \[0, 1\); got 1.0"),
         ({"attention_dropout": "0.1"}, r"^attention_dropout: expected a rate in \[0, 1\); got '0.1'"),
         ({"dtype": "float16"}, "dtype: expected float32 or float64; got float16"),

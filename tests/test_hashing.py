@@ -84,6 +84,20 @@ def test_sort_holds_where_bucket_times_length_passes_32_bits():
     assert hashing.sort_by_bucket(huge).tolist() == [[2, 1, 0]]
 
 
+@pytest.mark.parametrize("factors, dtype", [((2, 64), "int16"), ((128, 256), "uint16"), ((256, 256), "int32")])
+def test_buckets_take_as_few_bits_as_hold_them_and_the_number_that_hides_a_key(factors, dtype):
+    x = xp.random.default_rng(0).standard_normal((1, 1, 500, 8))
+    rotations = mr.random_rotations(0, 1, 8, 1, factors, dtype="float64")
+    buckets = mr.hash_vectors(x, rotations, factors)
+    assert buckets.dtype == dtype and math.prod(factors) <= np.iinfo(dtype).max
+    projected = xp.einsum("td,dc->tc", x[0, 0], rotations[0, :, 0])
+    parts = projected[:, : factors[0] // 2], projected[:, factors[0] // 2 :]
+    first, second = (xp.concatenate([part, -part], axis=-1).argmax(-1) for part in parts)
+    xp.testing.assert_array_equal(buckets[0, 0, 0], first + factors[0] * second)
+    expected = sorted(range(500), key=lambda t: (int(buckets[0, 0, 0, t]), t))
+    assert hashing.sort_by_bucket(buckets)[0, 0, 0].tolist() == expected
+
+
 @pytest.mark.parametrize(
     "length, chunk_len, max_len, expected",
     [

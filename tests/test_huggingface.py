@@ -410,5 +410,5 @@ def test_a_key_of_another_round_does_not_weigh_a_thousand_million_times():
 def test_every_field_of_a_config_has_a_place_there_or_is_ours_alone():
     ours = {field.name for field in fields(mr.ReformerConfig)}
     theirs = {name for name, _ in mr.huggingface._FIELDS.values()}
-    alone = {"attention_dropout", "same_bucket", "count_once", "reversible", "head", "n_labels"}
+    alone = {"attention_dropout", "same_bucket", "count_once", "heads_at_once", "reversible", "head", "n_labels"}
     assert ours == theirs | alone and not theirs & alone

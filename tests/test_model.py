@@ -142,6 +142,23 @@ def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch, ti
     assert peaks[8] - peaks[2] < 0.1 * activation
 
 
+@pytest.mark.parametrize("heads_at_once, most", [(0, 10.5), (2, 8), (1, 7)])
+def test_few_arrays_of_activations_are_alive_at_the_peak_of_a_training_step(heads_at_once, most, monkeypatch):
+    """The streams and their gradients, a LayerNorm's output; Q, V, dO, dQ and dV of the heads at once: 5 + 5 arrays."""
+    monkeypatch.setattr(mr.backend, "_n_threads", 1)
+    config = mr.ReformerConfig(
+        vocab_size=16, d_model=128, n_heads=4, d_head=32, d_ff=128, attn_layers=("lsh",), n_hashes=1, max_len=8192
+    )
+    model = mr.Reformer(replace(config, heads_at_once=heads_at_once))
+    peaks = {}
+    for length in (4096, 8192):  # the difference is what grows with the length
+        tokens = xp.random.default_rng(0).integers(0, 16, (1, length))
+        with mr.memory.peak() as m:
+            model.loss_and_grads(tokens, tokens)
+        peaks[length] = m.bytes
+    assert peaks[8192] - peaks[4096] < most * 4096 * config.d_model * 4
+
+
 def test_save_and_load(tmp_path, tiny_model):
     model = tiny_model("float32")
     model.save(tmp_path / "model.safetensors")

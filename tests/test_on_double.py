@@ -47,7 +47,7 @@ CONFIG = mr.ReformerConfig(
 )
 CONFIGS = {
     "plain": CONFIG,
-    "dropout": replace(CONFIG, dropout=0.1, attention_dropout=0.1, activation="gelu"),
+    "dropout": replace(CONFIG, dropout=0.1, attention_dropout=0.1, activation="gelu", heads_at_once=1),
     "paper": replace(CONFIG, same_bucket=True, count_once=True, positions="learned"),
     "encoder": replace(CONFIG, causal=False, lsh_n_after=1, n_buckets=(2, 4), positions="sinusoidal"),
     "stored": replace(CONFIG, reversible=False, ff_chunk_len=0),
