@@ -3,10 +3,8 @@
 import os
 import statistics
 
-import pytest
-from test_explorables import each_figure
-
 from minireformer.course import explore
+from test_explorables import each_figure
 
 REPEATS = 5
 WATCH = """
