@@ -26,7 +26,8 @@ SETTINGS = {
 
 def start(n_ranks, *arguments, **settings):
     """`mpiexec -n n_ranks python *arguments`, which can import the package and the tests' own modules; a `Popen`."""
-    path = os.pathsep.join([*filter(None, [settings.pop("PYTHONPATH", "")]), str(ROOT), str(ROOT / "tests")])
+    given = [settings.pop("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]  # the stand-in for CuPy may be there
+    path = os.pathsep.join([*filter(None, given), str(ROOT), str(ROOT / "tests")])
     return subprocess.Popen(
         [MPIEXEC, "-n", str(n_ranks), sys.executable, *map(str, arguments)],
         env=os.environ | SETTINGS | {"PYTHONPATH": path} | settings,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import minireformer as mr
+from mpi import needs_mpi
 
 ROOT = Path(__file__).parents[1]
 DOUBLE = ROOT / "tests" / "double"
@@ -123,6 +124,20 @@ def test_byte_models_of_figure_4_differ_in_nothing_but_their_attention(tmp_path)
         assert abs(result["evaluated_with"][name][name] - bits["mean"]) < 1e-9
     configs = list(result["configs"].values())
     assert {key for key in configs[0] if any(c[key] != configs[0][key] for c in configs)} == {"attn_layers", "n_hashes"}
+
+
+@on_numpy
+@pytest.mark.slow
+@needs_mpi
+def test_the_benchmark_of_processes_times_every_contender_and_the_all_reduce(tmp_path):
+    subprocess.run([sys.executable, SPEED / "processes.py", "--quick", "--build", tmp_path], check=True)
+    result = json.loads((tmp_path / "processes_quick.json").read_text(encoding="utf-8"))
+    assert list(result["allreduce"])[0] == "8" and all(seconds > 0 for seconds in result["allreduce"].values())
+    for contenders in result["training"].values():
+        assert contenders.keys() == {"2 processes", "1 process, 2 threads", "1 process, 1 thread"}
+        for name, one in contenders.items():
+            assert len(one["all"]) == 2 and one["tokens_per_s"] > 0
+            assert (one["reduced"] > 1e-5) == (name == "2 processes") and one["reduced"] < one["seconds_per_step"]
 
 
 @on_numpy

@@ -128,7 +128,7 @@ print("same bits and log" if same == [same[0]] * 4 and len(log) == 5 else "diffe
 def test_1_2_and_4_processes_end_with_the_same_parameters(tmp_path):
     """After 50 steps in float64, with dropout, masks, and batches that don't divide or have fewer rows than ranks."""
     output = mpi.run(4, "-c", EQUAL, tmp_path, MINIREFORMER_BACKEND="numpy")
-    assert output.splitlines() == ["same bits and log"] * 4
+    assert output.replace("\n", "") == 4 * "same bits and log"  # processes may print on the same line
     for name, more in ("adam", {}), ("adafactor", {"steps": 10, "n_rows": 3, "make": mr.Adafactor}):
         model, _ = alone(**more)
         start, _ = alone(**more | {"steps": 1})
@@ -144,7 +144,7 @@ GPU = (
 gpu = mr.training.use_own_gpu(world)
 model, log = train(world, steps=5, progress=True)
 import cupy
-print("on", type(model.params["head.bias"]).__module__.partition(".")[0], gpu, len(log))
+print(f"on {type(model.params['head.bias']).__module__.partition('.')[0]} {gpu} {len(log)}")
 if rank == 0:
     mr.backend.use("numpy")
     one, _ = train(None, steps=5)

@@ -97,8 +97,8 @@ def train(
         record.step, record.log, record.recent = ranks.told_by_first([record.step, record.log, record.recent])
         ranks.take_from_first(model, opt)
         check_finite("model:", model.params)
-        with tqdm(total=steps, initial=record.step, disable=not (progress and first), unit="step") as bar:
-            bar.set_description(str(ranks) if ranks.size > 1 else None)
+        hidden, several = not (progress and first), str(ranks) if ranks.size > 1 else None
+        with tqdm(total=steps, initial=record.step, desc=several, disable=hidden, unit="step") as bar:
             for step in range(record.step, steps):
                 learning_rate = None
                 if schedule is not None:
