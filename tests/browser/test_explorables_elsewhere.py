@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_explorables import FIGURES, each_figure, try_every_control
+from reader import FIGURES, each_figure, try_every_control
 
 from minireformer.course import explore
 
