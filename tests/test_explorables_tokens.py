@@ -1,6 +1,7 @@
 """The explorable "tokens" computes what the package computes, and says at each step what it has computed."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -37,7 +38,7 @@ def test_javascript_gives_the_numbers_of_the_package(place, answers):
 
 
 EVERY_STEP = """
-const { STEPS, LAST, BACKWARD, MISTAKES, look, marks, placing, say, shape } = modules["tokens_steps.js"];
+const { STEPS, LAST, BACKWARD, MISTAKES, look, marks, placing, say, shape, symbols } = modules["tokens_steps.js"];
 const { VECTORS } = modules["tokens_maths.js"];
 for (let step = 0; step <= LAST; step++)
   for (const nRounds of [1, 3])
@@ -50,7 +51,7 @@ for (let step = 0; step <= LAST; step++)
             const s = look({ ...choices, vectors: VECTORS });
             const { name, code, words, table } = STEPS[step];
             const { title, columns, rows } = table(s);
-            const texts = [name, say(code, s), shape(s), say(words, s), title];
+            const texts = [name, say(code, s), shape(s), say(words, s), title, symbols(s)];
             const ragged = rows.some(([, cells]) => columns.length && cells.length !== columns.length);
             console.log(JSON.stringify({ choices, texts, ragged, rows, marks: marks(s), once: placing(step) }));
           }
@@ -72,6 +73,21 @@ def test_every_step_has_its_sentence_its_code_and_its_numbers_whatever_the_reade
         assert not found["ragged"] and found["rows"], line
         assert len(found["texts"][3]) <= 240, found["texts"][3]
         assert len(found["marks"]) == 16 * found["choices"]["nRounds"]
+
+
+@needs_node
+def test_what_the_code_calls_by_a_letter_is_explained_there_or_before(every_step):
+    explained = {"np", "T", "R", "N"}  # the shape says what the capitals are
+    for found in map(json.loads, every_step):
+        choices = found["choices"]
+        if choices["mistake"] != "none" or choices["nRounds"] != 3 or choices["chunkLen"] != 2 or choices["follow"]:
+            continue
+        if choices["step"] == 0:
+            seen = set(explained)
+        _, code, _, _, _, symbols = found["texts"]
+        seen |= set(re.findall(r"[^\W\d]+", symbols))
+        letters = re.findall(r"(?<![\w.\"=])(?:[^\W\d]|d[A-Z]\w*|delta|place|length|dqk|dv)(?![\w])", code)
+        assert set(letters) <= seen, (code, set(letters) - seen)
 
 
 @needs_node

@@ -87,10 +87,10 @@ GPU = ['backend.use("cupy")', "--nbval", "benchmarks/speed/gpu.py"]
         ("book", "import furo", None, ["--quiet --editable .[book]", "-m sphinx"]),
         ("slides", "nothing", None, ["slides/build.py"]),
         ("slides", "import sphinx_revealjs", None, ["--quiet --editable .[slides]", "slides/build.py"]),
-        ("pdf", "import playwright", None, ["-m sphinx", "--editable .[browser]", "book/pdf.py"]),
+        ("pdf", "import notebook, playwright", None, ["-m sphinx", "--editable .[browser]", "book/pdf.py"]),
         (
             "test-browser",
-            "import playwright",
+            "import notebook, playwright",
             None,
             ["-m sphinx", "slides/build.py", "--editable .[browser]", "-m pytest tests/browser"],
         ),

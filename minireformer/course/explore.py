@@ -5,10 +5,15 @@ no kernel, so they also live in a saved notebook and in the book. We pack one in
 with a still picture, the style, the data, and one script.
 
 Why HTML and not a widget: a widget (anywidget too) needs a manager, which the book and Colab would fetch from another
-server, and a saved widget state, which our notebooks do without. Why a classic script and not a module: JupyterLab,
-Notebook 7, VS Code, Colab and a browser that opens the book all run it, even where a security policy blocks imports.
-It has no ids and looks for its container by name, so any number of figures share a page, and the same call always
-gives the same HTML. Where scripts don't run (GitHub, a notebook that isn't trusted), the still picture remains.
+server, and a saved widget state, which our notebooks do without. Why a classic script and not a module: every place
+below runs it, even where a security policy blocks imports. It has no ids and looks for its container by name, so any
+number of figures share a page, and the same call always gives the same HTML.
+
+Where it runs: `make test-browser` tries every control in the book, and the figure of notebook 03 in JupyterLab and
+Notebook 7. We could not run Colab and VS Code, so it does with the saved HTML what their documents and sources say
+that they do. Colab puts an output into a frame of another origin, and we use a sandboxed one; VS Code inserts the
+HTML and then every script again, under a security policy, and ours is stricter. Where scripts don't run (GitHub, a
+notebook that isn't trusted), the still picture remains.
 """
 
 import base64

@@ -132,6 +132,54 @@ def test_the_error_of_a_mistake_is_that_of_the_package(page, show, mistake, labe
     assert page.locator(".tokens-wrong").count() == 0
 
 
+def test_before_a_mistake_is_made_the_text_says_where_and_then_what_is_red(page, show):
+    show(nRounds=2)
+    mistake, step = page.get_by_role("combobox", name="mistake"), page.get_by_role("slider", name="step")
+    wrong = page.locator(".tokens-token.tokens-wrong, td.tokens-wrong, .tokens-spoilt")
+    for label, made_at in (("a Δ for each round", 11), ("hash again in backward", 11), ("forget the look-back", 16)):
+        mistake.select_option(label)
+        assert int(step.input_value()) == made_at and says(page).startswith("Mistake:")
+        for at in range(STEPS):
+            step.fill(str(at))
+            ahead, here, none = (
+                words in says(page)
+                for words in (
+                    f"Your mistake comes later, at step {made_at + 1}",
+                    f"Red is what the mistake of step {made_at + 1} has changed",
+                    f"The mistake of step {made_at + 1} changes nothing here",
+                )
+            )
+            assert ahead == (at < made_at)
+            assert (here or none) == (made_at < at < STEPS - 1)
+            assert (wrong.count() > 0) == (here or at == STEPS - 1 or (at == made_at and wrong.count() > 0))
+        assert "is wrong by" in says(page)  # the choice has found a token that the mistake spoils
+
+
+def test_the_plane_and_the_table_show_the_round_that_was_chosen(page, show):
+    show(step=1, nRounds=3)
+    turned = page.locator(".tokens-sector").first
+    choice = page.get_by_role("combobox", name="plane and table")
+    first = turned.get_attribute("d")
+    choice.select_option("round 2")
+    assert turned.get_attribute("d") != first and "in round 2" in says(page)
+    page.get_by_role("slider", name="step").fill("6")
+    assert "round 2" in page.locator(".tokens-scroll").inner_text()
+    page.get_by_role("slider", name="step").fill("9")  # all rounds at once
+    assert turned.count() == 0 and not choice.is_visible()
+    page.get_by_role("slider", name="rounds").fill("1")
+    page.get_by_role("slider", name="step").fill("6")
+    assert not choice.is_visible() and "round" not in page.locator(".tokens-scroll").inner_text()
+
+
+def test_on_a_phone_the_choices_are_folded_above_the_picture(page, show):
+    page.set_viewport_size({"width": 390, "height": 800})
+    show(step=6)
+    mistake, row = page.get_by_role("combobox", name="mistake"), page.locator(".ex-drawing").first
+    assert not mistake.is_visible() and row.bounding_box()["y"] < 420
+    page.get_by_text("Change something").click()
+    assert mistake.is_visible() and mistake.bounding_box()["y"] < row.bounding_box()["y"]
+
+
 def test_a_mistake_without_effect_says_so(page, show):
     show(nRounds=1, mistake="delta", step=STEPS - 1)
     assert "doesn't change the gradient of P's output" in says(page)

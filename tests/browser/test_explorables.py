@@ -4,16 +4,14 @@ import math
 import re
 
 import pytest
+from reader import FIGURES, each_figure, try_every_control
 from test_book import SITE
 
 import minireformer as mr
 from explorable_cases import CASES
 from minireformer.course import explore
 
-FIGURES = [name for name in explore.STILLS if (explore.FOLDER / f"{name}.js").exists()]
 SHOWN = ".explorable[data-explorable={}] .ex-says"
-
-each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
 @pytest.fixture
@@ -41,36 +39,6 @@ def calculator(chromium):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_browser_gives_the_numbers_of_the_package(case, calculator):
     assert case.difference(calculator.evaluate(case.script)) <= 1e-6
-
-
-def try_every_control(page, figure):
-    """Use each control once, with the keyboard; each must change what the figure shows or says."""
-
-    def changes(name, use):
-        before = figure.inner_html()
-        use()
-        element = figure.element_handle()
-        element.owner_frame().wait_for_function(
-            "([element, before]) => element.innerHTML !== before", arg=[element, before]
-        )
-        tried.append(name)
-
-    tried = []
-    for button in figure.get_by_role("button").all()[:-1]:
-        if button.is_visible() and button.is_enabled():
-            changes(button.text_content(), lambda button=button: button.press("Enter"))
-    for chosen in figure.get_by_role("combobox").all():
-        for label in chosen.locator("option:not(:checked)").all_inner_texts():
-            changes(label, lambda chosen=chosen, label=label: chosen.select_option(label=label))
-    for kind, keys in (("checkbox", ["Space"]), ("slider", ["ArrowRight", "ArrowLeft"])):
-        for control in figure.get_by_role(kind).all():
-            for key in keys:
-                changes(f"{kind}, {key}", lambda control=control, key=key: control.press(key))
-    for button in figure.get_by_role("button").all():
-        if button.is_visible() and button.is_enabled():
-            button.press("Enter")
-            tried.append(button.text_content())
-    return tried
 
 
 @each_figure
@@ -103,6 +71,26 @@ def test_all_figures_share_a_page_and_one_may_be_there_twice(page, show):
     assert page.locator(".ex-says").count() == len(FIGURES) + 1
     assert page.locator(".explorable [id]").count() == 0
     assert complaints == []
+
+
+LOOKS = """() => [...document.querySelector(".explorable").querySelectorAll("*")].map((element) => {
+    const { borderLeft, minHeight, width, font, color, fill, stroke, display } = getComputedStyle(element);
+    const name = [element.tagName, element.getAttribute("class")];
+    return [...name, borderLeft, minHeight, width, font, color, fill, stroke, display];
+})"""
+
+
+@each_figure
+def test_a_figure_looks_the_same_whatever_follows_it_on_the_page(page, show, name):
+    page.emulate_media(reduced_motion="reduce")
+    alone, followed = [name], [name, *(other for other in FIGURES if other != name)]
+    looks = []
+    for names in (alone, followed):
+        show(*names)
+        page.locator(SHOWN.format(name)).first.wait_for()
+        page.evaluate("scrollTo(0, 0)")
+        looks.append(page.evaluate(LOOKS))
+    assert looks[0] == looks[1]
 
 
 @each_figure

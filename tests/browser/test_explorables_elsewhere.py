@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 
 import pytest
+from reader import FIGURES, each_figure, try_every_control
 
 from minireformer.course import explore
-from test_explorables import FIGURES, each_figure, try_every_control
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 REFUSED = """() => ["localStorage", "sessionStorage", "document.cookie", "parent.document.title"].map((name) => {

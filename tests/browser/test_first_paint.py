@@ -1,10 +1,11 @@
-"""How soon a figure is there: a measurement to read (`pytest -s`, or the summary), as no machine owes us a time."""
+"""How soon a figure is there: a measurement to read rather than a check, as machines differ."""
 
 import os
 import statistics
 
+from reader import each_figure
+
 from minireformer.course import explore
-from test_explorables import each_figure
 
 REPEATS = 5
 WATCH = """

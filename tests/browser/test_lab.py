@@ -26,7 +26,7 @@ APPS = {"lab": "lab/tree", "notebook": "notebooks"}  # and where they open a not
 
 @pytest.fixture(params=APPS)
 def opened(request, tmp_path):
-    """The address of the notebook, without outputs, in JupyterLab or Notebook 7; settings stay beside it."""
+    """The address of the notebook, without outputs, in JupyterLab or Notebook 7; settings stay in the same folder."""
     if request.param == "lab" and shutil.which("make") is None:
         pytest.skip("make is not installed")
     if request.param == "notebook":

@@ -85,19 +85,20 @@ export function mount(root, { text, file, bits, chunk_len: chunkLen, heads }) {
     const best = (weights) => weights.indexOf(Math.max(...weights));
     const top = (weights) => {
       const key = best(weights);
-      return `${letter(key)}, ${at - key} bytes before (${percent(weights[key])})`;
+      return `${letter(key)}, ${bytes(at - key)} before (${percent(weights[key])})`;
     };
     const inBucket = (r) => head.buckets[r].filter((bucket, t) => t < at && bucket === head.buckets[r][at]).length;
-    const bytes = (n) => `${n} earlier ${n === 1 ? "byte" : "bytes"}`;
+    const bytes = (n, kind = "") => `${n} ${kind}${n === 1 ? "byte" : "bytes"}`;
+    const earlier = (n) => bytes(n, "earlier ");
     if (round >= 0) {
       const reads = seen[round].length;
       return says.say(
         `Byte ${at} is ${letter(at)}. In round ${round} it is in bucket ${head.buckets[round][at]}, with ` +
-          `${bytes(inBucket(round))}. Its chunk and the one before it hold ${bytes(reads)}, which it reads.`,
+          `${earlier(inBucket(round))}. Its chunk and the one before it hold ${earlier(reads)}, which it reads.`,
       );
     }
     return says.say(
-      `Byte ${at} is ${letter(at)}. In ${seen.length} rounds, LSH attention reads ${any.size} of the ${bytes(at)}, ` +
+      `Byte ${at} is ${letter(at)}. In ${seen.length} rounds, LSH attention reads ${any.size} of the ${earlier(at)}, ` +
         `most of all ${top(found)}. Exact attention would read most of all ${top(truth)}. LSH misses ` +
         `bytes with ${percent(missed)} of the exact weight.`,
     );

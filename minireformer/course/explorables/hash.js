@@ -273,7 +273,7 @@ export function mount(root) {
   root.append(
     html("p", { class: "ex-title" }, "Drag H and O. When do they share a bucket?"),
     controls(buckets, nRounds, fresh, drawMany),
-    html("div", { class: "ex-panels" }, html("div", {}, circle, caption, roundButtons), panel),
+    html("div", { class: "ex-panels" }, html("div", {}, circle, roundButtons, caption), panel),
     text.element,
   );
   drawDirections();

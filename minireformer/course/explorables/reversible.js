@@ -129,8 +129,10 @@ export function mount(root) {
     }
     const n = current();
     const [ofStreams, ofGradient] = [found.streamErrors[n], found.gradientErrors[n]].map(inWords);
+    const rebuilt = `Backward has rebuilt the input of block ${n} in ${type}`;
+    if (Number.isNaN(found.streamErrors[n])) return text.say(`${rebuilt}, and numbers have overflowed: all is lost.`);
     return text.say(
-      `Backward has rebuilt the input of block ${n} in ${type}: its relative error is ${ofStreams}, that of the ` +
+      `${rebuilt}: its relative error is ${ofStreams}, that of the ` +
         `gradient ${ofGradient}. ${verdict(found.gradientErrors[n])} In memory: ${pairs(1)} and its gradient.`,
     );
   }
@@ -233,9 +235,9 @@ export function mount(root) {
     html("p", { class: "ex-title" }, "Forward, drop, rebuild: how exactly do the activations come back?"),
     controls(depth, type, norm, dropout),
     controls(ahead, drop, one, all, again),
+    text.element,
     html("div", { class: "ex-panels" }, picture, chart),
     html("p", { class: "ex-caption" }, CAPTION),
-    text.element,
   );
   compute();
   draw();

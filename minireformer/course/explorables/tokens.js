@@ -196,6 +196,7 @@ export function mount(root, data) {
 
   const lengths = [2, 4, 8].map((n) => [n, String(n)]);
   const losses = [[false, "this token's output"], [true, "all outputs"]];
+  const reset = button("Reset the vectors", () => choose("vectors").onInput(fresh()));
   const choices = html(
     "details",
     { class: "tokens-choices" },
@@ -206,7 +207,7 @@ export function mount(root, data) {
       select({ label: "chunk length", options: lengths, ...choose("chunkLen") }),
       select({ label: "gradient of", options: losses, ...choose("all") }),
       select({ label: "mistake", options: MISTAKES, ...choose("mistake") }),
-      button("Reset the vectors", () => choose("vectors").onInput(fresh())),
+      reset,
     ),
   );
 
@@ -238,6 +239,7 @@ export function mount(root, data) {
     text.element.classList.toggle("tokens-mistaken", broken);
     previous.disabled = s.step === 0;
     next.disabled = s.step === LAST;
+    reset.disabled = String(s.vectors) === String(VECTORS);
     row.draw(s, narrow);
     drawRounds(s);
     drawPlane(s);

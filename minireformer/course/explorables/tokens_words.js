@@ -34,7 +34,7 @@ export const SYMBOLS = [
   gradient("dVw", "the values in each window"),
   gradient("dQ", "the queries"),
   gradient("dKw", "the keys in each window"),
-  "[:, :C] is the first half of each window, the chunk before; [:, C:] is the chunk itself.",
+  "dK: what each slot gets as a key; dV: as a value. [:, :C] is the chunk before in each window, [:, C:] its own.",
   "K: the key in each slot, k[chunks]. length: |q|.",
   "dqk: for the vector as query and key. dv: as value. np.add.at adds even where a token comes more than once.",
 ];
