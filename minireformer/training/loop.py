@@ -68,9 +68,9 @@ def train(
     A row holds `step` (the number of steps so far), `loss` and `grad_norm` (means over the steps since the last
     row; the norm before clipping), `bits_per_token` (loss / ln 2: bits per byte, where tokens are bytes),
     `learning_rate` (None: the optimizer's own), `tokens_per_s` (evaluation and checkpoints not counted), and
-    `peak_memory`: the most bytes that the first step of this call held at once, beyond parameters and optimizer
-    state. Following memory slows Python down, so we only measure that step, and leave it out of `tokens_per_s` (None
-    in a row that covers only that step).
+    `peak_memory`: the most bytes that the first step of this call held at once in the first process, beyond parameters
+    and optimizer state. Following memory slows Python down, so we only measure that step, and leave it out of
+    `tokens_per_s` (None in a row that covers only that step).
 
     Resuming compares the model's config and the seed with those of the checkpoint, and restores the parameters and
     the optimizer's arrays. Give everything else again: learning rate, schedule, clip and batches may have changed.
