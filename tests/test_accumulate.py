@@ -111,7 +111,8 @@ def test_peak_is_that_of_one_part(tiny_model):
             loss_and_grads(model, tokens[:n_rows], targets[:n_rows], None, 0, n_parts)
         peaks.append(peak.bytes)
     gradients = memory.nbytes(model.params)
-    assert peaks[1] < peaks[2] + 3 * gradients < peaks[0] / 3, peaks  # of a part, of the sum, and what Python adds
+    # Of a part and of the sum. How much of their work threads do at the same time differs from run to run.
+    assert peaks[1] < 1.5 * peaks[2] + 2 * gradients < peaks[0] / 3, peaks
 
 
 def test_bad_arguments_are_named(tiny_model):
