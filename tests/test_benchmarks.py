@@ -173,6 +173,20 @@ def test_a_step_over_a_long_text_is_recorded_length_by_length_with_what_its_memo
         assert 0.8 < sum(one["terms"].values()) / one["peak_resident_bytes"] < 1.2
 
 
+@on_numpy
+def test_generation_after_a_long_text_is_recorded_length_by_length(tmp_path):
+    command = [sys.executable, SPEED / "long_context.py", "--layers", "1", "--tokens", "4"]
+    command += ["--results", tmp_path / "long_context.json", "--lengths"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
+    for length in ("256", "512"):
+        subprocess.run([*command, length], env=environment, check=True)
+    result = json.loads((tmp_path / "long_context.json").read_text(encoding="utf-8"))
+    assert result["lengths"].keys() == {"256", "512"} and result["surroundings"]["numpy"] == np.__version__
+    for one in result["lengths"].values():
+        assert one["layers"] == 1 and one["prompt_s"] > 0 and one["cached_s"] > 0
+        assert 0 < one["resident_bytes"] <= one["peak_resident_bytes"]
+
+
 @pytest.mark.slow
 def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_times(tmp_path):
     result = quick_run("match_full", tmp_path)
