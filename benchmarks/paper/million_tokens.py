@@ -96,6 +96,8 @@ def draw(lengths):
     memory_ax.set_title("So does memory")
     for ax in (time_ax, memory_ax):
         ax.set_xticks(sizes, [f"{size // 1024}K" if size < 2**20 else "1M" for size in sizes])
+        ax.set_yscale("log", base=2)
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
         ax.legend()
     fig.savefig(FIGURE)
