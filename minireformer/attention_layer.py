@@ -33,7 +33,7 @@ from minireformer.linear import Linear, LinearCache, linear, linear_backward
 class AttentionLayerCache(NamedTuple):
     """What backward needs, in the order of `forward`."""
 
-    inputs: tuple  # x (B, T, d_model) and, for cross-attention, the memory
+    inputs: tuple  # x (B, T, d_model), or a function that returns it; for cross-attention, the memory as well
     attention: Any  # of the attention function
     joined: Any  # (B, T, H * D): its output, heads side by side
     dropout: Any
@@ -82,7 +82,7 @@ class AttentionLayer(Layer):
 
     def backward(self, dy, cache):
         """dy (B, T, d_model) -> dx (B, T, d_model), dmemory if there is a memory, grads."""
-        check_array("dy", dy, *cache.inputs[0].shape, like=self.params["output.weight"])
+        check_array("dy", dy, *cache.joined.shape[:2], self.d_model, like=self.params["output.weight"])
         inputs, *attention, joined, dropout, group, _ = cache
         del cache  # its parts are handed over, or freed as soon as they have been used: see `reversible.py`
         dy, _ = self.dropout.backward(dy, dropout)
@@ -90,6 +90,7 @@ class AttentionLayer(Layer):
         del dy, joined
         dheads = list(self.attend_backward(self.split(dmixed), attention.pop()))
         del dmixed
+        inputs = [x() if callable(x) else x for x in inputs]
         dinputs, grads = [], {"output.weight": self._whole("output", group, dweight)}
         for name, i in self.projections.items():
             part_cache = LinearCache(inputs[i], self._part(name, group), False)
@@ -128,6 +129,10 @@ class AttentionLayer(Layer):
     def replay(self, cache):
         """The arguments that `forward` needs, besides its inputs and seed, to repeat its computation."""
         return {} if cache.buckets is None else {"buckets": cache.buckets}
+
+    def forget(self, cache, again):
+        """`cache` without x, which `again()` returns once more. Backward needs it last, when the heads are gone."""
+        return cache._replace(inputs=(again, *cache.inputs[1:]))
 
     def terms(self, replay):
         """A list of arguments like `replay`, one for each group of heads, with which the outputs of `forward` sum to y.

@@ -79,6 +79,11 @@ class PreNorm(Layer):
         """The arguments that `forward` needs to repeat its computation: see `AttentionLayer.replay`."""
         return self.part.replay(cache.part)
 
+    def forget(self, cache):
+        """`cache` without LayerNorm's output: one array less. The part's backward makes it again when it needs it."""
+        x = cache.layer_norm.x
+        return cache._replace(part=self.part.forget(cache.part, lambda: self.layer_norm.forward(x)[0]))
+
     def terms(self, replay):
         """The same, for each term of a sum that `forward` may be cut into: see `AttentionLayer.terms`."""
         return self.part.terms(replay)
@@ -166,7 +171,7 @@ class ReversibleStack(Layer):
                     f, *caches = sublayer.forward(x1, own_seed, training, **inputs[name], **replay)
                     x2 -= f
                     del f
-                    d, *of_memory, term_grads = sublayer.backward(dx2, caches.pop())
+                    d, *of_memory, term_grads = sublayer.backward(dx2, sublayer.forget(caches.pop()))
                 dx1 += d
                 del d
                 add_to(part_grads, term_grads)

@@ -187,6 +187,33 @@ def test_memory_falls_term_by_term_and_the_plain_transformer_is_the_same_functio
             assert 0.7 < one["predicted"] / one["measured"] < 1.05
 
 
+def test_a_step_over_a_long_text_is_recorded_length_by_length_with_what_its_memory_should_be(tmp_path):
+    quick_run("million_tokens", tmp_path, "--lengths", "512")
+    result = quick_run("million_tokens", tmp_path, "--lengths", "1024")
+    assert result["lengths"].keys() == {"512", "1024"}  # the record keeps what was measured before
+    for length, one in result["lengths"].items():
+        assert one["length"] == int(length) and one["config"]["heads_at_once"] == 2 and 5 < one["loss"] < 7
+        assert one["seconds"] > 0 and one["cpu_seconds"] > 0 and one["seconds_per_token"] * int(length) > 0
+        prediction = mr.memory.predict(mr.ReformerConfig(**one["config"]), 1, int(length))
+        assert one["predicted_bytes"] == prediction.stored
+        assert one["terms"]["two streams and their gradients"] == 4 * prediction.activation
+        assert 0.8 < sum(one["terms"].values()) / one["peak_resident_bytes"] < 1.2
+
+
+@on_numpy
+def test_generation_after_a_long_text_is_recorded_length_by_length(tmp_path):
+    command = [sys.executable, SPEED / "long_context.py", "--layers", "1", "--tokens", "4"]
+    command += ["--results", tmp_path / "long_context.json", "--lengths"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIREFORMER_BACKEND": "numpy"}
+    for length in ("256", "512"):
+        subprocess.run([*command, length], env=environment, check=True)
+    result = json.loads((tmp_path / "long_context.json").read_text(encoding="utf-8"))
+    assert result["lengths"].keys() == {"256", "512"} and result["surroundings"]["numpy"] == np.__version__
+    for one in result["lengths"].values():
+        assert one["layers"] == 1 and one["prompt_s"] > 0 and one["cached_s"] > 0
+        assert 0 < one["resident_bytes"] <= one["peak_resident_bytes"]
+
+
 @pytest.mark.slow
 def test_the_comparison_with_full_attention_trains_takes_layers_out_and_adds_times(tmp_path):
     result = quick_run("match_full", tmp_path)

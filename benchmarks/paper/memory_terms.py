@@ -144,7 +144,7 @@ def predicted(step, model, length):
     weights      b h l^2: once for every stored layer; of the layer at work its own, unless stored, and their gradient
     hidden       b l d_ff, or a chunk of it: likewise; that of the last stored block is gone before its attention
     activations  b l d_model: of the layer at work its inputs, projections and outputs, unless stored, and all their
-                 gradients. In attention 12 where they are made again, 11 without tiles, 10 where queries are keys;
+                 gradients. In attention 10 where they are made again, 8 where queries are keys;
                  where they are stored, 1 for each layer (its heads side by side), and 1; in a feed-forward layer 5.
                  Counted with the measurements at hand: how the sum grows is a test of the terms, its height is not
 
@@ -162,7 +162,7 @@ def predicted(step, model, length):
     behind = names.index(f"layers.{max(0, n_stored - 1)}.feed_forward.dense.weight")
     grads = [model.params[name] for name in names[behind:]]
     always = {"stored": known.stored, "grads": mr.memory.nbytes(grads)}
-    n_activations = n_stored + 1 if n_stored else {"full": 12, "dense": 11, "lsh": 10}[step["attention"]]
+    n_activations = n_stored + 1 if n_stored else {"full": 10, "dense": 10, "lsh": 8}[step["attention"]]
     window = {"dense": 0, "full": min(length, schedule.BLOCK_LEN), "lsh": 2 * CHUNK}[step["attention"]]
     logits = min(schedule.TILE_LOGITS, length * window)  # of a tile, in float32
     tile = 4 * logits * 3 + 4 * logits * 6 * (D_MODEL // HEADS) // window if window else 0

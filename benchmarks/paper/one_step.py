@@ -68,7 +68,9 @@ def one_step(config, length, batch=1, n_parts=1, tokens=None):
 
 def _told(backward, text, began):
     def told(dy, cache):
-        result = backward(dy, cache)
+        caches = [cache]
+        del cache  # handed over, so that the account does not keep alive what the step would have freed
+        result = backward(dy, caches.pop())
         say(text, began)
         return result
 

@@ -146,6 +146,7 @@ class LSHCache(FullCache):
     def start(self, x, rows):
         query_key = self.layer.split(self.layer.parts["query_key"](x))  # b, H, T, D
         hashed = hash_vectors(query_key, self.rotations, self.n_buckets)  # b, H, R, T
+        del query_key  # of a long prompt, it is large
         buckets = backend.to_numpy(hashed).astype("int64")
         entries = np.sort(buckets * self.max_len + np.arange(x.shape[1]), axis=-1).astype(self.code)
         for row, heads in zip(rows.tolist(), entries):

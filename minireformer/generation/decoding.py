@@ -163,8 +163,8 @@ class CachedDecoder(Decoding):
         ]
 
     def _start(self, tokens, rows):
-        x = self.writer.positions(self.writer.embedding(tokens))  # b, T, d_model
-        return self._run(x, lambda cache, x: cache.start(x, rows))
+        x = [self.writer.positions(self.writer.embedding(tokens))]  # b, T, d_model; handed over: see `reversible.py`
+        return self._run(x.pop(), lambda cache, x: cache.start(x, rows))
 
     def _step(self, tokens):
         positions = self.positions[self.xp.asarray(self.lengths)]
@@ -174,9 +174,10 @@ class CachedDecoder(Decoding):
     def _run(self, x, sublayer):
         """Run both streams through all sublayers: each reads one stream and adds to the other; -> logits (b, V)."""
         x1 = x2 = x
+        del x
         for layer_norm, cache in self.sublayers:
             x1, x2 = x2, x1 + sublayer(cache, layer_norm(x2))
-        if x.ndim == 3:
+        if x1.ndim == 3:
             x1, x2 = x1[:, -1], x2[:, -1]
         return self.writer.head(self.writer.layer_norm(self.xp.concatenate([x1, x2], axis=-1)))
 
