@@ -30,6 +30,7 @@ CALLS = {
 ASKED_FOR_FIRST = {  # each with its test: see above, and below
     "benchmarks/machine.py": {"sched_getaffinity"},
     "minireformer/backend.py": {"sched_getaffinity"},
+    "tests/browser/test_first_paint.py": {"getloadavg"},
     "tests/browser/test_lab.py": {"killpg"},
     "tests/test_makefile.py": {"geteuid"},
 }
@@ -88,6 +89,12 @@ def test_without_user_numbers_nobody_is_root(monkeypatch):
 def test_without_process_groups_the_figure_is_not_tried_in_jupyterlab(monkeypatch):
     monkeypatch.delattr(os, "killpg", raising=False)
     assert runpy.run_path(str(ROOT / "tests" / "browser" / "test_lab.py"))["pytestmark"].args == (True,)
+
+
+def test_without_a_load_average_the_first_paint_is_measured_all_the_same(monkeypatch):
+    monkeypatch.delattr(os, "getloadavg", raising=False)
+    monkeypatch.syspath_prepend(ROOT / "tests" / "browser")
+    assert runpy.run_path(str(ROOT / "tests" / "browser" / "test_first_paint.py"))["load"]() == "load unknown"
 
 
 def test_kernels_for_a_gpu_are_tried_on_the_host_where_it_can_switch_contexts(monkeypatch):

@@ -41,11 +41,15 @@ def first_paint(chromium, name):
         page.close()
 
 
+def load():
+    """How busy the machine is: times on a busy one say little, what the thread has worked says more."""
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else "load unknown"
+
+
 @each_figure
-def test_a_figure_is_drawn_and_then_painted(chromium, name, record_property, capsys):
+def test_a_figure_is_drawn_and_then_painted(chromium, name, capsys):
     drawn, painted, work = zip(*(first_paint(chromium, name) for _ in range(REPEATS)))
     assert all(0 < first < second for first, second in zip(drawn, painted))
-    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else "load unknown"
     figures = [f"{min(times):.0f} (median {statistics.median(times):.0f})" for times in (drawn, painted, work)]
     with capsys.disabled():
-        print(f"\n{name}: drawn after {figures[0]} ms, painted {figures[1]} ms, CPU {figures[2]} ms; {load}")
+        print(f"\n{name}: drawn after {figures[0]} ms, painted {figures[1]} ms, CPU {figures[2]} ms; {load()}")
