@@ -130,7 +130,8 @@ handout: $(INSTALLED)
 	@$(PY) notebooks/handout.py "$(TO)"
 
 grade: $(INSTALLED)
-	@$(PY) notebooks/grade.py "$(NOTEBOOK)" $(if $(TABLE),--table "$(TABLE)") $(if $(TIMEOUT),--timeout $(TIMEOUT))
+	@$(PY) notebooks/grade.py "$(NOTEBOOK)" $(if $(TABLE),--table "$(TABLE)") $(if $(TIMEOUT),--timeout $(TIMEOUT)) || \
+		test $$? -eq 1  # not everything is right, which is no error of make
 
 nbgrader: $(INSTALLED)
 	@$(PY) notebooks/nbgrader_course.py "$(TO)"

@@ -5,7 +5,8 @@
 Name files or folders. A file's name has to hold the number of its lesson ("03_anne", "anne_12345_03_lsh", "Copy of
 05a_anne"), or "puzzles", whose rungs count like exercises. A file is run from top to bottom, with the checks of the
 course in place of its own. A cell that fails or takes too long costs only its own exercise, and a file that can't be
-marked is a row in the table. No file is changed. Exit code: 0 where every check says "right".
+marked is a row in the table. No file is changed. Exit code: 0 if every check says "right", 1 if one says something
+else, 2 if there is nothing to mark.
 
 This is against mistakes, not against cheating: a student's code can print what it likes. And it runs with your
 permissions, so use a container for files from people you don't know (see teaching.md).
@@ -54,9 +55,13 @@ def student_of(path, lesson):
     name = re.sub(r"^copy of |[-_ ]*(copy ?\d*|\(\d+\)|-\d+)$", "", path.stem, flags=re.IGNORECASE)
     before, after = re.split(rf"(?<![a-z0-9]){number}(?![a-z0-9])", name, maxsplit=1, flags=re.IGNORECASE)
     after = " ".join(word for word in re.split(r"[_\s]+", after) if word.lower() not in words)
-    parts = (re.sub(r"^[\W_]+|[\W_]+$", "", part) for part in (before, after))
-    folders = (folder.name for folder in path.resolve().parents if folder.name != lesson.stem)
-    return next(filter(None, parts), "") or next(folders)
+    folders = [folder.name for folder in path.resolve().parents if folder.name != lesson.stem]
+    return next(filter(None, map(tidy, (before, after, *folders))))
+
+
+def tidy(name):
+    """Without what Moodle adds, and without signs at the start, which a spreadsheet could take for a formula."""
+    return re.sub(r"^[\W_]+|(_assignsubmission_file)?[\W_]*$", "", name)
 
 
 def files(names):
@@ -84,6 +89,11 @@ def checks(notebook):
     return {CHECK.search(source).group(1): source for source in cells if CHECK.search(source)}
 
 
+def called(source):
+    """The line of a cell that calls the check."""
+    return source[CHECK.search(source).start() :].partition("\n")[0] if CHECK.search(source) else None
+
+
 def run(notebook, folder, timeout):
     """Run a notebook from top to bottom; -> the cells that took too long. DeadKernelError if one ends the kernel."""
     late, too_late = [], {"ename": "TookTooLong", "evalue": "", "traceback": []}
@@ -103,6 +113,9 @@ def grade(path, timeout=PATIENCE):
     """{"Exercise 1": "right", or what else the check says, ...} for a student's file; a right rung adds a sentence."""
     lesson = checks(nbformat.read(lesson_of(path), as_version=4))
     notebook = nbformat.read(path, as_version=4)
+    theirs = checks(notebook)
+    if theirs and not any(called(theirs[name]) == called(lesson.get(name, "")) for name in theirs):
+        raise ValueError(f"its exercises are not those of {lesson_of(path).stem}: is the number in its name right?")
     for cell in notebook.cells:
         cell.metadata.pop("tags", None)  # a tag could hide an error
         if cell.cell_type == "code":
@@ -141,15 +154,19 @@ def result(said):
 
 def rows_of(path, timeout=PATIENCE):
     """The rows of the table for a file: one for each check, or a single one that says why it can't be marked."""
-    student = path.stem
+    student = tidy(path.stem) or path.name
     try:
         lesson = lesson_of(path)
         student, number = student_of(path, lesson), lesson.stem.split("_")[0]
         said = grade(path, timeout)
         return [(student, f"{number}: {name}", result(text), text, str(path)) for name, text in said.items()]
+    except nbformat.reader.NotJSONError:
+        why = "this is no whole notebook: it is cut off, empty, or another kind of file"
+    except ValueError as error:  # from here, or from nbformat
+        why = str(error)
     except Exception as error:  # a file may hold anything, and the others still have to be marked
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return [(student, "", "not marked", why, str(path))]
+        why = f"{type(error).__name__}: {error}"
+    return [(student, "", "not marked", " ".join(why.split())[:200], str(path))]
 
 
 def summary(rows):
@@ -171,7 +188,8 @@ def main(names, table=None, timeout=PATIENCE):
     """Print the result of every check of every file, and write the table; -> how many rows are not right."""
     rows, paths = [], files(names)
     if not paths:
-        sys.exit("There is no notebook.")
+        print("There is no notebook.", file=sys.stderr)
+        sys.exit(2)
     for path in paths:
         own = rows_of(path, timeout)
         rows += own

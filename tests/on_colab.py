@@ -83,10 +83,9 @@ def main(notebooks):
         listed = subprocess.run([*pip, "freeze", "--all"], capture_output=True, encoding="utf-8", check=True)
         return [line for line in listed.stdout.splitlines() if not line.startswith("minireformer")]
 
-    subprocess.run([*pip, "uninstall", "--quiet", "--yes", "minireformer"], check=True)
     before = installed()
     for path in notebooks:
-        subprocess.run([*pip, "uninstall", "--quiet", "--yes", "minireformer"], check=True)
+        subprocess.run([*pip, "uninstall", "-qq", "--yes", "minireformer"], check=True)
         began = time.monotonic()
         command = [python, "-c", RUN, path.resolve()]
         run = subprocess.run(command, cwd=FOLDER, env=variables, stdout=subprocess.PIPE, encoding="utf-8", check=True)

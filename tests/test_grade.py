@@ -3,6 +3,7 @@
 import csv
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,9 @@ def test_a_file_of_no_lesson_or_of_two_is_a_row_that_says_so(tmp_path, name):
         ("03_lsh_hashing-Copy1.ipynb", "03", "a class"),
         ("anne smith_77_file/03_lsh_hashing.ipynb", "03", "anne smith_77_file"),
         ("anne/03_lsh_hashing/03_lsh_hashing.ipynb", "03", "anne"),
+        ("Łucja Żak_77_assignsubmission_file_/03_lsh_hashing.ipynb", "03", "Łucja Żak_77"),
+        ("Łucja Żak_77_assignsubmission_file_03_lsh_hashing.ipynb", "03", "Łucja Żak_77"),
+        ("=anne()/03_lsh_hashing.ipynb", "03", "anne"),
     ],
 )
 def test_names_from_a_learning_platform_tell_the_lesson_and_the_student(tmp_path, name, lesson, student):
@@ -149,8 +153,15 @@ def test_a_file_that_cannot_be_read_is_a_row_that_says_so(tmp_path, text):
     assert 10 < len(why) <= 200
 
 
+def test_a_notebook_under_the_number_of_another_is_not_marked_as_that(tmp_path):
+    path = tmp_path / "00_anne.ipynb"
+    shutil.copy(NOTEBOOKS / "01_backprop_by_hand.ipynb", path)
+    (row,) = GRADE.rows_of(path)
+    assert row[2] == "not marked" and row[3].startswith("its exercises are not those of 00_the_memory_wall")
+
+
 def test_without_a_name_or_a_notebook_it_says_so(tmp_path):
-    for name, status, said in ("", 2, "which files?"), (tmp_path, 1, "There is no notebook."):
+    for name, status, said in ("", 2, "which files?"), (tmp_path, 2, "There is no notebook."):
         lines, code = graded(name)
         assert code == status and said in lines[-1]
 

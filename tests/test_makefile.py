@@ -157,6 +157,14 @@ def test_make_colab_makes_an_environment_of_its_own(make, arguments, given):
     assert code == 0 and calls.split() == ["tests/on_colab.py", *given.split()]
 
 
+def test_marks_that_are_not_all_right_are_no_error_of_make(make, tmp_path):
+    make("grade NOTEBOOK=a")
+    for marked, code in (1, 0), (2, 2):
+        (tmp_path / ".venv" / "bin" / "graded").write_text(f"#!/bin/sh\nexit {marked}\n", encoding="utf-8")
+        (tmp_path / ".venv" / "bin" / "graded").chmod(0o755)
+        assert make("grade NOTEBOOK=a PY=.venv/bin/graded")[0] == code
+
+
 def test_make_gpu_can_use_a_python_as_it_is(make, tmp_path):
     code, _, calls = make("gpu PY=./python")
     assert code == 0 and "pip" not in calls and "venv" not in calls and calls.count("pytest") == 1

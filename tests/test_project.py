@@ -139,12 +139,13 @@ def test_the_conda_environment_installs_what_make_installs():
     assert set(extras) <= PROJECT["optional-dependencies"].keys()
 
 
-def test_readme_and_makefile_name_the_pythons_that_pyproject_lists():
+def test_readme_and_makefile_name_the_oldest_python_that_pyproject_lists():
     language = "Programming Language :: Python :: "
-    *others, newest = (text.removeprefix(language) for text in PROJECT["classifiers"] if text.startswith(language))
+    oldest, *_ = (text.removeprefix(language) for text in PROJECT["classifiers"] if text.startswith(language))
     (least,) = re.findall(r"sys\.version_info < \((\d+, \d+)\)", MAKEFILE)
-    assert PROJECT["requires-python"] == f">={others[0]}" == f">={least.replace(', ', '.')}"
-    assert f"Python ({others[0]} to {newest})" in README
+    assert PROJECT["requires-python"] == f">={oldest}" == f">={least.replace(', ', '.')}"
+    for page in README, (ROOT / "docs" / "start.md").read_text(encoding="utf-8"):
+        assert f"ou need Python {oldest} or newer" in page
 
 
 # The book
