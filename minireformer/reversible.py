@@ -155,34 +155,37 @@ class ReversibleStack(Layer):
         del dy  # it takes as much memory as the two streams, and so does y
         x1, x2 = (None, None) if stored else _streams(y)
         del y
-        dmemory, grads = [], {}
+        dmemory, grads = {}, {}
         for i, name, sublayer in reversed(self.sublayers()):
             # Back: x1, x2 = x2 - f(x1), x1. Here x2 still contains f(x1), so dx2 is also the gradient of f(x1).
-            own_seed, part_grads = rng.fold(seed, i, name), {}
-            by_terms = name == "attention" and not stored  # f is a sum over groups of heads: undo one at a time
-            for replay in sublayer.terms(replays[i]) if by_terms else [{}]:
-                if stored:
-                    d, *of_memory, term_grads = sublayer.backward(dx2, stored.pop())
-                elif name == "feed_forward":  # computes its hidden layer once for both passes
-                    f, d, term_grads = sublayer.forward_and_backward(x1, dx2, own_seed, training)
-                    x2 -= f
-                    del f
-                else:
-                    f, *caches = sublayer.forward(x1, own_seed, training, **inputs[name], **replay)
-                    x2 -= f
-                    del f
-                    d, *of_memory, term_grads = sublayer.backward(dx2, sublayer.forget(caches.pop()))
+            kwargs = inputs[name] | {"seed": rng.fold(seed, i, name), "training": training}
+            replay, part_grads = replays[i] if name == "attention" else {}, {}
+            for d, *of_memory, term_grads in (
+                [sublayer.backward(dx2, stored.pop())] if stored else undo(name, sublayer, x1, x2, dx2, replay, kwargs)
+            ):
                 dx1 += d
-                del d
                 add_to(part_grads, term_grads)
-            if name == "cross_attention":  # every block reads the same memory, so its gradient is a sum
-                if dmemory:
-                    dmemory[0] += of_memory.pop()
-                dmemory = dmemory or of_memory
+                add_to(dmemory, dict(enumerate(of_memory)))  # all cross-attention reads one memory: a sum
+                del d
             x1, x2, dx1, dx2 = x2, x1, dx2, dx1  # the streams change places, and their gradients with them
             grads |= prefixed(f"{i}.{name}", part_grads)
         dx1 += dx2  # both streams started as x
-        return dx1, *dmemory, {name: grads[name] for name in self.params}
+        return dx1, *dmemory.values(), {name: grads[name] for name in self.params}
+
+
+def undo(name, sublayer, x1, x2, dx2, replay, kwargs):
+    """x2 -= f(x1), in place. Yields what `sublayer.backward` returns for dx2: once, or for each term of a sum."""
+    if name == "feed_forward":  # computes its hidden layer once for both passes
+        f, *gradients = sublayer.forward_and_backward(x1, dx2, **kwargs)
+        x2 -= f
+        del f
+        yield gradients
+    else:
+        for term in sublayer.terms(replay):
+            f, *caches = sublayer.forward(x1, **kwargs, **term)
+            x2 -= f
+            del f  # backward needs the memory
+            yield sublayer.backward(dx2, sublayer.forget(caches.pop()))
 
 
 def _streams(y):
