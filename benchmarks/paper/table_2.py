@@ -28,8 +28,8 @@ QUICK = {"length": 32, "chunk_len": 8, "d_model": 32, "batch": 4, "steps": 20, "
 QUICK |= {"seeds": (0,), "n_test": 1}
 LEARNING_RATE = 6e-3
 DIFFERENT = (
-    "The paper's length, symbols and layer, but 800 steps of 4 sequences with Adam and a cosine, and not 150,000 "
-    "steps; one seed."
+    "The paper's length, symbols and layer, but 800 steps of 4 sequences with Adam and a learning rate that falls "
+    "along a cosine, not 150,000 steps; one seed."
 )
 
 
