@@ -61,8 +61,8 @@ DIFFERENT = (
     "The paper compares models of up to 20 layers, on enwik8 in pieces of 64K bytes and on images of 12K values, with "
     "many thousands of steps on accelerators. Here: three layers of 96 units on Python source; 500 steps of 16 pieces "
     "of 128 bytes, 100 steps each of pieces of 256, 512, 1,024 and 2,048 bytes, and 120 of one piece of 4,096. In "
-    "trials with longer pieces from the start, or with whole ones right after those of 128, full attention learned (or "
-    "kept) no more than which byte tends to follow which. So most of the training text has no far context."
+    "trials that began with longer pieces, or went straight from 128 bytes to 4,096, full attention knew in the end "
+    "only which byte tends to follow which. So most pieces here are too short to have any far context."
 )
 
 

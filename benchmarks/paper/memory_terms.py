@@ -36,8 +36,8 @@ STEPS = {  # name: what of the plain Transformer is left
 DIFFERENT = (
     "The paper's tables give orders of growth. Ours are bytes, and depend on this implementation: gradients are "
     "derived by hand, and an LSH layer keeps neither logits nor weights, whereas automatic differentiation keeps those "
-    "of a layer while it is at work. The paper has no exact attention tile by tile. With it, the b h l^2 of memory is "
-    "gone without LSH, and what LSH saves is time."
+    "of a layer while it is at work. The paper has no exact attention tile by tile. With it, memory no longer grows "
+    "with l^2 even without LSH, and what LSH saves is time."
 )
 
 

@@ -37,8 +37,8 @@ QUICK |= {"learning_rates": (1e-3, 3e-3), "final_batches": 1}
 DIFFERENT = (
     "The paper trains on enwik8 and imagenet64: 3 layers, d_model 1024, d_ff 4096, 8 heads, sequences of 64K and 12K "
     "tokens, tens of thousands of steps. Here: 400 steps of 8 pieces of 256 bytes of Python source, d_model 96, 4 "
-    "heads. All models have equally many parameters (the width of the feed-forward layers makes up the difference), "
-    "and each gets the best of three learning rates."
+    "heads. All models have the same number of parameters (the width of the feed-forward layers makes up the "
+    "difference), and each gets the best of three learning rates."
 )
 
 
