@@ -77,14 +77,24 @@ def test_the_speed_memory_and_size_of_the_readme_are_recorded():
     seconds = [f"{attention[name]['seconds']:.2f} s" for name in ("minireformer", "lucidrains", "exact (torch)")]
     step = recorded("speed/results/training_step.json")["lengths"]["4096"]
     megabytes = [f"{step[name]['peak_mb']:.0f} MB" for name in ("minireformer", "lucidrains", "Hugging Face")]
-    example = recorded("paper/results/motivating_example.json")
+    million = recorded("paper/results/million_tokens.json")["lengths"]["1048576"]
     said = re.search(r"^## Speed, memory, size\n(.*?)^## ", README, flags=re.MULTILINE | re.DOTALL)[1]
     speed, memory, size = said.split("\n- ")[1:]
     assert re.findall(r"\d\.\d\d s", speed) == seconds
     assert re.findall(r"\d\d+\sMB", memory.replace("\n ", "")) == megabytes
-    assert "65,536 tokens" in size and example["config"]["max_len"] == 65536
-    assert "750 s" in size and 745 < example["seconds"] < 755
-    assert "4.8 GB" in size and f"{example['peak_resident_bytes'] / 1e9:.1f}" == "4.8"
+    assert "million tokens" in size and len(million["config"]["attn_layers"]) == 6
+    assert re.search(r"(\d+) minutes and (\d\.\d) GB", size).groups() == (
+        f"{million['seconds'] / 60:.0f}",
+        f"{million['peak_resident_bytes'] / 1e9:.1f}",
+    )
+
+
+@pytest.mark.once
+def test_the_page_on_memory_says_what_is_recorded_of_the_motivating_example():
+    example = recorded("paper/results/motivating_example.json")
+    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert example["config"]["max_len"] == 65536 and 745 < example["seconds"] < 755
+    assert f"took 750 s and at most {example['peak_resident_bytes'] / 1e9:.1f} GB" in page
 
 
 def minutes(path):

@@ -9,12 +9,16 @@
 standard library, one byte a token. Reversible layers undo two of the four heads at a time, one for each core. Every
 length runs in a process of its own, whose highest memory is read from /proc: this works on Linux alone.
 
+The C library would keep arrays of less than 32 MB for later when they are freed, half an array of activations in all.
+MALLOC_MMAP_THRESHOLD_ asks it to give back those of more than 1 MB (glibc alone reads this).
+
 `terms` of a result says what that memory should be: which arrays exist at the peak. Writes results/million_tokens.json
 and docs/million_tokens.png.
 """
 
 import argparse
 import json
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -24,12 +28,9 @@ import recording
 from one_step import GB, one_step
 
 import minireformer as mr
-from minireformer import backend
 
 LENGTHS, QUICK = [2**16, 2**17, 2**18, 2**19, 2**20], [512, 1024]
 FIGURE = recording.ROOT / "docs" / "million_tokens.png"
-# What a thread holds for each slot of a round: a token, its row, two positions, a scale, m, Δ and 1 / l
-SLOT_BYTES = 4 + 8 + 2 * 4 + 4 * 4
 
 
 def config(length):
@@ -40,13 +41,15 @@ def config(length):
 def terms(config, length, resident):
     """The arrays at the peak of a step, in bytes; `resident` is what the process has besides.
 
-    The peak is in the backward pass of an attention or of a feed-forward layer, whichever needs more.
+    The peak is where the backward pass computes an attention layer again, or in a feed-forward layer, whichever needs
+    more.
     """
     prediction, share = mr.memory.predict(config, 1, length), config.heads_at_once / config.n_heads
-    a, slots = prediction.activation, config.n_hashes * length
+    a = prediction.activation
     attention = {
-        "Q, V, and the gradients of O, Q and V": round(5 * share * a),
-        "numbers for each slot": slots * (backend.n_threads() * SLOT_BYTES + 4 * config.heads_at_once),
+        "an attention layer's input and output": 2 * a,
+        "Q, V and O of some heads": round(3 * share * a),
+        "the order of their slots": 4 * config.heads_at_once * config.n_hashes * length,
     }
     feed_forward = {
         "a feed-forward layer's input, its output and a gradient": 3 * a,
@@ -113,6 +116,7 @@ def main():
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"lengths": {}}
     if not options.draw:
         recording.machine.require_proc()
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))  # read when a process starts
         for length in options.lengths or (QUICK if options.quick else LENGTHS):
             print(f"\n{length:,} tokens", flush=True)
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
