@@ -9,16 +9,12 @@
 standard library, one byte a token. Reversible layers undo two of the four heads at a time, one for each core. Every
 length runs in a process of its own, whose highest memory is read from /proc: this works on Linux alone.
 
-The C library would keep arrays of less than 32 MB for later when they are freed, half an array of activations in all.
-MALLOC_MMAP_THRESHOLD_ asks it to give back those of more than 1 MB (glibc alone reads this).
-
 `terms` of a result says what that memory should be: which arrays exist at the peak. Writes results/million_tokens.json
 and docs/million_tokens.png.
 """
 
 import argparse
 import json
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -116,7 +112,6 @@ def main():
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"lengths": {}}
     if not options.draw:
         recording.machine.require_proc()
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))  # read when a process starts
         for length in options.lengths or (QUICK if options.quick else LENGTHS):
             print(f"\n{length:,} tokens", flush=True)
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
