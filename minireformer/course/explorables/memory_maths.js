@@ -29,7 +29,7 @@ export function predict({ length, batch, dModel, nLayers, nRounds }, { lsh = fal
   const padded = chunked ? Math.ceil(length / LSH_CHUNK) * LSH_CHUNK : length;
   const slots = batch * HEADS * padded;
   const rounds = chunked ? nRounds : 1;
-  const bucketBytes = !chunked || countBuckets(padded) < 2 ** 15 ? 2 : 4;
+  const bucketBytes = !chunked || countBuckets(padded) < 2 ** 16 ? 2 : 4;
   // The streams and their LayerNorms' outputs; the projections; the heads' output, m and l for every query.
   let block = 4 * activation + 2 * statistics + (lsh ? 2 : 3) * activation + slots * (dModel / HEADS + 2) * SIZE;
   if (padded > length) block += batch * padded; // the mask that hides the padding
