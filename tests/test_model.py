@@ -140,6 +140,9 @@ def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch, ti
     assert peaks[8] - peaks[2] < 0.1 * activation
 
 
+@pytest.mark.skipif(
+    mr.backend.active() is not np, reason="a GPU takes many chunks at once, with buffers that grow with the text"
+)
 @pytest.mark.parametrize("heads_at_once, most", [(0, 9.6), (2, 7.3), (1, 7.3)])
 def test_few_arrays_of_activations_are_alive_at_the_peak_of_a_training_step(heads_at_once, most, monkeypatch):
     """In attention: two streams and their gradients, and of the heads at once Q, V, dO, dQ and dV: 4 + 5 arrays.
