@@ -13,27 +13,13 @@ import safetensors.numpy
 import minireformer as mr
 from arrays import xp
 from cases import FIXTURES, FORWARD, PUBLIC_CONFIGS, differences, load_cases, paper_differences
+from huggingface_cases import CASES, folder_of, model_of, weights_of
 from minireformer import backend
 from minireformer.interop.huggingface import _our_config, state_dict
 from minireformer.reference import dense_lsh_attention
 
-CASES = load_cases(FIXTURES / "huggingface.safetensors")
 PAPER = load_cases(FIXTURES / "lucidrains.safetensors")
 PUBLIC = ["enwik8, scaled down", "crime and punishment, scaled down"]
-
-
-def weights_of(case):
-    return {name.removeprefix("weights/"): value for name, value in case.items() if name.startswith("weights/")}
-
-
-def folder_of(case, path):
-    safetensors.numpy.save_file(weights_of(case), path / "model.safetensors", metadata={"format": "pt"})
-    (path / "config.json").write_text(json.dumps(case["config"]), encoding="utf-8")
-    return path
-
-
-def model_of(name, **changes):
-    return mr.from_huggingface(weights_of(CASES[name]), CASES[name]["config"] | changes, "float64")
 
 
 def tokens_of(model, length, n_batch=2):

@@ -11,6 +11,7 @@ The parts may also be computed by different processes. Read next: `parallel.py`.
 
 from minireformer import backend, rng
 from minireformer.checks import expect
+from minireformer.layer import add_to
 
 
 def loss_and_grads(model, tokens, targets, mask, seed, n_parts, rank=0, n_ranks=1):
@@ -38,7 +39,7 @@ def loss_and_grads(model, tokens, targets, mask, seed, n_parts, rank=0, n_ranks=
                 *rows, seed=rng.RowSeed(seed, part.start), mask=_rows(mask, part)
             )
             loss = loss + weight * part_loss
-            add_to(grads, part_grads, weight)
+            add_weighted(grads, part_grads, weight)
     return loss, grads
 
 
@@ -51,15 +52,12 @@ def rows_of_parts(n_rows, n_parts):
     return [slice(*pair) for pair in zip(bounds, bounds[1:])]
 
 
-def add_to(grads, more, weight):
+def add_weighted(grads, more, weight):
     """Add `weight` times the gradients `more` to `grads`, in place; `more` is used up."""
     for name in list(more):
         gradient = more.pop(name)
         gradient *= backend.get_xp(gradient).asarray(weight, gradient.dtype)
-        if name in grads:
-            grads[name] += gradient
-        else:
-            grads[name] = gradient
+        add_to(grads, {name: gradient})
 
 
 def _rows(x, part):
