@@ -42,7 +42,7 @@ lab: $(INSTALLED)
 
 # Tests run side by side, so each uses one thread. All cells of a notebook run on the same worker.
 test test-all test-double gpu: export OMP_NUM_THREADS := 1
-# To stay within minutes, make test leaves these to make test-all. Of the LONGEST, only make test-double runs all on the
+# To stay within minutes, make test leaves these to make test-all. Only make test-double runs the LONGEST on the
 # double, too.
 LONGEST = notebooks/08_train_a_reformer.ipynb notebooks/10_images.ipynb notebooks/solutions
 LATER   = $(LONGEST) notebooks/09_long_text.ipynb notebooks/11_numpy_to_cupy.ipynb
@@ -114,7 +114,7 @@ bench: $(INSTALLED)
 	$(PY) benchmarks/speed/reverse_task.py
 	$(PY) benchmarks/speed/draw.py
 
-# Only the row speed needs PyTorch.
+# Only the row "speed" needs PyTorch.
 claims: $(INSTALLED)
 	@test "$(ROW)" != speed || $(PY) -c 'import torch' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[parity]'
 	@$(PY) benchmarks/claims.py $(ROW) $(ARGS)
@@ -131,7 +131,7 @@ handout: $(INSTALLED)
 
 grade: $(INSTALLED)
 	@$(PY) notebooks/grade.py "$(NOTEBOOK)" $(if $(TABLE),--table "$(TABLE)") $(if $(TIMEOUT),--timeout $(TIMEOUT)) || \
-		test $$? -eq 1  # not everything is right, which is no error of make
+		test $$? -eq 1  # some answers are wrong, which is not an error of make
 
 nbgrader: $(INSTALLED)
 	@$(PY) notebooks/nbgrader_course.py "$(TO)"
@@ -160,9 +160,9 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "'$(PYTHON) -m venv' does not work here. On Debian and Ubuntu this helps:" \
 			"sudo apt install python3-venv" >&2; exit 1; }
-	@echo "Installing into $(VENV): once, and it takes a few minutes."
+	@echo "Installing into $(VENV). This happens once, and takes a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable '.[notebooks,test]'
 	@$(PY) -m pip install --only-binary mpi4py,mpich --quiet --editable '.[mpi]' || \
-		echo "MPI was not installed, as there are no wheels for this system. What needs it is skipped."
+		echo "MPI was not installed, as there are no wheels for this system. Anything that needs it is skipped."
 	@touch $@

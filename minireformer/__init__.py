@@ -15,7 +15,7 @@ files, which never import them. Open the one that you want to use:
     `training/`       data, optimizers and the training loop
     `generation/`     text from a trained model: caches, decoding, sampling and beam search
     `translation/`    the encoder-decoder with its cross-attention
-    `interop/`        conversion from and to Hugging Face's models
+    `interop/`        conversion to and from Hugging Face's models
     `tools/`          the gradient check and memory measurements
     `course/`         what the notebooks share: figures, exercises and the capstone
 """

@@ -30,7 +30,7 @@ def save_model(model, path, opt=None, progress=None):
     ValueError names an array that holds NaN or infinity, or a `path` that is a folder or in one that doesn't exist.
     """
     path = _file_path(path)
-    expect("path", str(path), path.parent.is_dir(), "a file in a folder that is there")
+    expect("path", str(path), path.parent.is_dir(), "a file in a folder that exists")
     arrays = prefixed("params", model.params) | prefixed("optimizer", opt.state if opt else {})
     dtype = np.dtype(model.dtype).name
     about = {"format": _FORMAT, "config": _config(model), "dtype": dtype, "progress": progress}
@@ -76,12 +76,12 @@ def resume(model, opt, path, check=lambda progress: None):
     """
     about, arrays = _read(path, "")
     if about.get("progress") is None:
-        raise ValueError(f"{path}: holds a model, but no training run that could go on")
+        raise ValueError(f"{path}: holds a model, but no training run to resume")
     old, new = about["config"], _config(model)
     names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if names:
         differ = "; ".join(f"{name} {old.get(name)!r}, here {new.get(name)!r}" for name in names)
-        raise ValueError(f"{path}: saved from a model of another config: {differ}")
+        raise ValueError(f"{path}: saved from a model with another config: {differ}")
     check(about["progress"])
     _copy(path, arrays, prefixed("params", model.params) | prefixed("optimizer", opt.state))
     return about["progress"]

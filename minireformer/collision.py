@@ -37,8 +37,8 @@ def collision_probability(
     of pi, where the quadrature would be too coarse, p continues as a straight line to 1 and to 0.
 
     The chances for several factors multiply, and R rounds give `1 - (1 - p)^R`. The result is a NumPy array, or a
-    number if `angle` is. It does not depend on `d_head`, because only the plane through the two vectors matters; the
-    argument saves you from having to remember that. ValueError or TypeError names an argument that is out of range.
+    number if `angle` is. You may pass `d_head`, but p does not depend on it: only the plane through the two vectors
+    matters. ValueError or TypeError names an argument that is out of range.
     """
     check_count("n_hashes", n_hashes)
     check_count("d_head", d_head, at_least=2)  # a single dimension has no angles

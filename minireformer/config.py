@@ -84,7 +84,7 @@ class ReformerConfig:
             part, rest = divmod(d_model, len(shape))
             dims = (part + rest, *[part] * (len(shape) - 1))
         dims = check_sizes("axial_dims", dims)
-        expect("axial_dims", dims, len(dims) == len(shape), f"{len(shape)} sizes, one an axis of axial_shape")
+        expect("axial_dims", dims, len(dims) == len(shape), f"{len(shape)} sizes, one for each axis of axial_shape")
         expect("axial_dims", dims, sum(dims) == d_model, f"sizes that add up to d_model {d_model}")
         expect("axial_shape", shape, math.prod(shape) >= self.max_len, f"a product of at least max_len {self.max_len}")
         self._set("axial_shape", shape)

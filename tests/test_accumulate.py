@@ -124,5 +124,5 @@ def test_bad_arguments_are_named(tiny_model):
     with pytest.raises(ValueError, match="accumulate: expected at most the batch's 5 rows; got 6"):
         mr.train(model, lambda step: batch_of()[:2], opt, 1, accumulate=6, progress=False)
     tokens, targets, mask = batch_of(masked=True)
-    with pytest.raises(ValueError, match="mask: expected a position that is true"):
+    with pytest.raises(ValueError, match="mask: expected at least one position that is true"):
         mr.train(model, lambda step: (tokens, targets, mask & False), opt, 1, accumulate=2, progress=False)

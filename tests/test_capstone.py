@@ -87,7 +87,7 @@ MISTAKES = {  # a part of the solution, what replaces it, the piece that is then
     ),
     "the sort stays": ("[xp.arange(len(order))[:, None], place]", "", "dv", "still by slot"),
     "the sort twice": (", place].sum(axis=0)", ", order].sum(axis=0)", "dv", "a second time"),
-    "the last round alone": ("place].sum(axis=0)", "place][-1]", "dv", "arrives alone"),
+    "the last round alone": ("place].sum(axis=0)", "place][-1]", "dv", "Only one round arrives"),
     "a mean over rounds": ("place].sum(axis=0)", "place].mean(axis=0)", "dv", "the mean over rounds"),
     "no delta": (" - delta[token][:, :, None])", ")", "dS", "add up to 0"),
     "a delta for each round": (

@@ -200,7 +200,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path, monkeypatch, trained):
 
 def test_a_model_is_not_saved_into_a_folder_that_is_missing(tmp_path, trained):
     path = tmp_path / "no" / "model.safetensors"
-    with pytest.raises(ValueError, match=f"path: expected a file in a folder that is there; got '{path}'"):
+    with pytest.raises(ValueError, match=f"path: expected a file in a folder that exists; got '{path}'"):
         trained()[0].save(path)
     assert list(tmp_path.iterdir()) == []
 

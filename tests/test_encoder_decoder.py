@@ -214,8 +214,8 @@ def test_save_and_load(tmp_path, tiny_model):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"causal": False}, "causal: expected True, for the decoder"),
-        ({"encoder_layers": ()}, "encoder_layers: as those of an encoder, they don't fit: attn_layers"),
+        ({"causal": False}, "causal: expected True, because the decoder"),
+        ({"encoder_layers": ()}, "encoder_layers: they don't fit an encoder: attn_layers"),
         ({"encoder_layers": ("sparse",)}, "encoder_layers: .* expected one or more of lsh"),
         ({"source_vocab_size": 0}, "source_vocab_size: expected an integer >= 1; got 0"),
         ({"encoder_n_after": -1}, "encoder_n_after: expected an integer >= 0; got -1"),

@@ -75,7 +75,7 @@ def test_rungs_of_the_ladder_count_like_exercises(tmp_path):
     nbformat.write(notebook, path)
     lines, code = graded(path)
     assert lines[0].endswith("23 of 24") and code == 1
-    assert "A term is forgotten" in lines[12]
+    assert "A term is missing" in lines[12]
     assert all(": right. " in line for line in lines[1:12] + lines[13:])
 
 

@@ -71,7 +71,7 @@ def test_a_grid_smaller_than_their_max_len_is_what_counts():
     assert model_of("lsh", max_position_embeddings=80).config.max_len == 80
     small = {"num_buckets": None, "lsh_attn_chunk_length": 2}
     with pytest.raises(
-        ValueError, match="config: expected num_buckets, because their default for max_position_emb.* 4096"
+        ValueError, match="config: expected num_buckets, because the default for max_position_emb.* 4096"
     ):
         model_of("lsh", max_position_embeddings=4096, **small)
 
@@ -92,7 +92,7 @@ def test_a_grid_smaller_than_their_max_len_is_what_counts():
         ({"lsh_attn_chunk_length": None}, "config: lsh_chunk_len: expected an integer >= 1; got None"),
         ({"hidden_dropout_prob": 1.5}, "config: dropout: expected a rate"),
         ({"hidden_size": 16, "axial_pos_embds_dim": [4, 12]}, "word_embeddings.weight: the config expects shape"),
-        ({"attn_layers": ["lsh", "lsh"]}, "weights that are missing: reformer.encoder.layers.1"),
+        ({"attn_layers": ["lsh", "lsh"]}, "weights are missing: reformer.encoder.layers.1"),
         ({"axial_pos_embds": False}, "missing: reformer.embeddings.position_embeddings.embedding.weight"),
     ],
 )
@@ -158,7 +158,7 @@ def test_folders_that_are_not_whole_are_refused(tmp_path):
 def test_what_is_no_folder_or_has_no_head_is_not_written(tmp_path):
     (tmp_path / "file").write_text("kept", encoding="utf-8")
     for path in (tmp_path / "file", tmp_path / "file" / "folder"):
-        with pytest.raises(ValueError, match="folder: expected a folder, old or new"):
+        with pytest.raises(ValueError, match="folder: expected a folder, new or not"):
             mr.to_huggingface(model_of("lsh"), path)
     assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
     config = mr.EncoderDecoderConfig(d_model=8, n_heads=1, d_head=4, d_ff=8, axial_shape=(8, 8), max_len=64)

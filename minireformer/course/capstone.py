@@ -75,7 +75,7 @@ def _check_pieces(found, x, case):
     """Compare the pieces in the dict `found` with those of x, the `right_pieces`."""
     assert isinstance(found, dict), f"Expected a dict of the pieces that you have: {', '.join(PIECES)}."
     unknown = found.keys() - PIECES.keys()
-    assert not unknown, f"No piece is called {', '.join(sorted(unknown))}; they are {', '.join(PIECES)}."
+    assert not unknown, f"No piece is called {', '.join(sorted(unknown))}. The pieces are {', '.join(PIECES)}."
     so_far = []
     for piece, meaning in PIECES.items():
         start = f"{case}. Right so far: {', '.join(so_far)}. " if so_far else f"{case}. "
@@ -158,10 +158,13 @@ def mistakes(piece, x):
         yield "The halves of the windows are swapped: first comes the chunk before, then the chunk itself.", swapped
         hint = "Your logits are divided by the square root of D. Keys of length 1 make that unnecessary."
         yield hint, _weights(x, S=x.S / x.q.shape[1] ** 0.5)
-        yield "L goes by token, P by slot. Is your L sorted, as the queries are?", _weights(x, L_of_slot=x.L[unsorted])
+        yield (
+            "L is in token order, P in slot order. Is your L sorted, as the queries are?",
+            _weights(x, L_of_slot=x.L[unsorted]),
+        )
         yield "It holds dS: you overwrote P by computing something in place.", x.dS
     if piece == "dvw":
-        yield "dout goes by token, P by slot. Is your dout sorted?", x.P.swapaxes(1, 2) @ x.dout[unsorted]
+        yield "dout is in token order, P in slot order. Is your dout sorted?", x.P.swapaxes(1, 2) @ x.dout[unsorted]
     if piece in ("dv", "dk"):
         yield from _look_back_mistakes(x.dvw if piece == "dv" else x.dkw, x)
     if piece == "dS":
@@ -171,8 +174,8 @@ def mistakes(piece, x):
         for delta in (sums, sums / shares):
             yield "You take a Δ for each round. One softmax has one Δ: for which output?", x.P * (x.dP - delta)
         alone = x.P / shares * (x.dP - sums / shares)
-        yield "Each round's weights add up to 1 by themselves in it, but all rounds share one softmax: use P.", alone
-        yield "Δ goes by token, P by slot. Is your Δ sorted?", x.P * (x.dP - x.delta[unsorted][..., None])
+        yield "Each round's weights add up to 1 by themselves, but all rounds share one softmax: use P.", alone
+        yield "Δ is in token order, P in slot order. Is your Δ sorted?", x.P * (x.dP - x.delta[unsorted][..., None])
         yield "Every sign is reversed.", -x.dS
         yield "A key without weight gets a gradient. Where are the weights?", x.dP - x.delta[x.token][..., None]
         yield "The weights multiply only Δ, and not dP.", x.dP - x.P * x.delta[x.token][..., None]
@@ -227,7 +230,7 @@ def _sort_mistakes(chunks, x):
     yield "You sort a second time instead of undoing the sort. Which permutation undoes it?", again
     by_round = _by_round(chunks, x.order.argsort(axis=-1))
     for alone in (by_round[-1], by_round[0]):
-        yield "One round arrives alone. What happens to a token's gradient from the other rounds?", alone
+        yield "Only one round arrives. What happens to a token's gradient from the other rounds?", alone
     yield "It is the mean over rounds. What is the gradient of a value that was used R times?", by_round.mean(axis=0)
 
 

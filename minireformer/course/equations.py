@@ -2,7 +2,7 @@ r"""Every forward equation of the Reformer facing its gradient, and the function
 
 A section is a title and a text. In the text, an empty line separates rows. A row begins with the names of the forward
 function and of its backward, as "file.function"; below them, each equation faces its gradient. A side of a line is an
-equation in LaTeX, a function's name or a remark, as `kind` tells. Letters are those of the notebooks: dx is the
+equation in LaTeX, a function's name or a remark: `kind` says which. Letters are those of the notebooks: dx is the
 gradient of the loss with respect to x, ⊤ transposes, ⊙ multiplies entry by entry. Read next: `poster_pictures.py`.
 """
 

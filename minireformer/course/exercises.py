@@ -1,6 +1,7 @@
 """Checks for the exercises of the course: they say what is wrong without giving the answer away.
 
-If something stops, the message says whether your code did, and at which line, or the check, on what your code returned.
+If something stops, the message says whether it was your code, and at which line, or the check, because of what your
+code returned.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Figures that you can take hold of, in the page itself: `explore("hash")` in a notebook shows one.
+"""Interactive figures in the page itself: `explore("hash")` in a notebook shows one.
 
 Each is a small JavaScript module in `explorables/`: `hash.js` draws and listens, `hash_maths.js` computes. They need
 no kernel, so they also live in a saved notebook and in the book. We pack one into a single piece of HTML: a container

@@ -81,15 +81,18 @@ RUNGS = [
                         "`dy @ O.T` pairs every row with every other. What belongs to row i alone?",
                         lambda m: block(m, m.dy @ m.O.T),
                     ),
-                    ("L is missing: exp(S) alone are not weights.", lambda m: block(m, delta(m), np.exp(m.S))),
+                    (
+                        "L is missing: exp(S) alone does not give the weights.",
+                        lambda m: block(m, delta(m), np.exp(m.S)),
+                    ),
                     ("You take one sum for all rows. Each row has its own.", lambda m: block(m, delta(m).sum())),
-                    ("A term is forgotten: P dP is only the first of two.", lambda m: block(m, 0)),
+                    ("A term is missing: P dP is only the first of two.", lambda m: block(m, 0)),
                     ("The factor P in front is missing.", lambda m: block(m, delta(m), 1)),
                     (
                         "P multiplies only Δ, and should multiply dP, too.",
                         lambda m: block(m, np.exp(m.S - m.L[:, None]) * delta(m), 1),
                     ),
-                    ("dy is missing in Δ: it is a sum of dy O.", lambda m: block(m, total(m.O))),
+                    ("dy is missing from Δ: it is a sum of dy O.", lambda m: block(m, total(m.O))),
                     (
                         "Rows and columns are confused: without `keepdims=True`, Δ lines up with columns.",
                         lambda m: block(m, delta(m)[:, 0]),
@@ -112,7 +115,7 @@ RUNGS = [
                     ),
                     ("You multiply by the logits, not by the weights.", lambda m: m.S.T @ m.dy),
                     (
-                        "dy is forgotten: O is the output, not its gradient.",
+                        "dy is missing: O is the output, not its gradient.",
                         lambda m: np.exp(m.S - m.L[:, None]).T @ m.O,
                     ),
                     (
@@ -137,8 +140,8 @@ RUNGS = [
             "dx": (
                 lambda m: m.dy @ unit(m.x) + unit_backward(m.dy.T @ m.x, m.x),
                 [
-                    ("A term is forgotten: x is also the key.", lambda m: m.dy @ unit(m.x)),
-                    ("A term is forgotten: x is also the query.", lambda m: unit_backward(m.dy.T @ m.x, m.x)),
+                    ("A term is missing: x is also the key.", lambda m: m.dy @ unit(m.x)),
+                    ("A term is missing: x is also the query.", lambda m: unit_backward(m.dy.T @ m.x, m.x)),
                     (
                         "The key's part does not go through the unit length. What lies between x and k?",
                         lambda m: m.dy @ unit(m.x) + m.dy.T @ m.x,
@@ -168,7 +171,7 @@ RUNGS = [
                         "You use k for both. The key met queries as long as x, and then went through the unit length.",
                         lambda m: (m.dy + m.dy.T) @ unit(m.x),
                     ),
-                    ("You double the query's part. The key's is another one.", lambda m: 2 * m.dy @ unit(m.x)),
+                    ("You double the query's part. The key's part is different.", lambda m: 2 * m.dy @ unit(m.x)),
                     (
                         "The queries that a key meets are as long as x; yours have length 1.",
                         lambda m: m.dy @ unit(m.x) + unit_backward(m.dy.T @ unit(m.x), m.x),

@@ -141,7 +141,8 @@ def chunk_peak(backward):
     with peak() as measured:
         backward(dy, x, W1, W2, 64)
     whole, allowed = 2048 * 256 * 8, 8 * (6 * 64 * 256 + 4 * x.size + 6 * W1.size)
-    said = f"For 2,048 tokens your backward pass needs {measured.bytes / whole:.1f} times their whole hidden layer"
+    times = f"{measured.bytes / whole:.1f} times the memory of their whole hidden layer"
+    said = f"For 2,048 tokens your backward pass needs {times}"
     assert measured.bytes <= allowed, f"The gradients are right. {said}. Let each chunk go before you start the next."
 
 
@@ -177,7 +178,7 @@ RUNGS = [
                 lambda m: dhidden(m) @ m.W1.T,
                 [
                     (
-                        "The ReLU is forgotten: where h is 0, nothing gets through.",
+                        "The ReLU is missing: where h is 0, nothing gets through.",
                         lambda m: dhidden(m, False) @ m.W1.T,
                     ),
                     (
@@ -203,7 +204,7 @@ RUNGS = [
                         lambda m: m.x[last_chunk(m)].T @ dhidden(m)[last_chunk(m)],
                     ),
                     ("You take the mean over chunks. Each counts in full.", lambda m: m.right / n_chunks(m)),
-                    ("The ReLU is forgotten: where h is 0, nothing gets through.", lambda m: m.x.T @ dhidden(m, False)),
+                    ("The ReLU is missing: where h is 0, nothing gets through.", lambda m: m.x.T @ dhidden(m, False)),
                 ],
             ),
             "dW2": (
@@ -214,7 +215,7 @@ RUNGS = [
                         lambda m: hidden(m)[last_chunk(m)].T @ m.dy[last_chunk(m)],
                     ),
                     ("You take the mean over chunks. Each counts in full.", lambda m: m.right / n_chunks(m)),
-                    ("The ReLU is forgotten: what did W2 meet?", lambda m: (m.x @ m.W1).T @ m.dy),
+                    ("The ReLU is missing: what was W2 multiplied by?", lambda m: (m.x @ m.W1).T @ m.dy),
                 ],
             ),
         },
@@ -232,7 +233,7 @@ RUNGS = [
             "dx1": (
                 lambda m: pair_backward(*m.dy, m.x1, m.x2)[0],
                 [
-                    ("A term is forgotten: x1 also acts through y1, and g reads y1.", lambda m: m.dy[0]),
+                    ("A term is missing: x1 also acts through y1, and g reads y1.", lambda m: m.dy[0]),
                     (
                         "You take g's derivative at x1. What did g read?",
                         lambda m: pair_backward(*m.dy, m.x1, m.x2, at=m.x1)[0],
@@ -247,12 +248,12 @@ RUNGS = [
                     ),
                     ("That is dx2. Return dx1 first.", lambda m: pair_backward(*m.dy, m.x1, m.x2)[1]),
                     (
-                        "g gets dy1. Into which stream did g add?",
+                        "g gets dy1. To which stream did g add?",
                         lambda m: pair_backward(m.dy[0], m.dy[0], m.x1, m.x2)[0],
                     ),
                     ("f's part goes to x2, which f read; yours is in dx1.", lambda m: m.dy[0] * (1 - np.sin(m.x2))),
                     ("The gradient passes through g as if g were not there.", lambda m: m.dy.sum(axis=0)),
-                    ("The direct way is forgotten: x1 is a part of y1.", lambda m: m.right - m.dy[0]),
+                    ("The direct path is missing: x1 is a part of y1.", lambda m: m.right - m.dy[0]),
                     ("A sign is wrong: x1 + f(x2) adds.", lambda m: 2 * m.dy[0] - m.right),
                 ],
             ),
@@ -263,8 +264,8 @@ RUNGS = [
                         "f gets dy1 alone. By then, what is the whole gradient of y1?",
                         lambda m: m.dy[1] - np.sin(m.x2) * m.dy[0],
                     ),
-                    ("A term is forgotten: x2 also acts through f.", lambda m: m.dy[1]),
-                    ("The direct way is forgotten: x2 is a part of y2.", lambda m: m.right - m.dy[1]),
+                    ("A term is missing: x2 also acts through f.", lambda m: m.dy[1]),
+                    ("The direct path is missing: x2 is a part of y2.", lambda m: m.right - m.dy[1]),
                     (
                         "You take f's derivative at y2. What did f read?",
                         lambda m: m.dy[1] - np.sin(m.y[1]) * pair_backward(*m.dy, m.x1, m.x2)[0],
@@ -273,7 +274,7 @@ RUNGS = [
                         "You take f's derivative at x1. What did f read?",
                         lambda m: m.dy[1] - np.sin(m.x1) * pair_backward(*m.dy, m.x1, m.x2)[0],
                     ),
-                    ("f gets dy2. Into which stream did f add?", lambda m: m.dy[1] - np.sin(m.x2) * m.dy[1]),
+                    ("f gets dy2. To which stream did f add?", lambda m: m.dy[1] - np.sin(m.x2) * m.dy[1]),
                 ],
             ),
         },

@@ -7,7 +7,7 @@ import numpy as np
 
 from minireformer.course.puzzle_rung import Rung, last_write, one_array, scatter, total
 
-KEEPDIMS = "The numbers are right, but one axis of length 1 is too many: `keepdims=True` keeps it."
+KEEPDIMS = "The numbers are right, but there is one axis of length 1 too many: `keepdims=True` keeps it."
 STILL = "It is still in the order of y. Which row of x did y[i] come from?"
 
 
@@ -80,7 +80,10 @@ RUNGS = [
                     ("It is not spread out yet. dx has a number for every entry of x.", lambda m: m.dy),
                     ("One column is not enough. dx has a number for every entry of x.", lambda m: m.dy[:, None]),
                     ("You divide by the number of columns. That is a mean, not a sum.", lambda m: m.right / 3),
-                    ("You multiply by x. If one entry grows by 1, how much does the sum?", lambda m: m.right * m.x),
+                    (
+                        "You multiply by x. If one entry grows by 1, by how much does the sum grow?",
+                        lambda m: m.right * m.x,
+                    ),
                 ],
             )
         },
@@ -122,13 +125,13 @@ RUNGS = [
             "dx": (
                 lambda m: scatter(m.dy, m.index, m.x),
                 [
-                    ("You gather, where you have to scatter: dy[i] goes to row index[i].", lambda m: m.dy[m.index]),
+                    ("You gather where you should scatter: dy[i] goes to row index[i].", lambda m: m.dy[m.index]),
                     (
                         "Repeats are lost. With `dx[index] = dy`, and even with `+=`, each row is written only once.",
                         lambda m: last_write(m.dy, m.index, m.x),
                     ),
                     (
-                        "Only a permutation is undone by argsort; index repeats a row.",
+                        "argsort undoes only a permutation; index repeats a row.",
                         lambda m: m.dy[m.index.argsort()],
                     ),
                     (

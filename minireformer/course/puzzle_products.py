@@ -80,11 +80,11 @@ RUNGS = [
                     ("B should be transposed, and isn't. Which side of B does dy meet?", lambda m: m.dy @ m.B),
                     ("The factors are in the wrong order: dy goes where y was.", lambda m: m.B.T @ m.dy),
                     ("dy is transposed, and should not be.", lambda m: m.dy.T @ m.B.T),
-                    ("The whole of it is transposed.", lambda m: m.right.T),
+                    ("The whole result is transposed.", lambda m: m.right.T),
                     ("You multiply by A. Which is the other factor?", lambda m: m.dy @ m.A.T),
                     ("You multiply entry by entry. A product of matrices is a sum of products.", lambda m: m.dy * m.B),
                     ("That is dB. Return dA first.", lambda m: m.A.T @ m.dy),
-                    ("dy is forgotten.", lambda m: m.B),
+                    ("dy is missing.", lambda m: m.B),
                 ],
             ),
             "dB": (
@@ -93,7 +93,7 @@ RUNGS = [
                     ("A should be transposed, and isn't. Which side of A does dy meet?", lambda m: m.A @ m.dy),
                     ("The factors are in the wrong order: A was on the left.", lambda m: m.dy @ m.A.T),
                     ("dy is transposed, and should not be.", lambda m: m.A.T @ m.dy.T),
-                    ("The whole of it is transposed.", lambda m: m.right.T),
+                    ("The whole result is transposed.", lambda m: m.right.T),
                     ("You multiply by B. Which is the other factor?", lambda m: m.B.T @ m.dy),
                 ],
             ),
@@ -112,13 +112,13 @@ RUNGS = [
                     ("The sum over the broadcast axis is missing: s[i] is used in every column.", lambda m: m.dy * m.x),
                     (KEEPDIMS, lambda m: total(m.dy * m.x)),
                     (
-                        "The factor x is forgotten. If s[i] grows by 1, how much does y[i, j]?",
+                        "The factor x is missing. If s[i] grows by 1, by how much does y[i, j] grow?",
                         lambda m: m.dy.sum(axis=1),
                     ),
                     ("You sum along the wrong axis. Where is s[i] used?", lambda m: (m.dy * m.x).sum(axis=0)),
                     ("You take the mean. Each column counts in full.", lambda m: m.right / 3),
                     ("You multiply by y. Which is the other factor?", lambda m: (m.dy * m.y).sum(axis=1)),
-                    ("dy is forgotten.", lambda m: m.x.sum(axis=1)),
+                    ("dy is missing.", lambda m: m.x.sum(axis=1)),
                     (
                         "A product of sums is not a sum of products: multiply first.",
                         lambda m: m.dy.sum(axis=1) * m.x.sum(axis=1),
@@ -147,7 +147,7 @@ RUNGS = [
                 lambda m: unit_backward(m.dy, m.x),
                 [
                     (
-                        "A term is forgotten: a longer x gives the same y, and yet your dx has a part along x.",
+                        "A term is missing: a longer x gives the same y, and yet your dx has a part along x.",
                         lambda m: m.dy / length(m.x),
                     ),
                     (
@@ -204,8 +204,8 @@ RUNGS = [
                 lambda m: m.dy * kept(m) / (1 - m.rate),
                 [
                     ("The factor 1 / (1 - rate) is missing.", lambda m: m.dy * kept(m)),
-                    ("The mask is forgotten: dropped entries get a gradient.", lambda m: m.dy / (1 - m.rate)),
-                    ("Mask and factor are both forgotten.", lambda m: m.dy),
+                    ("The mask is missing: dropped entries get a gradient.", lambda m: m.dy / (1 - m.rate)),
+                    ("Mask and factor are both missing.", lambda m: m.dy),
                     ("You divide by rate. Forward divides by 1 - rate.", lambda m: m.dy * kept(m) / m.rate),
                     ("You multiply by 1 - rate. Forward divides by it.", lambda m: m.dy * kept(m) * (1 - m.rate)),
                     (
@@ -235,21 +235,21 @@ RUNGS = [
             "dx": (
                 norm_backward,
                 [
-                    ("The weight is forgotten. What is the gradient of n?", lambda m: norm_backward(m, weight=False)),
+                    ("The weight is missing. What is the gradient of n?", lambda m: norm_backward(m, weight=False)),
                     (
                         "You multiply by the weight last. It comes first: start with the gradient of n.",
                         lambda m: norm_backward(m, weight=False) * m.weight,
                     ),
                     (
-                        "A term is forgotten: shifting a row does not change y, but your rows of dx don't add up to 0.",
+                        "A term is missing: shifting a row does not change y, but your rows of dx don't add up to 0.",
                         lambda m: norm_backward(m, shift=0),
                     ),
                     (
-                        "A term is forgotten: stretching a row does not change y, and yet your dx has a part along it.",
+                        "A term is missing: stretching a row does not change y, and yet your dx has a part along it.",
                         lambda m: norm_backward(m, stretch=0),
                     ),
                     (
-                        "Two terms are forgotten: x also acts through the mean, and through the deviation.",
+                        "Two terms are missing: x also acts through the mean, and through the deviation.",
                         lambda m: norm_backward(m, shift=0, stretch=0),
                     ),
                     ("The factor 1 / deviation is missing.", lambda m: norm_backward(m, divide=False)),
@@ -281,9 +281,9 @@ RUNGS = [
                 lambda m: (m.dy * normalised(m)[0]).sum(axis=0),
                 [
                     ("The sum over the rows is missing: weight is used in each.", lambda m: m.dy * normalised(m)[0]),
-                    ("You multiply by x. What does weight meet?", lambda m: (m.dy * m.x).sum(axis=0)),
+                    ("You multiply by x. What was the weight multiplied by?", lambda m: (m.dy * m.x).sum(axis=0)),
                     ("You multiply by y, which has the weight in it.", lambda m: (m.dy * m.y).sum(axis=0)),
-                    ("n is forgotten. That would be the gradient of a bias.", lambda m: m.dy.sum(axis=0)),
+                    ("n is missing. That would be the gradient of a bias.", lambda m: m.dy.sum(axis=0)),
                     ("You take the mean over rows. Each counts in full.", lambda m: m.right / len(m.x)),
                 ],
             ),

@@ -50,14 +50,17 @@ RUNGS = [
             "dx": (
                 lambda m: m.dy[:, None] * softmax(m.x),
                 [
-                    ("dy is forgotten. What you have is dL/dx, a factor of it.", lambda m: softmax(m.x)),
-                    ("The 1 / sum is missing, which comes from the log.", lambda m: m.dy[:, None] * np.exp(m.x)),
+                    ("dy is missing. What you have is dL/dx, only a factor of the answer.", lambda m: softmax(m.x)),
+                    (
+                        "The factor 1 / sum, which comes from the log, is missing.",
+                        lambda m: m.dy[:, None] * np.exp(m.x),
+                    ),
                     (
                         "The derivative of exp is missing: you have only that of the log.",
                         lambda m: m.dy[:, None] / total(np.exp(m.x)) + 0 * m.x,
                     ),
                     (
-                        "The derivative of exp is missing, and it is not spread out: one number for each entry of x.",
+                        "The derivative of exp is missing, and dx needs one number for each entry of x.",
                         lambda m: m.dy[:, None] / total(np.exp(m.x)),
                     ),
                     (
@@ -85,7 +88,7 @@ RUNGS = [
                 lambda m: centred(m.y, m.dy),
                 [
                     (
-                        "A term is forgotten: each logit also lowers the other weights of its row.",
+                        "A term is missing: each logit also lowers the other weights of its row.",
                         lambda m: m.y * m.dy,
                     ),
                     (
@@ -134,7 +137,7 @@ RUNGS = [
             "dx": (
                 lambda m: centred(masked(m), m.dy),
                 [
-                    ("The mask is forgotten: hidden keys have weight in yours.", lambda m: centred(softmax(m.x), m.dy)),
+                    ("The mask is missing: hidden keys have weight in yours.", lambda m: centred(softmax(m.x), m.dy)),
                     (
                         "You mask a softmax over all keys. The weights of the keys that are left don't add up to 1.",
                         lambda m: centred(softmax(m.x) * m.mask, m.dy),
@@ -143,13 +146,13 @@ RUNGS = [
                         "You mask the gradient of a softmax over all keys. Hide keys before the softmax, not after it.",
                         lambda m: centred(softmax(m.x), m.dy) * m.mask,
                     ),
-                    ("A term is forgotten: y dy is only the first of two.", lambda m: masked(m) * m.dy),
+                    ("A term is missing: y dy is only the first of two.", lambda m: masked(m) * m.dy),
                     (
-                        "A hidden key has the logit 0 in yours, and e^0 = 1 is a weight like others.",
+                        "A hidden key has the logit 0 in yours, and e^0 = 1 is a weight like any other.",
                         lambda m: centred(softmax(m.x * m.mask), m.dy),
                     ),
                     (
-                        "You multiply logits and dy by the mask, but a logit of 0 is a weight like others: e^0 = 1.",
+                        "You multiply logits and dy by the mask, but a logit of 0 is a weight like any other: e^0 = 1.",
                         lambda m: centred(softmax(m.x * m.mask), m.dy * m.mask),
                     ),
                     (
@@ -189,11 +192,11 @@ RUNGS = [
             "dO": (
                 lambda m: share(m)[..., None] * m.dy,
                 [
-                    ("The weights are forgotten: each round gets all of dy.", lambda m: m.dy + 0 * m.O),
+                    ("The weights are missing: each round gets all of dy.", lambda m: m.dy + 0 * m.O),
                     ("Both rounds get the same share. Which of them counts more?", lambda m: m.dy / 2 + 0 * m.O),
                     ("Your weights don't add up to 1 over the rounds.", lambda m: np.exp(m.L)[..., None] * m.dy),
                     (
-                        "Your weights add up to 1 over the tokens. They should over the rounds.",
+                        "Your weights add up to 1 over the tokens. They should do so over the rounds.",
                         lambda m: softmax(m.L)[..., None] * m.dy,
                     ),
                     ("It has no axis for rounds: each of them has a gradient.", lambda m: m.dy),
@@ -204,7 +207,7 @@ RUNGS = [
                 lambda m: share(m) * better(m, m.y),
                 [
                     (
-                        "A term is forgotten: more weight for one round means less for the other.",
+                        "A term is missing: more weight for one round means less for the other.",
                         lambda m: share(m) * better(m, 0),
                     ),
                     (

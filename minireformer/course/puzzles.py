@@ -27,7 +27,7 @@ RUNGS = {
 }
 LAST = 24  # LSH attention for one head: `capstone.py` knows its answer
 LAST_PRAISE = "You have climbed the whole ladder: this is how LSH attention learns."
-LARGER = "The first problem is right, a larger one is not. "
+LARGER = "The first problem is right, but a larger one is not. "
 TOLERANCE = 1e-6  # of the largest entry; differences are right to about 1e-9
 OURS = tuple(str(Path(module.__file__).parent) for module in (minireformer, np))
 

@@ -73,7 +73,7 @@ class Decoding:
         longest = self.config.max_len
         self.max_len = check_count("max_len", longest if max_len is None else max_len, at_most=longest)
         if not self.config.causal:
-            raise ValueError("model: expected a causal model; one that sees what follows cannot write it")
+            raise ValueError("model: expected a causal model; one that sees later tokens cannot generate them")
         self.param = next(iter(model.params.values()))
         self.xp = backend.get_xp(self.param)
         self.lengths = None  # (B,) in host memory, once there are sequences

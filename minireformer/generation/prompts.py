@@ -76,7 +76,7 @@ def _encode(name, prompt, vocab_size):
         try:
             prompt = prompt.encode() if isinstance(prompt, str) else prompt
         except UnicodeEncodeError as error:
-            raise ValueError(f"{name}: expected text that UTF-8 can write; {error}") from None
+            raise ValueError(f"{name}: expected text that UTF-8 can encode; {error}") from None
         prompt = np.frombuffer(prompt, dtype="uint8")
     tokens = to_host(name, prompt, "tokens, (T,) or (B, T)")
     if tokens.ndim not in (1, 2) or tokens.size == 0:

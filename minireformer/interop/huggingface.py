@@ -1,4 +1,4 @@
-"""Checkpoints of Hugging Face's `transformers`: any Reformer of theirs becomes a model here, and back.
+"""Checkpoints of Hugging Face's `transformers`: any Reformer there becomes a model here, and can be written back.
 
     model = mr.from_huggingface("reformer-enwik8")     # a folder with config.json and model.safetensors
     mr.to_huggingface(model, "mine")                   # writes a folder that `transformers` loads
@@ -156,7 +156,9 @@ def to_huggingface(model: Reformer, folder: str | os.PathLike[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"folder: expected a folder, old or new; {str(folder)!r} is a file, or lies in one") from None
+        raise ValueError(
+            f"folder: expected a folder, new or not; {str(folder)!r} is a file, or is inside one"
+        ) from None
     write_arrays(folder / "model.safetensors", weights, {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -214,7 +216,7 @@ def _as_array(name, value, dtype):
 def _check_weights(weights, shapes):
     """Raise unless `weights` has exactly the names and shapes of `shapes`."""
     if missing := sorted(shapes.keys() - weights.keys()):
-        raise ValueError(f"folder_or_state_dict: expected weights that are missing: {', '.join(missing[:5])}")
+        raise ValueError(f"folder_or_state_dict: these weights are missing: {', '.join(missing[:5])}")
     if unknown := sorted(weights.keys() - shapes.keys()):
         raise ValueError(f"folder_or_state_dict: the config has no place for {', '.join(unknown[:5])}")
     for name, shape in shapes.items():
@@ -261,8 +263,8 @@ def _fit_grid(ours):
         sizes = ((grid, ours["lsh_chunk_len"], max_len) for max_len in (grid, ours["max_len"]))
         if len({str(default_n_buckets(*size)) for size in sizes}) > 1:
             raise ValueError(
-                f"expected num_buckets, because their default for max_position_embeddings {ours['max_len']} is not "
-                f"that for the {grid} places of axial_pos_shape; got None"
+                f"expected num_buckets, because the default for max_position_embeddings {ours['max_len']} differs "
+                f"from that for the {grid} places of axial_pos_shape; got None"
             )
     ours["max_len"] = min(grid, ours["max_len"])
 
@@ -281,7 +283,7 @@ def _their_config(config):
     }
     for name, is_set in unsupported.items():
         if is_set:
-            raise ValueError(f"model: Hugging Face's Reformer has nothing for {name}={getattr(config, name)!r}")
+            raise ValueError(f"model: Hugging Face's Reformer does not support {name}={getattr(config, name)!r}")
     theirs = {theirs: getattr(config, ours) for theirs, (ours, _) in _FIELDS.items()}
     for name in ("lsh_attention_probs_dropout_prob", "local_attention_probs_dropout_prob"):
         if theirs[name] is None:

@@ -29,7 +29,7 @@ def loss_and_grads(model, tokens, targets, mask, seed, n_parts, rank=0, n_ranks=
     expect("accumulate", n_parts, n_parts <= n_rows, f"at most the batch's {n_rows} rows")
     counts = [1] * n_rows if mask is None else mask.reshape(n_rows, -1).sum(axis=1).tolist()  # targets of each row
     total = sum(counts)
-    expect("mask", total, total > 0, "a position that is true")
+    expect("mask", total, total > 0, "at least one position that is true")
     loss, grads = 0.0, {}
     for part in rows_of_parts(n_rows, n_ranks * n_parts)[rank * n_parts : (rank + 1) * n_parts]:
         weight = sum(counts[part]) / total

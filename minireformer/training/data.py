@@ -171,7 +171,9 @@ class ImageCorpus:
         """
         pictures, side = _split(self, split), check_count("side", side)
         smallest = min(min(picture.shape[:2]) for picture in pictures)
-        expect("side", side, side <= smallest, f"at most {smallest}, as the {split} split has such a picture")
+        expect(
+            "side", side, side <= smallest, f"at most {smallest}, the shortest side of a picture in the {split} split"
+        )
         batch = check_count("batch", batch, at_most=max(1, _MAX_TOKENS // (3 * side**2)))
         random, chosen = rng.generator(seed, split), []
         for _ in range(batch):
@@ -200,7 +202,9 @@ def photograph() -> ImageCorpus:
     """
     spec = importlib.util.find_spec("matplotlib")  # located, not imported: importing takes a second
     if spec is None or importlib.util.find_spec("PIL") is None:
-        raise ImportError("photograph: needs matplotlib, which brings the picture, and Pillow: pip install matplotlib")
+        raise ImportError(
+            "photograph: needs matplotlib, which contains the picture, and Pillow: pip install matplotlib"
+        )
     from PIL import Image
 
     path = Path(spec.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"

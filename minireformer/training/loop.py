@@ -62,7 +62,7 @@ def train(
     comm          an MPI communicator such as mpi4py's `MPI.COMM_WORLD`, to share the work out among its processes (see
                   `parallel.py`). Each calls `train` with the same arguments, and `batches` gives each the whole batch,
                   of which it takes some rows. Again, it is the same step, and all get the same parameters and log. The
-                  first process evaluates, draws the bar, and alone needs the files. One that fails ends all.
+                  first process evaluates, draws the bar, and alone needs the files. If one fails, the whole run ends.
     cuda_aware    whether MPI takes CuPy arrays as they are. Otherwise they go through pinned host memory.
 
     A row holds `step` (the number of steps so far), `loss` and `grad_norm` (means over the steps since the last

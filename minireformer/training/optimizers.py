@@ -2,7 +2,7 @@
 
 Adam (Kingma & Ba 2015, algorithm 1) remembers two numbers for every parameter: running means of the gradient and of
 its square. Adafactor (Shazeer & Stern 2018, algorithms 4 and 5), with which the Reformer was trained, keeps no mean
-gradient, and of a matrix's squares only the row and column means: n + m numbers instead of 2 n m, in the spirit of a
+gradient, and only the row and column means of a matrix's squares: n + m numbers instead of 2 n m, in the spirit of a
 model that cannot afford to remember.
 
     opt = Adam(model.params, lr=1e-3)
@@ -94,7 +94,7 @@ class Adam(Optimizer):
 class Adafactor(Optimizer):
     """p -= ρ max(ε₂, rms(p)) u / max(1, rms(u)), where u = g / √ŝ and ŝ estimates the running mean of g².
 
-    Of a matrix's squares we only keep the means over rows r and over columns c; ŝ = r cᵀ / mean(r) is the non-negative
+    We keep only the means over rows r and over columns c of a matrix's squares; ŝ = r cᵀ / mean(r) is the non-negative
     matrix of rank one with these means that comes closest (in Kullback-Leibler divergence). Other shapes keep the
     whole ŝ. The running means look back further and further, β = 1 - t^-0.8, so there is no bias to correct. The step
     is relative to the parameter's own size, and an update larger than usual is clipped.

@@ -34,7 +34,7 @@ class EncoderDecoderConfig(ReformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        expect("causal", self.causal, self.causal, "True, for the decoder writes one token after another")
+        expect("causal", self.causal, self.causal, "True, because the decoder writes one token after another")
         expect("head", self.head, self.head == "tokens", "tokens, which the decoder writes")
         if self.pad_token is not None:
             largest = max(self.vocab_size, self.source_vocab_size or 0) - 1
@@ -43,7 +43,7 @@ class EncoderDecoderConfig(ReformerConfig):
         try:
             self.encoder()
         except ValueError as error:
-            raise ValueError(f"encoder_layers: as those of an encoder, they don't fit: {error}") from None
+            raise ValueError(f"encoder_layers: they don't fit an encoder: {error}") from None
 
     def encoder(self) -> ReformerConfig:
         """The encoder alone, as a `ReformerConfig`."""
