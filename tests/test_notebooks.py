@@ -181,6 +181,11 @@ def test_its_first_cell_has_title_badge_goals_needs_and_minutes(path):
 def test_its_exercises_are_two_to_four_and_each_is_solved(path):
     assert 2 <= len(exercises(path)) <= 4
     assert exercises(FOLDER / "solutions" / path.name) == exercises(path)
+    asked, solved = (
+        [cell["source"].replace("](../", "](") for cell in load(at)[0] if cell["source"].startswith("### Exercise")]
+        for at in (path, FOLDER / "solutions" / path.name)
+    )
+    assert solved == asked  # word for word
 
 
 @every_lesson
