@@ -26,14 +26,14 @@ from minireformer.attention import (
 from minireformer.checks import check_array, check_count, check_rate, check_sizes, expect
 from minireformer.dropout import Dropout
 from minireformer.hashing import bucket_factors, check_rotations, default_n_buckets, hash_vectors, random_rotations
-from minireformer.layer import Layer
-from minireformer.linear import Linear, LinearCache, linear, linear_backward
+from minireformer.layer import Layer, add_to
+from minireformer.linear import Linear, LinearCache, input_gradient, linear, linear_backward, weight_gradient
 
 
 class AttentionLayerCache(NamedTuple):
     """What backward needs, in the order of `forward`."""
 
-    inputs: tuple  # x (B, T, d_model), or a function that returns it; for cross-attention, the memory as well
+    inputs: tuple  # as `forward` got them: x and, for cross-attention, the memory; arrays, or functions
     attention: Any  # of the attention function
     joined: Any  # (B, T, H * D): its output, heads side by side
     dropout: Any
@@ -53,6 +53,7 @@ class AttentionLayer(Layer):
 
     def __init__(self, widths, n_heads, d_head, dropout, attention_dropout, seed, dtype):
         super().__init__()
+        self.widths = widths
         self.d_model, self.n_heads = check_count("d_model", widths[0]), check_count("n_heads", n_heads)
         self.d_head = check_count("d_head", d_head)
         self.attention_dropout = check_rate("attention_dropout", attention_dropout)
@@ -67,11 +68,17 @@ class AttentionLayer(Layer):
     def _forward(self, inputs, seed, training, key_mask, group=None, **kwargs):
         """-> y (B, T, d_model), cache. `inputs`: x (B, T, d_model) and, for cross-attention, the memory.
 
-        `group`, the first head and the one after the last: what these heads contribute to y (None: all heads).
+        An input may be a function that returns the array. The array is then freed as soon as it has been projected, and
+        backward calls the function again. `group`, the first head and the one after the last: what these heads
+        contribute to y (None: all heads).
         """
-        check_array("x", inputs[0], None, None, self.d_model, like=self.params["output.weight"])
+        arrays = [x() if callable(x) else x for x in inputs]
+        for i, (name, width) in enumerate(zip(("x", "memory"), self.widths)):
+            n_rows = len(arrays[0]) if i else None
+            check_array(name, arrays[i], n_rows, None, width, like=self.params["output.weight"])
         group, own_seed = group or (0, self.n_heads), rng.fold(seed, "attention")
-        heads = [self.split(linear(inputs[i], self._part(name, group))[0]) for name, i in self.projections.items()]
+        heads = [self.split(linear(arrays[i], self._part(name, group))[0]) for name, i in self.projections.items()]
+        del arrays
         settings = {"key_mask": key_mask, "dropout": self.attention_dropout if training else 0.0}
         settings["seed"] = rng.RowSeed(own_seed, rng.first_row(seed), (group[0], self.n_heads))
         mixed, attention, *buckets = self.attend(heads, seed, settings, **kwargs)
@@ -90,17 +97,16 @@ class AttentionLayer(Layer):
         del dy, joined
         dheads = list(self.attend_backward(self.split(dmixed), attention.pop()))
         del dmixed
-        inputs = [x() if callable(x) else x for x in inputs]
-        dinputs, grads = [], {"output.weight": self._whole("output", group, dweight)}
+        dheads = {name: self.join(dheads.pop(0)) for name in self.projections}
+        arrays = [x() if callable(x) else x for x in inputs]
+        grads = {"output.weight": self._whole("output", group, dweight)}
         for name, i in self.projections.items():
-            part_cache = LinearCache(inputs[i], self._part(name, group), False)
-            dinput, dweight, _ = linear_backward(self.join(dheads.pop(0)), part_cache)
-            if i == len(dinputs):
-                dinputs.append(dinput)
-            else:
-                dinputs[i] += dinput
-            grads[f"{name}.weight"] = self._whole(name, group, dweight)
-        return *dinputs, grads
+            grads[f"{name}.weight"] = self._whole(name, group, weight_gradient(dheads[name], arrays[i]))
+        del arrays, inputs
+        dinputs = {}
+        for name, i in self.projections.items():
+            add_to(dinputs, {i: input_gradient(dheads.pop(name), self._part(name, group))})
+        return *dinputs.values(), grads
 
     def _part(self, name, group, weight=None):
         """What belongs to a group of heads, a view: rows of a projection's weight, columns of the output's."""
@@ -129,10 +135,6 @@ class AttentionLayer(Layer):
     def replay(self, cache):
         """The arguments that `forward` needs, besides its inputs and seed, to repeat its computation."""
         return {} if cache.buckets is None else {"buckets": cache.buckets}
-
-    def forget(self, cache, again):
-        """`cache` without x, which `again()` returns once more. Backward needs it last, when the heads are gone."""
-        return cache._replace(inputs=(again, *cache.inputs[1:]))
 
     def terms(self, replay):
         """A list of arguments like `replay`, one for each group of heads, with which the outputs of `forward` sum to y.
@@ -192,6 +194,7 @@ class SelfAttention(AttentionLayer):
     def forward(self, x, seed=0, training=True, key_mask=None, **kwargs):
         """x (B, T, d_model) -> y (B, T, d_model), cache. `key_mask` (B, T) booleans: False hides a key.
 
+        x may be a function that returns the array: each pass calls it and then frees the array, so the cache lacks it.
         LSH layers also take `buckets` (B, H, R, T), or `rotations` to hash with instead of ones drawn from `seed`.
         """
         return self._forward((x,), seed, training, key_mask, **kwargs)

@@ -37,9 +37,18 @@ def linear_backward(dy, cache):
     """-> dx = dy W, dweight = dy^T x, and dbias, the sum of dy over all positions (None without a bias)."""
     x, weight, has_bias = cache
     check_array("dy", dy, *x.shape[:-1], len(weight), like=weight)
-    dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
-    dx = matmul(dy_rows, weight).reshape(x.shape)
-    return dx, matmul(dy_rows.T, x_rows), dy_rows.sum(axis=0) if has_bias else None
+    dbias = dy.reshape(-1, dy.shape[-1]).sum(axis=0) if has_bias else None
+    return input_gradient(dy, weight), weight_gradient(dy, x), dbias
+
+
+def input_gradient(dy, weight):
+    """dx = dy W, for dy (..., d_out) -> (..., d_in)"""
+    return matmul(dy.reshape(-1, dy.shape[-1]), weight).reshape(*dy.shape[:-1], weight.shape[1])
+
+
+def weight_gradient(dy, x):
+    """dweight = dy^T x, for dy (..., d_out) and x (..., d_in) -> (d_out, d_in)"""
+    return matmul(dy.reshape(-1, dy.shape[-1]).T, x.reshape(-1, x.shape[-1]))
 
 
 def normal_param(seed, shape, std, dtype="float32"):

@@ -57,10 +57,19 @@ class PreNorm(Layer):
         self.part = part
         self.params.update(part.params)
 
-    def forward(self, x, seed=0, training=True, **kwargs):
-        normed, layer_norm = self.layer_norm.forward(x)
-        y, part = self.part.forward(normed, seed=seed, training=training, **kwargs)
-        return y, PreNormCache(layer_norm, part)
+    def forward(self, x, seed=0, training=True, keep=True, **kwargs):
+        """x (B, T, d_model) -> y, cache. `keep=False`: the cache lacks LayerNorm's output, which backward makes again.
+
+        The part, an attention layer, then gets a function in place of its input: see `AttentionLayer`.
+        """
+        caches = {}
+
+        def normed():
+            y, caches["layer_norm"] = self.layer_norm.forward(x)
+            return y
+
+        y, part = self.part.forward(normed() if keep else normed, seed=seed, training=training, **kwargs)
+        return y, PreNormCache(caches["layer_norm"], part)
 
     def backward(self, dy, cache):
         caches = list(cache)  # handed over, see above
@@ -78,11 +87,6 @@ class PreNorm(Layer):
     def replay(self, cache):
         """The arguments that `forward` needs to repeat its computation: see `AttentionLayer.replay`."""
         return self.part.replay(cache.part)
-
-    def forget(self, cache):
-        """`cache` without LayerNorm's output: one array less. The part's backward makes it again when it needs it."""
-        x = cache.layer_norm.x
-        return cache._replace(part=self.part.forget(cache.part, lambda: self.layer_norm.forward(x)[0]))
 
     def terms(self, replay):
         """The same, for each term of a sum that `forward` may be cut into: see `AttentionLayer.terms`."""
@@ -182,10 +186,10 @@ def undo(name, sublayer, x1, x2, dx2, replay, kwargs):
         yield gradients
     else:
         for term in sublayer.terms(replay):
-            f, *caches = sublayer.forward(x1, **kwargs, **term)
+            f, *caches = sublayer.forward(x1, keep=False, **kwargs, **term)
             x2 -= f
             del f  # backward needs the memory
-            yield sublayer.backward(dx2, sublayer.forget(caches.pop()))
+            yield sublayer.backward(dx2, caches.pop())
 
 
 def _streams(y):

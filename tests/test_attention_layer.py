@@ -1,5 +1,7 @@
 """Attention layers: projections around the functions, gradients of everything, buckets that can be replayed."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,30 @@ def test_replayed_buckets_are_used_even_where_the_input_would_hash_otherwise():
     _, cache = layer.forward(x, seed=5)
     _, replayed = layer.forward(inputs(seed=8), seed=5, **layer.replay(cache))
     xp.testing.assert_array_equal(replayed.buckets, cache.buckets)
+
+
+@pytest.mark.parametrize("kind, options", LAYERS)
+def test_an_input_that_a_function_returns_is_freed_before_attention_and_asked_for_again(kind, options, monkeypatch):
+    layer, x, returned = kind(**SIZES, **options), inputs(), []
+
+    def function():
+        returned.append(weakref.ref(array := x.copy()))
+        return array
+
+    attend, freed = layer.attend, []
+
+    def watched(*args, **kwargs):
+        freed.append(returned[-1]() is None)
+        return attend(*args, **kwargs)
+
+    y, cache = layer.forward(x)
+    dx, grads = layer.backward(y, cache)
+    monkeypatch.setattr(layer, "attend", watched)
+    again, cache = layer.forward(function)
+    dx_again, grads_again = layer.backward(y, cache)
+    assert freed == [True] and len(returned) == 2 and returned[1]() is None
+    for value, same in ((y, again), (dx, dx_again), *((grads[name], grads_again[name]) for name in grads)):
+        xp.testing.assert_array_equal(value, same)
 
 
 def test_inference_has_no_dropout():

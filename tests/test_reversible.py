@@ -99,10 +99,16 @@ class Cache:
 
 
 class Nosy(Layer):
-    """A part that looks whether anybody else still holds its cache, once it has let go of it itself."""
+    """A part that looks whether anybody else still holds its input or its cache, once it has let go of them itself."""
 
     def forward(self, x, seed=0, training=True, **kwargs):
-        return x.copy(), Cache()
+        if not callable(x):
+            return x.copy(), Cache()
+        normed = x()
+        y, alive = normed.copy(), weakref.ref(normed)
+        del normed
+        assert alive() is None
+        return y, Cache()
 
     def backward(self, dy, cache):
         alive = weakref.ref(cache)
@@ -112,9 +118,6 @@ class Nosy(Layer):
 
     def replay(self, cache):
         return {}
-
-    def forget(self, cache, again):
-        return cache
 
     def terms(self, replay):
         return [replay]

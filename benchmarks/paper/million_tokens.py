@@ -43,7 +43,7 @@ def terms(config, length, resident):
     prediction, share = mr.memory.predict(config, 1, length), config.heads_at_once / config.n_heads
     a = prediction.activation
     attention = {
-        "an attention layer's input and output": 2 * a,
+        "an attention layer's output": a,
         "Q, V and O of some heads": round(3 * share * a),
         "the order of their slots": 4 * config.heads_at_once * config.n_hashes * length,
     }
