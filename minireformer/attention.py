@@ -161,7 +161,7 @@ def full_attention_backward(dout: Array, cache: AttentionCache) -> tuple[Array, 
     """
     check_array("dout", dout, *cache.out.shape, like=cache.out, whose="the queries")
     if dout.dtype != cache.out.dtype:
-        raise TypeError(f"dout: expected {cache.out.dtype}, as the queries; got {dout.dtype}")
+        raise TypeError(f"dout: expected {cache.out.dtype}, like the queries; got {dout.dtype}")
     return attention_backward(dout, cache)
 
 
@@ -266,7 +266,7 @@ def _check(q, k, v, key_mask, dropout):
     for name, x in (("v", v),) if k is None else (("k", k), ("v", v)):
         check_array(name, x, *q.shape, like=q, whose="the queries")
         if x.dtype != q.dtype:
-            raise TypeError(f"{name}: expected {q.dtype}, as the queries; got {x.dtype}")
+            raise TypeError(f"{name}: expected {q.dtype}, like the queries; got {x.dtype}")
     if key_mask is not None:
         check_array("key_mask", key_mask, q.shape[0], q.shape[2], kind="b", like=q, whose="the queries")
     check_rate("dropout", dropout)

@@ -52,7 +52,7 @@ def check_module(name, array, like=None, whose="the parameters"):
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
     if like is not None and xp is not (expected := backend.get_xp(like)):
-        raise TypeError(f"{name}: expected a {expected.__name__} array, as {whose}; got a {xp.__name__} one")
+        raise TypeError(f"{name}: expected a {expected.__name__} array, like {whose}; got a {xp.__name__} one")
     return xp
 
 

@@ -268,7 +268,7 @@ def test_a_gradient_that_does_not_fit_is_named():
     out, cache = mr.full_attention(q, k, v)
     with pytest.raises(ValueError, match="dout: expected shape"):
         mr.full_attention_backward(out[:, :, 1:], cache)
-    with pytest.raises(TypeError, match="dout: expected float64, as the queries; got float32"):
+    with pytest.raises(TypeError, match="dout: expected float64, like the queries; got float32"):
         mr.full_attention_backward(out.astype("float32"), cache)
 
 

@@ -153,7 +153,7 @@ def test_bad_input_is_named():
         function(q, k, v[:, :, 1:])
     with pytest.raises(ValueError, match="k: expected at least one token"):
         function(q, k[:, :, :0], v[:, :, :0])
-    with pytest.raises(TypeError, match="v: expected float64, as the queries; got float32"):
+    with pytest.raises(TypeError, match="v: expected float64, like the queries; got float32"):
         function(q, k, v.astype("float32"))
     with pytest.raises(TypeError, match="q: expected floats"):
         function(q.astype(int), k, v)

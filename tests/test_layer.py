@@ -63,12 +63,12 @@ def on_gpu(array):
 )
 def test_an_array_of_the_other_module_is_named(cupy, name, whose, call):
     backend.use("numpy")
-    with pytest.raises(TypeError, match=f"^{name}: expected a numpy array, as {whose}; got a cupy one$"):
+    with pytest.raises(TypeError, match=f"^{name}: expected a numpy array, like {whose}; got a cupy one$"):
         call()
 
 
 def test_the_first_array_decides(cupy):
-    with pytest.raises(TypeError, match="^k: expected a cupy array, as the queries; got a numpy one$"):
+    with pytest.raises(TypeError, match="^k: expected a cupy array, like the queries; got a numpy one$"):
         mr.full_attention(on_gpu(X), X, X)
 
 

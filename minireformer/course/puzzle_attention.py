@@ -101,7 +101,7 @@ RUNGS = [
                         "Rows and columns are confused: L belongs to rows, and needs a second axis.",
                         lambda m: block(m, delta(m), np.exp(m.S - m.L)),
                     ),
-                    ("A sign is wrong: the second term is subtracted.", lambda m: block(m, -delta(m))),
+                    ("A sign is wrong: the second term should be subtracted.", lambda m: block(m, -delta(m))),
                     ("Every sign is reversed.", lambda m: -m.right),
                 ],
             ),

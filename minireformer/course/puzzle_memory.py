@@ -96,7 +96,7 @@ def stack_mistakes(which):
             "Your cache holds the first layer's inputs, but you rebuild as if they were the last one's outputs.",
             lambda m: from_inputs(m)[which],
         ),
-        ("You take every layer at the inputs of the first.", lambda m: through(m, lambda *_: run(m, 0))[which]),
+        ("You take every gradient at the first layer's inputs.", lambda m: through(m, lambda *_: run(m, 0))[which]),
     ]
 
 

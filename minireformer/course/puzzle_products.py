@@ -212,7 +212,7 @@ RUNGS = [
                         "Your mask is upside down: it keeps what forward dropped.",
                         lambda m: m.dy * ~kept(m) / (1 - m.rate),
                     ),
-                    ("You multiply by y. What is y multiplied by, for each entry of x?", lambda m: m.dy * m.y),
+                    ("You multiply by y. What was each entry of x multiplied by?", lambda m: m.dy * m.y),
                     (
                         "You drew another mask. Which seed, and which shape, give the same one again?",
                         lambda m: np.where(m.found == 0, 0, m.dy / (1 - m.rate)),
@@ -273,8 +273,8 @@ RUNGS = [
                         "You divide by the length of x - mean. The deviation is smaller: its squares are averaged.",
                         by_length,
                     ),
-                    ("A sign is wrong: both terms are subtracted.", lambda m: norm_backward(m, -1, -1)),
-                    ("A sign is wrong: the stretch is subtracted, too.", lambda m: norm_backward(m, stretch=-1)),
+                    ("A sign is wrong: both terms should be subtracted.", lambda m: norm_backward(m, -1, -1)),
+                    ("A sign is wrong: the stretch should be subtracted, too.", lambda m: norm_backward(m, stretch=-1)),
                 ],
             ),
             "dweight": (

@@ -120,7 +120,7 @@ RUNGS = [
                     ),
                     ("Every sign is reversed.", lambda m: -m.right),
                     (
-                        "A sign is wrong: the second term is subtracted.",
+                        "A sign is wrong: the second term should be subtracted.",
                         lambda m: centred(m.y, m.dy, -total(m.y * m.dy)),
                     ),
                 ],

@@ -29,7 +29,7 @@ def cross_attention(q, k, v, *, key_mask=None, dropout=0.0, seed=0):
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_not_empty(name, x)
         if x.dtype != q.dtype:
-            raise TypeError(f"{name}: expected {q.dtype}, as the queries; got {x.dtype}")
+            raise TypeError(f"{name}: expected {q.dtype}, like the queries; got {x.dtype}")
     check_array("key_mask", key_mask, len(q), k.shape[2], kind="b", like=q, whose="the queries", optional=True)
     check_rate("dropout", dropout)
     plan = Plan(AttentionOptions(causal=False), key_mask=key_mask, dropout=dropout, seeds=(rng.fold(seed, "cross"),))
