@@ -6,6 +6,7 @@ Colab     puts an output into a frame of another origin, whose scripts run. Ours
           which may do less: it has no storage, no cookies and no access to the page around it.
 VS Code   sets innerHTML, and then inserts a copy of each script and removes it (`domEval` in its
           extensions/notebook-renderers). Its policy allows inline scripts and eval; ours forbids eval and the network.
+          It sends each key that reaches the window to its notebook, where an arrow moves to another cell.
 GitHub    shows the output without its scripts.
 """
 
@@ -87,6 +88,25 @@ def test_it_works_when_its_scripts_are_inserted_again_under_a_strict_policy_as_i
     figure.locator(".ex-says").wait_for()
     assert len(try_every_control(page, figure)) >= 5
     assert [line for line in noticed if not line.startswith("asks for data:")] == []
+
+
+@each_figure
+def test_keys_that_work_a_control_stay_in_the_figure_or_vs_code_would_move_to_another_cell(page, name):
+    page.set_content(PAGE)
+    page.evaluate("window.addEventListener('keydown', (event) => (window.heard ??= []).push(event.key))")  # as VS Code
+    page.evaluate(INSERT, explore.explore(name).html)
+    figure = page.locator(".explorable")
+    figure.locator(".ex-says").wait_for()
+    for control in (figure.get_by_role("slider"), figure.get_by_role("button"), figure.get_by_role("combobox")):
+        for key in ("ArrowDown", "ArrowRight", "Home", "PageUp", "Space", "Enter", "Shift+ArrowUp"):
+            if control.count():
+                control.first.focus()
+                page.keyboard.press(key)
+                page.keyboard.press("Escape")  # closes a list, and is for the notebook, too
+    figure.get_by_role("slider").first.focus()
+    page.keyboard.press("Control+Enter")
+    assert set(page.evaluate("heard")) <= {"Shift", "Escape", "Control", "Enter"}
+    assert page.evaluate("heard.filter((key) => key === 'Enter').length") == 1
 
 
 @each_figure
