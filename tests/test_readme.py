@@ -95,6 +95,10 @@ def test_the_page_on_memory_says_what_is_recorded_of_the_motivating_example():
     page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
     assert example["config"]["max_len"] == 65536 and 745 < example["seconds"] < 755
     assert f"took 750 s and at most {example['peak_resident_bytes'] / 1e9:.1f} GB" in page
+    batch = recorded("paper/results/motivating_batch.json")
+    assert (batch["batch"], batch["length"], len(batch["config"]["attn_layers"])) == (8, 65536, 12)
+    took = f"took {batch['seconds'] / 60:.0f} minutes and at most {batch['peak_resident_bytes'] / 1e9:.1f} GB"
+    assert took in page.replace("\n", " ")
 
 
 def minutes(path):
