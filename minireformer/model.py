@@ -82,24 +82,24 @@ class Body(Layer):
         training: bool = True,
         key_mask: Array | None = None,
         rotations: Any = None,
-        **inputs: Any,
+        cross_attention: Any = None,
     ) -> tuple[Array, Any]:
         """tokens (B, T) ints -> features (B, T, 2 d_model) floats, which the head reads; cache.
 
         `key_mask` (B, T) booleans: False hides a padding token. `rotations` (H, D, R, columns), with R = n_hashes:
         hash with these instead of drawing them from `seed`; one array for all LSH layers, or a list with one for each.
-        `inputs` are passed on to the layers. A ValueError or TypeError names the argument that doesn't fit.
+        `cross_attention`: see `ReversibleStack.forward`. A ValueError or TypeError names the argument that doesn't fit.
         """
         self.check(tokens)
         weight = self.params["embedding.weight"]
         check_array("key_mask", key_mask, *tokens.shape, kind="b", like=weight, optional=True)
         if rotations is not None:
-            inputs["rotations"] = self._rotations(rotations, tokens.shape[1])
+            rotations = self._rotations(rotations, tokens.shape[1])
         x, embedding = self.embedding.forward(tokens)
         x, positions = self.positions.forward(x)
         *x, embedding_dropout = self.dropout.forward(x, rng.fold(seed, "embedding"), training)  # x is handed over
-        inputs |= {"seed": rng.fold(seed, "layers"), "training": training, "key_mask": key_mask}
-        y, layers = self.layers.forward(x.pop(), **inputs)
+        layers_seed = rng.fold(seed, "layers")  # below, a call with * or ** would hold x
+        y, layers = self.layers.forward(x.pop(), layers_seed, training, key_mask, rotations, cross_attention)
         features, layer_norm = self.layer_norm.forward(y)
         features, output_dropout = self.dropout.forward(features, rng.fold(seed, "output"), training)
         return features, FeaturesCache(embedding, positions, embedding_dropout, layers, layer_norm, output_dropout)
