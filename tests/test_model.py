@@ -143,15 +143,24 @@ def test_model_keeps_nothing_per_layer_but_buckets_and_gradients(monkeypatch, ti
 @pytest.mark.skipif(
     mr.backend.active() is not np, reason="a GPU takes many chunks at once, with buffers that grow with the text"
 )
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("heads_at_once, most", [(0, 9.6), (2, 7.3), (1, 7.3)])
-def test_few_arrays_of_activations_are_alive_at_the_peak_of_a_training_step(heads_at_once, most, monkeypatch):
+def test_few_arrays_of_activations_are_alive_at_the_peak_of_a_training_step(heads_at_once, most, depth, monkeypatch):
     """In attention: two streams and their gradients, and of the heads at once Q, V, dO, dQ and dV: 4 + 5 arrays.
 
-    In a feed-forward layer: the four streams, its input, its output and a gradient.
+    In a feed-forward layer: the four streams, its input, its output and a gradient. On the way forward: two streams,
+    an attention layer's input and output, Q, V and O. From the second block on, the two streams differ.
     """
     monkeypatch.setattr(mr.backend, "_n_threads", 1)
     config = mr.ReformerConfig(
-        vocab_size=16, d_model=128, n_heads=4, d_head=32, d_ff=128, attn_layers=("lsh",), n_hashes=1, max_len=8192
+        vocab_size=16,
+        d_model=128,
+        n_heads=4,
+        d_head=32,
+        d_ff=128,
+        attn_layers=("lsh",) * depth,
+        n_hashes=1,
+        max_len=8192,
     )
     model = mr.Reformer(replace(config, heads_at_once=heads_at_once))
     peaks = {}
