@@ -55,8 +55,8 @@ class ResidualStack(Layer):
             for name, sublayer in zip(("attention", "feed_forward"), block):
                 self.sublayers.append((f"{i}.{name}", self.add(f"{i}.{name}", sublayer)))
 
-    def forward(self, x, seed=0, training=True, key_mask=None, rotations=None):
-        """x (B, T, d_model) -> y (B, T, d_model), the caches of all sub-layers. `rotations`: no layer hashes."""
+    def forward(self, x, seed=0, training=True, key_mask=None, rotations=None, cross_attention=None):
+        """x (B, T, d_model) -> y (B, T, d_model), the caches of all sub-layers. No layer hashes or has a source."""
         caches = []
         for name, sublayer in self.sublayers:
             given = {"key_mask": key_mask} if name.endswith("attention") else {}

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import traceback
 
 import numpy as np
@@ -77,6 +78,7 @@ class Ranks:
                 file=sys.stderr,
                 flush=True,
             )
+            time.sleep(1)  # `Abort` would also end mpiexec, which may not have passed the message on yet
             self.comm.Abort(1)
             os._exit(1)  # where `Abort` returns, because the end takes a moment to arrive
 
