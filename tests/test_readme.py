@@ -101,6 +101,21 @@ def test_the_page_on_memory_says_what_is_recorded_of_the_motivating_example():
     assert took in page.replace("\n", " ")
 
 
+@pytest.mark.once
+def test_the_page_on_generation_says_what_is_recorded_of_very_long_texts():
+    lengths = recorded("speed/results/long_context.json")["lengths"]
+    rows = {
+        "tokens of context": [f"{int(length):,}" for length in lengths],
+        "LSH layers": [str(row["layers"]) for row in lengths.values()],
+        "seconds for the prompt": [f"{row['prompt_s']:.0f}" for row in lengths.values()],
+        "milliseconds for a new token": [f"{1e3 * row['cached_s']:.1f}" for row in lengths.values()],
+        "GB while tokens are generated": [f"{row['resident_bytes'] / 1e9:.1f}" for row in lengths.values()],
+        "GB at most, while the prompt is read": [f"{row['peak_resident_bytes'] / 1e9:.1f}" for row in lengths.values()],
+    }
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in PAGES["generation.md"]
+
+
 def minutes(path):
     """How long a notebook takes without its exercises, by its first cell."""
     first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])

@@ -12,7 +12,7 @@ def look_up(group, name, kind="modules"):
     found = _RECORDED[kind][group].get(name)
     if found is None:
         where = f"module 'cupy.{group}'".replace(".'", "'") if kind == "modules" else f"{group!r} object"
-        raise AttributeError(f"{where} has no attribute {name!r} (in CuPy 13.6 and 14 alike)")
+        raise AttributeError(f"{where} has no attribute {name!r} in CuPy 13.6 or 14")
     return found
 
 
