@@ -29,7 +29,7 @@ def test_nothing_on_a_page_is_cut_off_in_print(source, page, site):
 
 def test_folded_notes_are_open_in_print_and_folded_code_is_left_out(page, site):
     pdf.lay_out(page, site + "notebooks/03_lsh_hashing.html")
-    assert page.get_by_text("Opposites cost no multiplication").is_visible()
+    assert page.get_by_text("Opposites cost no extra multiplications").is_visible()
     assert page.locator("details.hide:visible").count() == 0
     assert page.locator(".related-pages:visible, .headerlink:visible").count() == 0
 
