@@ -185,6 +185,18 @@ def test_hash_counts_a_thousand_draws(page, show):
     assert abs(met / 1000 - p) < 4 * math.sqrt(p * (1 - p) / 1000)
 
 
+@pytest.mark.parametrize("width", [340, 390, 700, 740, 1000])
+def test_the_memory_bill_is_whole_and_its_columns_are_apart(page, show, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    show("memory", body='style="margin: 0"')
+    page.locator(SHOWN.format("memory")).wait_for()
+    assert (
+        page.evaluate("""() => [...document.querySelectorAll(".memory-scroll, .memory-table th[scope=col]")]
+        .filter((part) => part.scrollWidth > part.clientWidth).map((part) => part.textContent)""")
+        == []
+    )
+
+
 def test_memory_says_what_fits(page, show):
     show("memory")
     says = page.locator(SHOWN.format("memory"))
