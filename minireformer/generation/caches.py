@@ -130,9 +130,9 @@ class LSHCache(FullCache):
     """The cache of LSH attention: a token attends to the chunks around its slot in every round's sorted order.
 
     `orders[row][head][round]` is the sorted list of bucket * max_len + position, one number per token, in host memory.
-    Inserting a number shifts those behind it: O(T), but only about 5 microseconds per list at 64K tokens. The number of
-    buckets is fixed from the start: the layer's own or, if it has none, the one for `max_len` tokens. On a GPU, each
-    layer waits once per token for the buckets to reach the host.
+    Inserting a number shifts those behind it: O(T), but only about 5 microseconds per list at 64K tokens, and 300 at a
+    million. The number of buckets is fixed from the start: the layer's own or, if it has none, the one for `max_len`
+    tokens. On a GPU, each layer waits once per token for the buckets to reach the host.
     """
 
     def __init__(self, layer, n_rows, max_len, seed):
