@@ -1,6 +1,7 @@
 """The table of claims: each of its numbers is what a script recorded, and one command repeats it."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,17 @@ def rows_below(heading):
 @pytest.mark.parametrize("heading", ["What is behind each row", "What would have contradicted the claims"])
 def test_the_page_says_of_every_row_what_is_behind_it_and_what_would_have_contradicted_it(heading):
     assert list(rows_below(heading)) == list(claims.ROWS)
+
+
+def test_table_2_at_its_own_length_is_what_was_recorded():
+    record = json.loads((ROOT / "benchmarks" / "paper" / "results" / "table_2.json").read_text(encoding="utf-8"))
+    columns = ["full", "LSH-8", "LSH-4", "LSH-2", "LSH-1"]
+    for trained, paper in record["paper"].items():
+        runs = record["runs"][trained]
+        assert [run["seed"] for run in runs] == record["size"]["seeds"]
+        ours = [sorted(100 * run["accuracy"][evaluated] for run in runs) for evaluated in columns]
+        cells = (f"{paper[name]} / {one[0]:.1f} to {one[-1]:.1f}" for name, one in zip(columns, ours))
+        assert f"| {trained} | {' | '.join(cells)} |" in PAGE
 
 
 def n_parameters(config):
