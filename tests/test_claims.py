@@ -1,7 +1,6 @@
 """The table of claims: each of its numbers is what a script recorded, and one command repeats it."""
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -73,7 +72,7 @@ def test_the_page_says_of_every_row_what_is_behind_it_and_what_would_have_contra
 
 
 def test_table_2_at_its_own_length_is_what_was_recorded():
-    record = json.loads((ROOT / "benchmarks" / "paper" / "results" / "table_2.json").read_text(encoding="utf-8"))
+    record = claims.read("table_2")
     columns = ["full", "LSH-8", "LSH-4", "LSH-2", "LSH-1"]
     for trained, paper in record["paper"].items():
         runs = record["runs"][trained]

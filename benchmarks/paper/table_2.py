@@ -11,8 +11,8 @@ and 0.0015 after 600 steps with LSH-4 and another seed (held-out bits 0.94, 0.08
 
 duplicate_task.py stops each model soon after it reads 99 %, so there models train for different numbers of steps; here
 all train for the same. Its three kinds of full attention are evaluated here, too. If a run is killed, the same command
-resumes it from its last checkpoint; delete build/table_2 to start over. Two commands with different rows can run at the
-same time, on a core each.
+resumes it from its last checkpoint. Delete build/table_2 and the record to start over, as you must if you change
+`FULL`. Two commands with different rows can run at the same time, on a core each.
 """
 
 import argparse

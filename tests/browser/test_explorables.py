@@ -190,11 +190,9 @@ def test_the_memory_bill_is_whole_and_its_columns_are_apart(page, show, width):
     page.set_viewport_size({"width": width, "height": 900})
     show("memory", body='style="margin: 0"')
     page.locator(SHOWN.format("memory")).wait_for()
-    assert (
-        page.evaluate("""() => [...document.querySelectorAll(".memory-scroll, .memory-table th[scope=col]")]
-        .filter((part) => part.scrollWidth > part.clientWidth).map((part) => part.textContent)""")
-        == []
-    )
+    cut_off = """() => [...document.querySelectorAll(".memory-scroll, .memory-table th[scope=col]")]
+        .filter((part) => part.scrollWidth > part.clientWidth).map((part) => part.textContent)"""
+    assert page.evaluate(cut_off) == []
 
 
 def test_memory_says_what_fits(page, show):
